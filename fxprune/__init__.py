@@ -1,0 +1,70 @@
+"""Structured channel pruning of any timm or torchvision model, as a compiler pass over torch.fx."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch, PruneError, TraceError
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it: nothing heavy is imported before it is used.
+_LAZY = {
+    "analyze": "fxprune.api",
+    "apply": "fxprune.api",
+    "plan": "fxprune.api",
+    "prune": "fxprune.api",
+    "trace": "fxprune.api",
+    "verify": "fxprune.api",
+    "why": "fxprune.api",
+    "load": "fxprune.codegen",
+    "save": "fxprune.codegen",
+    "Analysis": "fxprune.analysis",
+    "Group": "fxprune.groups",
+    "Member": "fxprune.groups",
+    "Plan": "fxprune.plans",
+    "Report": "fxprune.report",
+}
+
+__all__ = [
+    "Analysis",
+    "Group",
+    "InputError",
+    "Member",
+    "NotEquivalent",
+    "NothingToPrune",
+    "Plan",
+    "PlanMismatch",
+    "PruneError",
+    "Report",
+    "TraceError",
+    "analyze",
+    "apply",
+    "load",
+    "plan",
+    "prune",
+    "save",
+    "trace",
+    "verify",
+    "why",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from fxprune.analysis import Analysis
+    from fxprune.api import analyze, apply, plan, prune, trace, verify, why
+    from fxprune.codegen import load, save
+    from fxprune.groups import Group, Member
+    from fxprune.plans import Plan
+    from fxprune.report import Report
