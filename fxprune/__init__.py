@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fxprune import _layout as _layout
 from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch, PruneError, TraceError
 
 __version__ = "0.1.0"

@@ -1,0 +1,113 @@
+"""From a traced graph to a GraphModule over the original's module tree and names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis import used_names
+from fxprune.lowering import pure_leaf
+from fxprune.tracer import Traced
+
+__all__ = ["build", "replace_tensors"]
+
+
+def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
+    """A GraphModule with the tensors of `source` (the model, or its skeleton), and ``new node -> traced node``.
+
+    Leaf modules are copies, so that their settings can change; their tensors are still those of `source`.
+    """
+    graph = fx.Graph()
+    table: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(traced.graph, table)
+    last = next(n for n in traced.graph.nodes if n.op == "output")
+    table[last] = graph.output(output)
+    table[last].meta = dict(last.meta)
+    root = _rebuild(traced, source)
+    for name, value in constants.items():
+        root.register_buffer(name, value, persistent=False)
+    module = fx.GraphModule(_Everything(), graph, type(source).__name__)
+    # GraphModule copies only what the graph names, into bare containers: the tree made here keeps order, ties and modes.
+    module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
+    module._non_persistent_buffers_set = root._non_persistent_buffers_set
+    module.training = source.training
+    return module, {new: old for old, new in table.items()}
+
+
+class _Everything(nn.Module):
+    """Stands for any model while a GraphModule is made: it has every attribute."""
+
+    def __getattr__(self, name: str) -> nn.Module:
+        return self if name in self.__dict__.get("_modules", {}) else _Everything()
+
+
+def _rebuild(traced: Traced, source: nn.Module) -> nn.Module:
+    leaves = {id(source.get_submodule(str(n.target))): str(n.target) for n in traced.graph.nodes if n.op == "call_module"}
+    names = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers(remove_duplicate=False))
+    wanted = {id(names[n]) for n in used_names(traced) if n in names}
+    made: dict[int, nn.Module | None] = {}
+
+    def visit(module: nn.Module) -> nn.Module | None:
+        if id(module) in made:
+            return made[id(module)]
+        name = leaves.get(id(module))
+        if name is None:
+            new = nn.Module()
+        elif name in traced.lowered:
+            new = pure_leaf(module, traced.lowered[name])
+        else:
+            new = copy.copy(module)
+        parameters = {k: p for k, p in module._parameters.items() if p is None or id(p) in wanted}
+        buffers = {k: b for k, b in module._buffers.items() if b is None or id(b) in wanted}
+        children = {k: visit(m) for k, m in module._modules.items() if m is not None}
+        new._modules = {k: m for k, m in children.items() if m is not None}
+        new._parameters = parameters if name is not None else {k: p for k, p in parameters.items() if p is not None}
+        new._buffers = buffers if name is not None else {k: b for k, b in buffers.items() if b is not None}
+        new._non_persistent_buffers_set = {k for k in module._non_persistent_buffers_set if k in new._buffers}
+        new.training = module.training
+        empty = name is None and not (new._modules or new._parameters or new._buffers)
+        made[id(module)] = None if empty else new
+        return made[id(module)]
+
+    root = visit(source) or nn.Module()
+    # A flag `self.training` of a module that holds nothing else still needs its module.
+    for node in traced.graph.nodes:
+        if node.op == "get_attr" and str(node.target).endswith(".training"):
+            _ensure(root, source, str(node.target).rpartition(".")[0])
+    return root
+
+
+def _ensure(root: nn.Module, source: nn.Module, path: str) -> None:
+    here, there = root, source
+    for part in path.split("."):
+        there = there.get_submodule(part)
+        if part not in here._modules:
+            here._modules[part] = nn.Module()
+            here._modules[part].training = there.training  # type: ignore[union-attr]
+        here = here.get_submodule(part)
+
+
+def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
+    """Put ``new[id(tensor)]`` in the place of each parameter and buffer, ties included."""
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) in new:
+                    table[name] = new[id(tensor)]
+
+
+def copied(tensor: Tensor, data: Tensor) -> Tensor:
+    """`data` as a tensor of the kind of `tensor`: a parameter stays a parameter, with its requires_grad."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+def clone_tensors(module: nn.Module) -> None:
+    """Give a module tensors of its own."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    with torch.no_grad():
+        replace_tensors(module, {key: copied(t, t.detach().clone()) for key, t in tensors.items()})

@@ -1,0 +1,140 @@
+"""The body of ``forward``: statements, blocks for one mode, and what is returned."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxprune.codegen.expressions import ATOM, INFIX, Expressions
+from fxprune.codegen.regions import Condition, conditions
+from fxprune.codegen.values import INPLACE_OPERATORS, is_select_mode
+from fxprune.codegen.wrapping import wrap
+
+__all__ = ["signature", "statements"]
+
+INDENT = 8
+
+
+def signature(slim: torch.fx.GraphModule, expressions: Expressions) -> str:
+    """Return the arguments of ``forward``, with their defaults."""
+    arguments = ["self"]
+    for node in slim.graph.nodes:
+        if node.op == "placeholder":
+            default = f"={expressions.value(node.args[0])}" if node.args else ""
+            arguments.append(f"{node.target}{default}")
+    return ", ".join(arguments)
+
+
+def statements(slim: torch.fx.GraphModule, expressions: Expressions) -> list[str]:
+    """Return the lines of the body, indented."""
+    needed = conditions(slim)
+    writer = _Writer(expressions)
+    for node in expressions.schedule.statements:
+        if node.op == "output":
+            writer.enter(())
+            writer.finish(node.args[0], INDENT)
+        else:
+            writer.part(node)
+            writer.enter(needed[node])
+            writer.write(node)
+    return writer.lines
+
+
+class _Writer:
+    def __init__(self, expressions: Expressions) -> None:
+        self.expressions = expressions
+        self.schedule = expressions.schedule
+        self.lines: list[str] = []
+        self.open: tuple[Condition, ...] = ()
+        self.current: str | None = None
+
+    def part(self, node: Node) -> None:
+        """Leave an empty line where another part of the model begins: its next layer, stage or branch."""
+        if node.op == "call_module":
+            part = _part(str(node.target))
+            if self.current not in (None, part):
+                self.lines.append("")
+            self.current = part
+
+    def enter(self, needed: tuple[Condition, ...]) -> None:
+        """Close blocks that do not hold for the next statement, and open those that it needs."""
+        shared = 0
+        while shared < min(len(self.open), len(needed)) and self.open[shared] == needed[shared]:
+            shared += 1
+        for depth in range(shared, len(needed)):
+            flag, value = needed[depth]
+            # Right after the block for the other mode, at the same depth, with nothing in between.
+            opposite = depth == shared and depth < len(self.open) and self.open[depth] == (flag, not value)
+            self._line("else:" if opposite else f"if {'' if value else 'not '}{self._flag(flag)}:", depth)
+        self.open = needed
+
+    def write(self, node: Node) -> None:
+        """Write the line, or two, of `node`."""
+        name, target = self._targets(node), node.target
+        if node.op == "call_function" and target in (operator.setitem, operator.delitem):
+            place = f"{self.expressions.tight(node.args[0], ATOM)}[{self.expressions.index(node.args[1])}]"
+            removed = target is operator.delitem
+            self._line(f"del {place}" if removed else f"{place} = {self.expressions.value(node.args[2])}")
+        elif getattr(target, "__name__", "") == "_assert":
+            self._assert(node)
+        elif node.op == "call_function" and getattr(target, "__name__", "") in INPLACE_OPERATORS:
+            self._augment(node, name)
+        else:
+            text, _ = self.expressions.node(node)
+            self._line(f"{name} = {text}" if name else text)
+
+    def finish(self, value: Any, indent: int) -> None:
+        """Write the return statement; a value that depends on the mode gets one for each."""
+        if isinstance(value, Node) and is_select_mode(value) and value in self.schedule.inlined:
+            flag, yes, no = value.args
+            self.lines.append(f"{' ' * indent}if {self.expressions.value(flag)}:")
+            self.finish(yes, indent + 4)
+            self.finish(no, indent)
+            return
+        text = self.expressions.value(value)
+        if type(value) is tuple and len(value) > 1:
+            text = text[1:-1] if len(text) < 80 else text
+        self.lines += wrap(f"return {text}", indent)
+
+    def _targets(self, node: Node) -> str:
+        names = self.schedule.names
+        if node in self.schedule.unpacked:
+            return ", ".join(
+                names.get(entry, "_") if entry else "_" for entry in self.schedule.unpacked[node]
+            )
+        return names.get(node, "")
+
+    def _augment(self, node: Node, name: str) -> None:
+        symbol = INFIX[getattr(node.target, "__name__", "")[1:].rstrip("_")][0]
+        changed, amount = node.args
+        current = self.schedule.names.get(changed) if isinstance(changed, Node) else None
+        amount_text = self.expressions.value(amount)
+        if current is None or (name and name != current):
+            name = name or "_"
+            self._line(f"{name} = {self.expressions.value(changed)}")
+        self._line(f"{name or current} {symbol}= {amount_text}")
+
+    def _assert(self, node: Node) -> None:
+        condition, *message = node.args or (node.kwargs["condition"],)
+        message = message or [node.kwargs.get("message", "")]
+        text = self.expressions.tight(condition, 1)
+        self._line(f"assert {text}, {self.expressions.value(message[0])}" if message[0] else f"assert {text}")
+
+    def _flag(self, path: str) -> str:
+        return self.expressions.tree.access(path)
+
+    def _line(self, text: str, depth: int | None = None) -> None:
+        self.lines += wrap(text, INDENT + 4 * (len(self.open) if depth is None else depth))
+
+
+def _part(path: str) -> str:
+    """Return the part of the model that a module belongs to: ``layer1.0``, ``blocks.3``, ``inception4a``."""
+    names = path.split(".")[:-1]
+    for index, name in enumerate(names):
+        if any(map(str.isdigit, name)):
+            numbered = not name.isdigit() and index + 1 < len(names) and names[index + 1].isdigit()
+            return ".".join(names[: index + 1 + numbered])
+    return ".".join(names[:1])

@@ -1,0 +1,240 @@
+"""Constructor calls of torch.nn modules, read off the modules themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.codegen.literals import literal, public_path
+from fxprune.codegen.names import Names
+from fxprune.errors import PruneError
+
+__all__ = ["Leaf", "leaf"]
+
+# Arguments that the module keeps under another name or in another form: (class, argument) -> how to read it.
+READ: dict[tuple[type, str], Callable[[Any], Any]] = {
+    (nn.MultiheadAttention, "bias"): lambda m: m.in_proj_bias is not None,
+    (nn.MultiheadAttention, "add_bias_kv"): lambda m: m.bias_k is not None,
+    (nn.MultiheadAttention, "kdim"): lambda m: None if m.kdim == m.embed_dim else m.kdim,
+    (nn.MultiheadAttention, "vdim"): lambda m: None if m.vdim == m.embed_dim else m.vdim,
+    (nn.RNNBase, "bias"): lambda m: m.bias,
+    (nn.Module, "bias"): lambda m: m.bias is not None if _is_part(m, "bias") else getattr(m, "bias", True),
+    (nn.PairwiseDistance, "p"): lambda m: m.norm,
+    **{
+        (cls, argument): read
+        for cls in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+        for argument, read in {
+            "d_model": lambda m: m.linear1.in_features,
+            "nhead": lambda m: m.self_attn.num_heads,
+            "dim_feedforward": lambda m: m.linear1.out_features,
+            "dropout": lambda m: m.dropout.p,
+            "layer_norm_eps": lambda m: m.norm1.eps,
+            "batch_first": lambda m: m.self_attn.batch_first,
+            "bias": lambda m: m.linear1.bias is not None,
+        }.items()
+    },
+}
+
+# Signatures that torch hides behind *args: class -> one with the real arguments.
+SIGNATURES: dict[type, inspect.Signature] = {
+    cls: inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+            for name, default in [
+                ("input_size", inspect.Parameter.empty), ("hidden_size", inspect.Parameter.empty),
+                ("num_layers", 1), *extra, ("bias", True), ("batch_first", False), ("dropout", 0.0),
+                ("bidirectional", False), *projection, ("dtype", None),
+            ]
+        ]
+    )
+    for cls, extra, projection in [
+        (nn.RNN, [("nonlinearity", "tanh")], []), (nn.LSTM, [], [("proj_size", 0)]), (nn.GRU, [], []),
+    ]
+}  # fmt: skip
+
+# What nn.Module itself keeps on every instance; the rest of a module's attributes is its configuration.
+INTERNAL = frozenset(vars(nn.Module()))
+
+
+class Leaf:
+    """A torch.nn module and the call that makes an equal one.
+
+    Attributes:
+        call: source of the constructor call.
+        twin: the module that the call makes, on the meta device.
+    """
+
+    def __init__(self, call: str, twin: nn.Module) -> None:
+        self.call = call
+        self.twin = twin
+
+
+def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
+    """Return the constructor call of `module`.
+
+    Args:
+        module: an instance of a class of torch; it may hold more parameters, buffers and children than its
+            class gives it: the caller adds these.
+        path: its dotted name, for messages.
+        names: collects the imports of the call.
+
+    Raises:
+        PruneError: the class is not torch's, is parametrized or hooked, or a fresh instance would differ.
+    """
+    _refuse_patched(module, path)
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return _sequence(module, path, names)
+    reason = "its arguments cannot be read off its attributes"
+    for arguments in _candidates(module):
+        try:
+            with torch.device("meta"):
+                twin = type(module)(**arguments)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            reason = str(error)
+            continue
+        if difference := _difference(module, twin):
+            reason = difference
+            continue
+        twin_shapes, shapes = _shapes(twin), _shapes(module)
+        for name in twin_shapes.keys() & shapes.keys():
+            if twin_shapes[name] != shapes[name]:
+                raise PruneError(
+                    f"{path}: {type(module).__name__}.{name} has shape {shapes[name]}, but the module's own "
+                    f"settings make {twin_shapes[name]}: set its attributes to the sizes of its weights"
+                )
+        return Leaf(_call(module, arguments, path, names), twin)
+    raise PruneError(f"{path}: cannot write the constructor call of {type(module).__name__}: {reason}")
+
+
+def _refuse_patched(module: nn.Module, path: str) -> None:
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        advice = "bake it in with torch.nn.utils.parametrize.remove_parametrizations"
+        raise PruneError(f"{path}: {type(module).__name__} is parametrized: {advice}")
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise PruneError(
+            f"{path}: forward hooks and replaced forward methods cannot be written as source: remove them"
+        )
+    if not type(module).__module__.startswith("torch."):
+        raise PruneError(
+            f"{path}: {type(module).__module__}.{type(module).__qualname__} is not a class of torch, and the "
+            "generated file needs torch alone: trace through the module"
+        )
+
+
+def _sequence(module: nn.Sequential | nn.ModuleList, path: str, names: Names) -> Leaf:
+    children = {name: leaf(child, f"{path}.{name}", names) for name, child in module.named_children()}
+    calls = [child.call for child in children.values()]
+    if list(children) != [str(index) for index in range(len(children))]:
+        raise PruneError(f"{path}: the children of a called {type(module).__name__} must be numbered from 0")
+    inner = ", ".join(calls) if isinstance(module, nn.Sequential) else f"[{', '.join(calls)}]"
+    twins = OrderedDict((name, child.twin) for name, child in children.items())
+    twin = nn.Sequential(twins) if isinstance(module, nn.Sequential) else nn.ModuleList(twins.values())
+    return Leaf(f"{names.path(public_path(type(module)))}({inner})", twin)
+
+
+def _is_part(module: nn.Module, name: str) -> bool:
+    return name in module._parameters or name in module._buffers or name in module._modules
+
+
+def _read(module: nn.Module, name: str, default: Any) -> Any:
+    """Return the value of constructor argument `name`, as far as the module's attributes tell it."""
+    for cls in type(module).__mro__:
+        if (cls, name) in READ:
+            return READ[cls, name](module)
+    return getattr(module, name, default)
+
+
+def _candidates(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield sets of arguments, the shortest to write first: ``3`` for ``(3, 3)``, nothing for defaults."""
+    signature = SIGNATURES.get(type(module)) or inspect.signature(type(module).__init__)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    exact: dict[str, Any] = {}
+    short: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        skipped = name in ("self", "device", "dtype") or name.startswith("_")
+        if skipped or parameter.kind in variable:
+            continue
+        value = _read(module, name, parameter.default)
+        if value is inspect.Parameter.empty:
+            return
+        for arguments, shown in ((exact, value), (short, _collapsed(value))):
+            if not _same(shown, parameter.default):
+                arguments[name] = shown
+    dtypes = [
+        tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()
+    ]
+    if dtypes and dtypes[0] != torch.float32 and "dtype" in signature.parameters:
+        exact["dtype"] = short["dtype"] = dtypes[0]
+    yield short
+    yield exact
+
+
+def _collapsed(value: Any) -> Any:
+    """Return ``n`` for a tuple of equal integers, which most constructors expand again."""
+    plain = type(value) is tuple and value and all(type(entry) is int for entry in value)
+    return value[0] if plain and len(set(value)) == 1 else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (tuple, list)) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if type(a) is not type(b):
+        return False
+    return a is b or bool(a == b) or (isinstance(a, float) and a != a and b != b)
+
+
+def _difference(module: nn.Module, twin: nn.Module) -> str:
+    """Return where the settings of `module` differ from those of `twin`; an empty string if nowhere."""
+    for key, expected in vars(twin).items():
+        if key in INTERNAL or _is_opaque(expected):
+            continue
+        found = getattr(module, key, expected)
+        if not _same(found, expected):
+            return f"its {key} is {found!r}, a new instance has {expected!r}"
+    for name, child in twin._modules.items():
+        own = module._modules.get(name)
+        if (own is None) != (child is None) or type(own) is not type(child):
+            return f"its part {name} is a {type(own).__name__}, a new instance has a {type(child).__name__}"
+        if own is not None and child is not None and (inner := _difference(own, child)):
+            return f"{name}: {inner}"
+    return ""
+
+
+def _is_opaque(value: Any) -> bool:
+    """Return True for caches of tensors, such as the flat weights of an LSTM: not a setting."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_opaque, value))
+    return isinstance(value, torch.Tensor) or type(value).__name__ == "ReferenceType"
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    tensors = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def _call(module: nn.Module, arguments: dict[str, Any], path: str, names: Names) -> str:
+    """Return the call with required arguments by position and the others by name."""
+    signature = SIGNATURES.get(type(module)) or inspect.signature(type(module))
+    first = list(signature.parameters)
+    shown = []
+    for position, (name, value) in enumerate(arguments.items()):
+        text = (
+            leaf(value, f"{path}.{name}", names).call
+            if isinstance(value, nn.Module)
+            else literal(value, names)
+        )
+        parameter = signature.parameters[name]
+        by_position = parameter.default is inspect.Parameter.empty and first[position] == name
+        if by_position and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            shown.append(text)
+        else:
+            shown.append(f"{name}={text}")
+    return f"{names.path(public_path(type(module)))}({', '.join(shown)})"

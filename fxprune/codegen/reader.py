@@ -1,0 +1,77 @@
+"""Code that goes into every generated file as it stands: reads safetensors and fills a model with them.
+
+Self-contained on purpose: the generated file must not import fxprune or safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["fill", "read_safetensors"]
+
+
+def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
+    """Read an open safetensors file: u64 header length, JSON header, raw little-endian values."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = 8 + int.from_bytes(file.read(8), "little")
+    if size < 8 or start > size:
+        raise ValueError(f"not a whole safetensors file: the header ends at byte {start} of {size}")
+    try:
+        header = dict(json.loads(file.read(start - 8)))
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            dtype = getattr(torch, DTYPES[entry["dtype"]])
+            shape = [int(n) for n in entry["shape"]]
+            begin, end = entry["data_offsets"]
+            if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"shape {shape} of {name!r} does not fit its {end - begin} bytes")
+            if begin < 0 or start + end > size:
+                raise ValueError(f"{name!r} lies outside of the file")
+            file.seek(start + begin)
+            values = bytearray(file.read(end - begin))
+            flat = torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
+            tensors[name] = flat.reshape(shape)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not a whole safetensors file: {error!r}") from error
+    return tensors
+
+
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def fill(model: nn.Module, tensors: dict[str, torch.Tensor], device: Any) -> None:
+    """Give `model`, built on the meta device, its values; of tied tensors only the first is stored."""
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    filled: dict[int, torch.Tensor] = {}
+    for name, empty in everything:
+        if id(empty) in filled:
+            continue
+        if name not in tensors or tensors[name].shape != empty.shape:
+            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ValueError(f"wrong weights: {name!r} {found}, expected shape {tuple(empty.shape)}")
+        value = tensors[name].to(device)
+        if isinstance(empty, nn.Parameter):
+            value = nn.Parameter(value, empty.requires_grad)
+        filled[id(empty)] = value
+    values = {name: filled[id(empty)] for name, empty in everything}
+    if unknown := tensors.keys() - values.keys():
+        raise ValueError(f"wrong weights: the model has no {min(unknown)!r}")
+    for name in values.keys() - model.state_dict().keys():  # buffers that a state_dict leaves out
+        owner, _, field = name.rpartition(".")
+        setattr(model.get_submodule(owner), field, values.pop(name))
+    model.load_state_dict(values, strict=True, assign=True)

@@ -1,0 +1,201 @@
+"""What is a statement of ``forward``, what is written inside another one, and how variables are called."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxprune.codegen.names import Names, is_name
+from fxprune.codegen.values import (
+    is_inplace,
+    is_metadata,
+    is_record,
+    is_select_mode,
+    is_statement,
+    is_tuple,
+    tuple_length,
+)
+
+__all__ = ["Schedule"]
+
+POOL = ("x", "y", "z", "u", "v", "w")
+# How far, in nodes, and how large, in nodes, an expression may be that is written at its only use.
+REACH, SIZE = 12, 6
+# These change the shape of the tensor itself: sizes must be read where the graph reads them.
+RESHAPING = frozenset(
+    {"squeeze_", "unsqueeze_", "resize_", "transpose_", "t_", "swapaxes_", "swapdims_", "set_"}
+)
+
+
+class Schedule:
+    """The statements of ``forward``.
+
+    Attributes:
+        statements: nodes that get a line, in order; the output node is the last.
+        unpacked: node -> the getitem node of each of its entries, or None: written ``a, b = node``.
+        names: node -> its variable. Nodes that are written inside others, or have no value, have none.
+    """
+
+    def __init__(self, slim: torch.fx.GraphModule, reserved: Names) -> None:
+        self.slim = slim
+        self.reserved = reserved
+        self.nodes = list(slim.graph.nodes)
+        self.position = {node: index for index, node in enumerate(self.nodes)}
+        self.reshaping = any(node.op == "call_method" and node.target in RESHAPING for node in self.nodes)
+        self.dropped = self._unused()
+        self.unpacked = self._unpacked()
+        entries = {entry for part in self.unpacked.values() for entry in part}
+        self.inlined: dict[Node, int] = {}
+        for node in self.nodes:
+            if node not in entries and (size := self._inline_size(node)):
+                self.inlined[node] = size
+        hidden = self.dropped | entries | self.inlined.keys()
+        self.statements = [node for node in self.nodes if node not in hidden and node.op != "placeholder"]
+        self.names: dict[Node, str] = {}
+        self._name_all()
+
+    def module(self, node: Node) -> torch.nn.Module | None:
+        """Return the module that `node` calls, if any."""
+        return self.slim.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def users(self, node: Node) -> list[Node]:
+        """Return users of `node` that are written at all."""
+        return [user for user in node.users if user not in self.dropped]
+
+    def operands(self, node: Node) -> Iterator[Node]:
+        """Yield the nodes whose variables the line of `node` reads, through what is written inside it."""
+        for argument in node.all_input_nodes:
+            if argument in self.inlined:
+                yield from self.operands(argument)
+            else:
+                yield argument
+
+    def dies(self, node: Node, at: Node) -> bool:
+        """Return True if the line of `at` is the last that reads the variable of `node`."""
+        return self.last_use.get(node) is at
+
+    def _unused(self) -> set[Node]:
+        unused: set[Node] = set()
+        for node in reversed(self.nodes):
+            getitem = node.op == "call_function" and node.target in (operator.getitem, getattr)
+            pure = getitem or node.op == "get_attr" or is_metadata(node) or is_select_mode(node)
+            if pure and all(user in unused for user in node.users):
+                unused.add(node)
+        return unused
+
+    def _unpacked(self) -> dict[Node, list[Node | None]]:
+        found: dict[Node, list[Node | None]] = {}
+        for node in self.nodes:
+            length = tuple_length(node, self.module(node))
+            users = self.users(node)
+            if not length or not users or not all(_is_entry(user, node, length) for user in users):
+                continue
+            indices = [int(user.args[1]) % length for user in users]  # type: ignore[arg-type]
+            # One entry alone reads better as `chunks[0]`; an entry taken twice has two names anyway.
+            if len(set(indices)) == len(users) and len(users) > 1:
+                found[node] = [dict(zip(indices, users, strict=True)).get(index) for index in range(length)]
+        return found
+
+    def _inline_size(self, node: Node) -> int:
+        """Return the number of nodes in the expression of `node` if it is written at its use, else 0."""
+        if node.op == "get_attr":
+            return 1
+        users = self.users(node)
+        if node.op in ("placeholder", "output") or len(users) != 1 or node in self.unpacked:
+            return 0
+        user = users[0]
+        uses: list[Node] = []
+        torch.fx.node.map_arg((user.args, user.kwargs), uses.append)
+        size = 1 + sum(self.inlined.get(argument, 0) for argument in node.all_input_nodes)
+        if uses.count(node) != 1 or is_statement(node):
+            return 0
+        if user.op == "output" and user.args[0] is node and self.position[user] == self.position[node] + 1:
+            inplace = node.op == "call_function" and is_inplace(node, None)
+            return 0 if inplace else size
+        container = is_record(node.target) or is_select_mode(node)
+        if container:
+            return size if user.op == "output" or is_record(user.target) or is_select_mode(user) else 0
+        entry = node.target is operator.getitem and type(node.args[1]) is int
+        light = entry or (is_metadata(node) and not self.reshaping)
+        near = self.position[user] - self.position[node] <= REACH
+        return size if light and near and size <= SIZE else 0
+
+    def _name_all(self) -> None:
+        self.last_use = {operand: node for node in self.statements for operand in self.operands(node)}
+        live: Counter[str] = Counter()
+        for node in self.nodes:
+            if node.op == "placeholder":
+                self.names[node] = str(node.target).lstrip("*")
+                live[self.names[node]] += node in self.last_use
+        self.first = next((name for name in self.names.values()), "x")
+        for node in self.statements:
+            dying = [operand for operand in dict.fromkeys(self.operands(node)) if self.dies(operand, node)]
+            for operand in dying:
+                live[self.names[operand]] -= 1
+            for value in self.unpacked.get(node, [node]):
+                if value is None or not self.users(value) or is_statement(value):
+                    continue
+                name = self._name(value, [] if value is not node else dying, +live)
+                self.names[value] = name
+                live[name] += 1
+
+    def _name(self, node: Node, dying: list[Node], live: Counter[str]) -> str:
+        """Return a variable for `node`: an operand that dies here, a hint from its module, or a free one."""
+        if is_metadata(node):
+            return _free(_metadata_names(node), live, self.reserved)
+        if self._is_tuple(node):
+            return _free([_words(node)], live, self.reserved)
+        ended = [self.names[d] for d in dying if not is_metadata(d) and not self._is_tuple(d)]
+        ended = [name for name in ended if name not in live]
+        if node.op == "call_module" and (hint := self._hint(str(node.target))) and hint not in live:
+            return hint
+        tensors = [operand for operand in set(self.operands(node)) if not is_metadata(operand)]
+        if len(tensors) == 1 and ended:
+            return ended[0]
+        stream = (self.first, *POOL)
+        if pool := sorted({name for name in ended if name in stream}, key=stream.index):
+            return pool[0]
+        return _free(list(stream), live, self.reserved)
+
+    def _is_tuple(self, node: Node) -> bool:
+        return is_tuple(node, self.module(node)) and bool(self.users(node))
+
+    def _hint(self, path: str) -> str:
+        """Return the name of the innermost container in a module path: ``attn`` of ``blocks.0.attn.qkv``."""
+        words = [word for word in path.split(".")[:-1] if not word.isdigit()]
+        usable = len(words) > 1 and is_name(words[-1]) and len(words[-1]) <= 20
+        return words[-1] if usable and not self.reserved.reserved(words[-1]) else ""
+
+
+def _is_entry(user: Node, node: Node, length: int) -> bool:
+    taken = user.op == "call_function" and user.target is operator.getitem and user.args[0] is node
+    return taken and type(user.args[1]) is int and -length <= user.args[1] < length
+
+
+def _words(node: Node) -> str:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return {"chunk": "chunks", "split": "parts", "unbind": "parts"}.get(name, "outputs")
+
+
+def _metadata_names(node: Node) -> list[str]:
+    entry = (node.op == "call_method" and node.target == "size") or node.target is operator.getitem
+    if entry and node.args[1:] == (0,):
+        return ["batch"]
+    if node.op == "call_method":
+        return ["shape" if node.target == "size" and len(node.args) == 1 else str(node.target)]
+    if node.target is getattr:
+        return [str(node.args[1])]
+    return ["size"]
+
+
+def _free(wanted: list[str], live: Any, reserved: Names) -> str:
+    """Return the first of the `wanted` names, then numbered ones, that no live variable has."""
+    numbered = (f"{wanted[0]}{'_' if len(wanted[0]) > 1 else ''}{number}" for number in itertools.count(2))
+    names = itertools.chain(wanted, numbered)
+    return next(name for name in names if name not in live and not reserved.reserved(name))

@@ -1,0 +1,162 @@
+"""The generated file: header, imports, the model, ``load``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from fxprune.codegen import reader
+from fxprune.codegen.body import signature, statements
+from fxprune.codegen.expressions import Expressions
+from fxprune.codegen.names import Names
+from fxprune.codegen.records import Records
+from fxprune.codegen.schedule import Schedule
+from fxprune.codegen.tree import Tree
+from fxprune.errors import InputError, PruneError
+
+__all__ = ["class_name", "source_of"]
+
+FIXED = {"Any", "Path", "json", "math", "nn", "torch"}
+FUNCTIONS = ("Block", "DTYPES", "attach", "fill", "load", "read_safetensors")
+
+HELPERS = {
+    "Block": '''class Block(nn.Module):
+    """A part of the model: only holds modules, parameters and buffers; the model's forward uses them."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+''',
+    "attach": '''def attach(module: nn.Module, **parts: Any) -> nn.Module:
+    """Give `module` more modules, parameters and buffers than its class has."""
+    for name, part in parts.items():
+        setattr(module, name, part)
+    return module
+''',
+}
+
+LOAD = '''def load(weights: Any = None, device: Any = "cpu") -> {model}:
+    """Return the model with its weights.
+
+    Args:
+        weights: path of the safetensors file, or that file opened for reading bytes; by default the one
+            beside this file.
+        device: where the weights go.
+
+    Raises:
+        ValueError: the file is damaged or holds the weights of another model.
+    """
+    with torch.device("meta"):
+        model = {model}()
+    if hasattr(weights, "read"):
+        tensors = read_safetensors(weights)
+    else:
+        with open(weights or Path(__file__).with_suffix(".safetensors"), "rb") as file:
+            tensors = read_safetensors(file)
+    fill(model, tensors, device)
+'''
+
+
+def class_name(slim: torch.fx.GraphModule) -> str:
+    """Return the name of the generated model class: that of the traced model."""
+    arguments = {str(node.target).lstrip("*") for node in slim.graph.nodes if node.op == "placeholder"}
+    return _names(slim, arguments)[1]
+
+
+def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
+    """Return the source of a module that needs torch alone and computes what `slim` does.
+
+    Args:
+        slim: a traced model; its leaves are torch.nn modules. It is not changed.
+        stem: name of the file, for the header.
+
+    Named tuples and dataclasses among the outputs become equal classes of the file; subclasses of dict
+    (Hugging Face's ModelOutput) become plain dicts.
+
+    Raises:
+        InputError: `slim` is no GraphModule.
+        PruneError: something in it cannot be written as source that needs torch alone; the message names it.
+    """
+    if not isinstance(slim, torch.fx.GraphModule):
+        raise InputError(
+            f"expected a torch.fx.GraphModule, as prune() and trace() return, got {type(slim).__name__}"
+        )
+    if type(slim.graph._codegen) is not torch.fx.graph.CodeGen:
+        raise PruneError(
+            f"graphs that flatten their inputs ({type(slim.graph._codegen).__name__}, from torch.export) "
+            "cannot be saved: use a graph from prune() or trace()"
+        )
+    arguments = {str(node.target).lstrip("*") for node in slim.graph.nodes if node.op == "placeholder"}
+    names, model = _names(slim, arguments)
+    tree = Tree(slim, names)
+    expressions = Expressions(tree, names, Schedule(slim, names), Records(names))
+    body = statements(slim, expressions)
+    forward = f"    def forward({signature(slim, expressions)}):"
+    records = expressions.records.definitions()
+    lines = [_header(slim, model, stem), *names.imports(FIXED), "", "", *records]
+    for helper in sorted(tree.helpers):
+        lines += [*HELPERS[helper].splitlines(), "", ""]
+    lines += [f"class {model}({tree.base}):", "    def __init__(self) -> None:", *tree.init_lines()]
+    lines += ["", forward, *body, "", ""]
+    modes = tree.mode_lines()
+    lines += [
+        *LOAD.format(model=model).splitlines(),
+        *modes,
+        *_memory_format(slim),
+        "    return model",
+        "",
+        "",
+    ]
+    lines += [*inspect.getsource(reader.read_safetensors).splitlines(), "", "", *_dtypes(), "", ""]
+    lines += inspect.getsource(reader.fill).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def _names(slim: torch.fx.GraphModule, arguments: set[str]) -> tuple[Names, str]:
+    names = Names(arguments)
+    names.declared.update(FUNCTIONS)
+    own = type(slim).__name__
+    return names, names.declare("Slim" if "GraphModule" in own else own)
+
+
+def _dtypes() -> list[str]:
+    lines = inspect.getsource(reader).splitlines()
+    first = lines.index("DTYPES = {")
+    last = next(index for index in range(first, len(lines)) if lines[index].startswith("}"))
+    return [*lines[first:last], "}"]
+
+
+def _memory_format(slim: torch.fx.GraphModule) -> list[str]:
+    images = [p for p in slim.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    last = images and all(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+    return ["    model.to(memory_format=torch.channels_last)"] if last else []
+
+
+def _header(slim: torch.fx.GraphModule, model: str, stem: str) -> str:
+    report = slim.meta.get("fxprune")
+    title = _plain(getattr(report, "model", None) or model)
+    lines = [f'"""{title}, written by fxprune: needs torch alone.', ""]
+    for label, name in (("MACs", "macs"), ("parameters", "params")):
+        before, after = getattr(report, f"{name}_before", None), getattr(report, f"{name}_after", None)
+        if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before:
+            lines.append(f"    {label:<10}  {before:>16,.0f} -> {after:>16,.0f}  ({after / before - 1:+.1%})")
+    lines += [""] if len(lines) > 2 else []
+    lines += [
+        f"The weights lie beside this file, in {_plain(stem)}.safetensors:",
+        "",
+        f"    from {_plain(stem)} import load",
+        "",
+        '    model = load()  # or load(device="cuda"), load("other.safetensors")',
+        '"""',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(text: Any) -> str:
+    """Return `text` with nothing in it that could end or escape the docstring that it goes into."""
+    shown = "".join(character if character.isprintable() else " " for character in str(text))
+    return shown.replace("\\", "/").replace('"', "'")[:120]

@@ -1,0 +1,21 @@
+"""Random scores: the baseline that every criterion must beat."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from fxprune.criteria.base import Criterion, Tensors
+from fxprune.groups import Group
+
+__all__ = ["Random"]
+
+
+class Random(Criterion):
+    """Uniform scores, drawn from the seed and the group's id: the same plan on every run and device."""
+
+    def __call__(self, group: Group, tensors: Tensors) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(group.id.encode()))
+        return torch.rand(group.size, generator=generator)

@@ -1,0 +1,129 @@
+"""Run a graph node by node on the meta device, with labels; and what else depends on nodes one by one."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from fxprune.labels import Axis, Cause
+from fxprune.lowering import pure_leaf
+from fxprune.modes import select_mode
+from fxprune.propagate import LabelMode
+
+__all__ = ["keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
+
+
+def run_graph(
+    graph: fx.Graph,
+    skeleton: nn.Module,
+    mode: LabelMode,
+    inputs: Sequence[Any],
+    constants: Mapping[str, Tensor],
+    lowered: Mapping[str, type[nn.Module]],
+) -> dict[fx.Node, Any]:
+    """Values of all nodes on the meta device; `mode` labels them."""
+    values: dict[fx.Node, Any] = {}
+    given = iter(inputs)
+    for node in graph.nodes:
+        mode.node, mode.source = node.name, node.meta.get("source", "")
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        mode.literal_sizes = None if node.op == "call_module" else frozenset(literals_in((node.args, node.kwargs)))
+        with torch.inference_mode(), mode:
+            if node.op == "placeholder":
+                values[node] = next(given)
+                for tensor in _tensors(values[node]):
+                    mode.label(tensor, [Axis(int(s), None, True) for s in tensor.shape])
+            elif node.op == "get_attr":
+                values[node] = _attribute(skeleton, mode, str(node.target), constants)
+            elif node.op == "call_module":
+                name = str(node.target)
+                module = skeleton.get_submodule(name)
+                values[node] = (pure_leaf(module, lowered[name]) if name in lowered else module)(*args, **kwargs)
+            elif node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            elif node.op == "call_function":
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                if node.target is select_mode:
+                    _join_modes(mode, args[1], args[2])
+            else:
+                values[node] = args[0]
+                label_outputs(mode, args[0])
+    return values
+
+
+def _attribute(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:
+    if name in constants:
+        value = torch.empty_like(constants[name], device="meta")
+        mode.set_known(value, constants[name].detach().cpu())
+        return value
+    return operator.attrgetter(name)(skeleton)
+
+
+def _join_modes(mode: LabelMode, a: Any, b: Any) -> None:
+    """Both arms feed the same users: equal shapes are the same channels, anything else stays whole."""
+    cause = mode.cause("differs between training and evaluation")
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
+        for x, y in zip(mode.axes(a), mode.axes(b), strict=True):
+            mode.store.unify(x, y, cause)
+        return
+    for tensor in (*_tensors(a), *_tensors(b)):
+        for axis in mode.axes(tensor):
+            mode.store.fix(axis, cause)
+
+
+def label_outputs(mode: LabelMode, value: Any) -> None:
+    """The model's outputs keep all their entries."""
+    cause = mode.store.cause(Cause("part of the model's output"))
+    for tensor in _tensors(value):
+        for axis in mode.axes(tensor):
+            mode.store.fix(axis, cause)
+
+
+def labels_of(mode: LabelMode, value: Any) -> Any:
+    """Labels of a node's value: of a tensor its axes; of a list, tuple or dict, the same of its items."""
+    if isinstance(value, Tensor):
+        return mode.axes(value)
+    if isinstance(value, (list, tuple)):
+        return [labels_of(mode, v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: labels_of(mode, v) for k, v in value.items()}
+    return None
+
+
+def literals_in(value: Any) -> list[int]:
+    """The numbers that a node's arguments name."""
+    if isinstance(value, (list, tuple)):
+        return [n for v in value for n in literals_in(v)]
+    if isinstance(value, Mapping):
+        return literals_in(list(value.values()))
+    return [value] if type(value) is int else []
+
+
+def keeps(node: fx.Node) -> bool:
+    """Whether a node without users must stay: it may write into memory, draw random numbers or hold an assertion."""
+    if node.op in ("placeholder", "output", "call_module"):
+        return True
+    if node.op == "get_attr":
+        return False
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    if node.target in (torch._assert, operator.setitem) or node.kwargs.get("inplace"):
+        return True
+    name = getattr(node.target, "__name__", "")
+    return name.endswith("_") or (name.startswith("i") and getattr(operator, name, None) is node.target and name in _WRITES)
+
+
+_WRITES = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,122 @@
+"""Example inputs: given by the user or inferred; only their shapes, dtypes and structure matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError, PlanMismatch
+
+__all__ = ["describe", "example_of", "random_like", "settle_inputs"]
+
+
+def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs from what a user gave: a tensor, a sequence or a mapping; else inferred."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be an nn.Module, not {type(model).__name__}")
+    if example_inputs is None:
+        from fxprune.zoo import infer_example_inputs
+
+        found = infer_example_inputs(model)
+        if found is None:
+            raise InputError(
+                f"example_inputs cannot be inferred for {type(model).__name__}: pass a tensor (or a tuple of inputs, or "
+                "a dict of keyword inputs) of the shape that the model takes"
+            )
+        return tuple(found), {}
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        _check(example_inputs)
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, (str, bytes)):
+        _check(example_inputs)
+        return tuple(example_inputs), {}
+    raise InputError(
+        f"example_inputs must be a tensor, a tuple of inputs or a dict of keyword inputs, not {type(example_inputs).__name__}"
+    )
+
+
+def _check(value: Any) -> None:
+    if not _tensors(value):
+        raise InputError("example_inputs holds no tensor: pass what the model's forward takes")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
+
+
+def random_like(value: Any, device: torch.device, dtype: torch.dtype | None, seed: int = 0) -> Any:
+    """Nested inputs with every tensor replaced by random values of its shape (normal; small integers; bools)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(v: Any) -> Any:
+        if isinstance(v, Tensor):
+            if v.is_floating_point():
+                return torch.randn(v.shape, generator=generator).to(device, dtype or v.dtype)
+            if v.dtype is torch.bool:
+                return (torch.rand(v.shape, generator=generator) > 0.5).to(device)
+            return torch.randint(0, 2, v.shape, generator=generator).to(device, v.dtype)
+        if isinstance(v, Mapping):
+            return {k: make(x) for k, x in v.items()}
+        if isinstance(v, tuple) and hasattr(v, "_fields"):
+            return type(v)(*(make(x) for x in v))
+        return type(v)(make(x) for x in v) if isinstance(v, (list, tuple)) else v
+
+    return make(value)
+
+
+def describe(args: Sequence[Any], named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Inputs as JSON: shape and dtype of each tensor, structure of the rest."""
+    entries = [("", v) for v in args] + list(named.items())
+    return [{"name": name, "value": _describe(value)} for name, value in entries]
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        return {"dict": {k: _describe(v) for k, v in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return {"list" if isinstance(value, list) else "tuple": [_describe(v) for v in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"constant": value}
+    raise InputError(f"an example input of type {type(value).__name__} cannot be stored in a plan")
+
+
+def example_of(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs on the meta device from their description."""
+    args: list[Any] = []
+    named: dict[str, Any] = {}
+    try:
+        for entry in entries:
+            value = _restore(entry["value"])
+            if entry["name"]:
+                named[entry["name"]] = value
+            else:
+                args.append(value)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise PlanMismatch(f"the plan's example inputs are damaged: {error}") from error
+    return tuple(args), named
+
+
+def _restore(value: Mapping[str, Any]) -> Any:
+    if "shape" in value:
+        dtype = getattr(torch, str(value["dtype"]), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"unknown dtype {value['dtype']!r}")
+        return torch.empty(value["shape"], dtype=dtype, device="meta")
+    if "dict" in value:
+        return {k: _restore(v) for k, v in value["dict"].items()}
+    if "list" in value:
+        return [_restore(v) for v in value["list"]]
+    if "tuple" in value:
+        return tuple(_restore(v) for v in value["tuple"])
+    return value["constant"]

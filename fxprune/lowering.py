@@ -1,0 +1,134 @@
+"""Modules whose code is replaced before tracing, so that the graph holds plain torch operations for them.
+
+Each entry is a function with the module's own signature, written in operations that carry channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxprune.errors import TraceError
+
+__all__ = ["lowered_forward", "pure_leaf"]
+
+
+def drop_path(module: Any, x: Tensor) -> Tensor:
+    """Stochastic depth as dropout of one entry a sample: the same random numbers, and honest in both modes.
+
+    timm's DropPath and torchvision's StochasticDepth (Huang et al., 2016) in one form.
+    """
+    p = module.p if hasattr(module, "p") else module.drop_prob
+    if not p:
+        return x
+    if not getattr(module, "scale_by_keep", True):
+        raise TraceError("stochastic depth with scale_by_keep=False has no plain torch form: set it to True")
+    rows = 1 if getattr(module, "mode", "row") == "batch" else x.shape[0]
+    return x * F.dropout(x.new_ones((rows,) + (1,) * (x.ndim - 1)), p, module.training)
+
+
+def multihead_attention(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`nn.MultiheadAttention` in linear layers and products, so that heads and their size can change."""
+    if module.bias_k is not None or module.add_zero_attn or is_causal and attn_mask is None:
+        raise TraceError("nn.MultiheadAttention with add_bias_kv, add_zero_attn or a causal hint without a mask")
+    batched, heads = query.dim() == 3, module.num_heads
+    if not batched:
+        query, key, value = (t.unsqueeze(0) for t in (query, key, value))
+    elif not module.batch_first:
+        query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+    q, k, v = _project(module, query, key, value)
+    samples, length, source = q.shape[0], q.shape[1], k.shape[1]
+    head_dim = module.head_dim
+    q = q.reshape(samples, length, heads, head_dim).transpose(1, 2)
+    k = k.reshape(samples, source, heads, head_dim).transpose(1, 2)
+    v = v.reshape(samples, source, heads, head_dim).transpose(1, 2)
+    mask = _mask(q, attn_mask, key_padding_mask, samples, heads)
+    if need_weights:
+        scores = (q * head_dim**-0.5) @ k.transpose(-2, -1)
+        weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+        weights = F.dropout(weights, module.dropout, module.training) if module.dropout else weights
+        out = weights @ v
+    else:
+        if module.dropout:
+            weights = (q * head_dim**-0.5) @ k.transpose(-2, -1)
+            weights = (weights if mask is None else weights + mask).softmax(dim=-1)
+            out = F.dropout(weights, module.dropout, module.training) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        weights = None
+    out = out.transpose(1, 2).reshape(samples, length, heads * head_dim)
+    out = F.linear(out, module.out_proj.weight, module.out_proj.bias)
+    if weights is not None:
+        weights = weights.mean(dim=1) if average_attn_weights else weights
+        weights = weights if batched else weights.squeeze(0)
+    if not batched:
+        out = out.squeeze(0)
+    elif not module.batch_first:
+        out = out.transpose(0, 1)
+    return out, weights
+
+
+def _project(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (query, key, value)
+    biases: Any = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    if not module._qkv_same_embed_dim:
+        weights: Any = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    else:
+        weights = module.in_proj_weight.chunk(3)
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
+    return q, k, v
+
+
+def _mask(q: Tensor, attn_mask: Tensor | None, padding: Tensor | None, samples: Any, heads: int) -> Tensor | None:
+    """One additive mask that broadcasts to ``[samples, heads, length, source]``."""
+    mask = None
+    if attn_mask is not None:
+        mask = _additive(attn_mask, q)
+        if mask.dim() == 3:
+            mask = mask.reshape(samples, heads, mask.shape[1], mask.shape[2])
+    if padding is not None:
+        hidden = _additive(padding, q).unsqueeze(1).unsqueeze(1)
+        mask = hidden if mask is None else mask + hidden
+    return mask
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.value.dtype is torch.bool if hasattr(mask, "value") else mask.dtype is torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
+    return mask
+
+
+# By qualified class name, so that no library is imported to ask.
+_FORWARDS: dict[str, Callable[..., Any]] = {
+    "timm.layers.drop.DropPath": drop_path,
+    "torchvision.ops.stochastic_depth.StochasticDepth": drop_path,
+    "torch.nn.modules.activation.MultiheadAttention": multihead_attention,
+}
+
+
+def lowered_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """The replacement of a module's forward, or None."""
+    kind = type(module)
+    return _FORWARDS.get(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def pure_leaf(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """A module of class `kind` with the tensors and settings of `module`, an instance of a subclass."""
+    leaf = kind.__new__(kind)
+    leaf.__dict__.update(module.__dict__)
+    leaf.__dict__["_modules"] = {}
+    return leaf

@@ -1,0 +1,139 @@
+"""Proxies that carry the value of their node, so that model code gets answers while it is recorded."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, fx
+
+__all__ = ["Method", "Proxy", "Sizes", "proxies_in", "value_of"]
+
+
+class Recorder(Protocol):
+    """What a proxy asks of the tracer."""
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any: ...
+    def attribute(self, proxy: Proxy, name: str) -> Any: ...
+    def method(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+    def concrete(self, proxy: Proxy, kind: type) -> Any: ...
+    def size(self, proxy: Proxy, dim: int) -> Any: ...
+
+
+class Sizes(tuple[Any, ...]):
+    """A shape whose entries may be proxies."""
+
+    def numel(self) -> Any:
+        return functools.reduce(operator.mul, self, 1)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Sizes(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> Any:
+        return Sizes(super().__add__(tuple(other)))
+
+
+class Proxy(fx.Proxy):
+    """A proxy that knows its node's value."""
+
+    tracer: Any  # a Recorder
+    value: Any
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # so that isinstance(x, Tensor) and isinstance(n, int) hold in model code
+        value = self.__dict__.get("value")
+        return type(value) if isinstance(value, (Tensor, int, float)) else Proxy
+
+    def __getattr__(self, name: str) -> Any:
+        return self.tracer.attribute(self, name)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if isinstance(self.value, Tensor):
+            return (self[i] for i in range(len(self)))
+        return (self[i] for i in range(len(self.value)))
+
+    def __len__(self) -> int:
+        return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) else len(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.tracer.concrete(self, bool))
+
+    def __int__(self) -> int:
+        return int(self.tracer.concrete(self, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concrete(self, float))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self, int))
+
+    def __contains__(self, item: Any) -> bool:
+        return any(item is x or item == x for x in self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+
+def _inplace(name: str) -> Callable[[Proxy, Any], Any]:
+    """``x += y`` writes into a tensor, but makes a new number."""
+    function = getattr(operator, name)
+    plain = getattr(operator, {"iand": "and_", "ior": "or_"}.get(name, name[1:]))
+
+    def method(self: Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy(
+            "call_function", function if isinstance(self.value, Tensor) else plain, (self, other), {}
+        )
+
+    return method
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "imatmul"):
+    setattr(Proxy, f"__{_name}__", _inplace(_name))
+
+
+class Method:
+    """``x.name`` before it is called."""
+
+    def __init__(self, owner: Proxy, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.owner.tracer.method(self.owner, self.name, args, kwargs)
+
+
+
+def value_of(a: Any) -> Any:
+    """The value of a proxy; anything else is its own value."""
+    return a.__dict__["value"] if type(a) is Proxy else a
+
+
+def proxies_in(value: Any) -> list[Proxy]:
+    """The proxies in nested containers, in order."""
+    if type(value) is Proxy:
+        return [value]
+    if isinstance(value, slice):
+        return proxies_in((value.start, value.stop, value.step))
+    if isinstance(value, Mapping):
+        return proxies_in(tuple(value.values()))
+    if isinstance(value, (list, tuple)):
+        return [p for v in value for p in proxies_in(v)]
+    return []

@@ -1,0 +1,88 @@
+"""From an analysis and the channels that go to a slim GraphModule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis import Analysis
+from fxprune.build import build, copied, replace_tensors
+from fxprune.errors import PruneError
+from fxprune.passes.base import Context, Mismatch, run_passes
+from fxprune.passes.drop_unused import DropUnused
+from fxprune.passes.resize_arguments import ResizeArguments
+from fxprune.passes.resize_leaves import ResizeLeaves
+from fxprune.passes.slice_tensors import SliceTensors, sliced
+
+__all__ = ["Rewritten", "rewrite", "with_weights"]
+
+
+@dataclass(eq=False)
+class Rewritten:
+    """A slim model on the meta device, and how it came about.
+
+    Attributes:
+        module: the slim GraphModule, its tensors on the meta device.
+        context: of the passes; ``context.removed`` is what went in the end.
+        gone: ``{group id: channels}`` that went in the end.
+        refused: groups that could not be rewritten -> the reason.
+    """
+
+    module: fx.GraphModule
+    context: Context
+    gone: dict[str, np.ndarray]
+    refused: dict[str, str]
+
+
+def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray]) -> Rewritten:
+    """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so."""
+    gone, refused = dict(gone), {}
+    while True:
+        constants = dict(analysis.traced.constants)
+        module, origin = build(analysis.traced, analysis.traced.skeleton, _on_meta(constants))
+        context = Context(analysis, analysis.removed(gone), origin, constants)
+        try:
+            run_passes(module, [SliceTensors(), ResizeLeaves(), ResizeArguments(), DropUnused()], context)
+        except Mismatch as mismatch:
+            failed = [name for name in mismatch.groups if name in gone]
+            if not failed:
+                raise PruneError(f"the rewrite failed although nothing that was removed explains it: {mismatch}") from mismatch
+            for name in failed:
+                refused[name] = str(mismatch)
+                del gone[name]
+            continue
+        return Rewritten(module, context, gone, refused)
+
+
+def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
+    """Fill the slim model with the kept weights of `model`; nothing is shared with it."""
+    analysis, module = rewritten.context.analysis, rewritten.module
+    kept = analysis.kept_tensors(rewritten.context.removed)
+    source = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    constants = rewritten.context.constants
+    device = next((t.device for t in source.values()), torch.device("cpu"))
+    new: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if name in constants:
+                new[id(tensor)] = constants[name].detach().to(device, copy=True)
+            else:
+                new[id(tensor)] = copied(source[name], sliced(source[name], kept.get(name, {})))
+    replace_tensors(module, new)
+    _match_modes(module, model)
+    return module
+
+
+def _match_modes(module: nn.Module, model: nn.Module) -> None:
+    modes = {name: part.training for name, part in model.named_modules(remove_duplicate=False)}
+    for name, part in module.named_modules():
+        part.training = modes.get(name, model.training)
+
+
+def _on_meta(constants: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.empty_like(value, device="meta") for name, value in constants.items()}

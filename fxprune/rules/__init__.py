@@ -1,0 +1,76 @@
+"""How labels flow through ATen operators: a table of small functions, one a family.
+
+To teach fxprune a new operator, add a function decorated with ``@rule("name", ...)`` to the file of its family (or a new
+file, listed in `_FAMILIES`) and a small network to ``tests/networks.py``. A rule gets a `fxprune.propagate.Call`, records
+what must go together (`unify`), what cannot go (`fix`), and labels the output (`set`). Operators that PyTorch tags as
+pointwise share one rule without being named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from fxprune.propagate import Call
+
+__all__ = ["find", "names", "rule"]
+
+Rule = Callable[["Call"], None]
+
+_FAMILIES = (
+    "contraction",
+    "convolution",
+    "create",
+    "elementwise",
+    "join",
+    "normalization",
+    "recurrent",
+    "reduction",
+    "selection",
+    "shape",
+    "spatial",
+)
+_RULES: dict[str, Rule] = {}
+_FOUND: dict[Any, Rule | None] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of these ATen operators, all overloads and the in-place forms included."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            for form in (name, name + "_"):
+                if form in _RULES:
+                    raise ValueError(f"two rules for the operator {form!r}")
+                _RULES[form] = function
+        return function
+
+    return register
+
+
+def find(func: Any) -> Rule | None:
+    """The rule of an operator overload, or None."""
+    if func in _FOUND:
+        return _FOUND[func]
+    _load()
+    name = func._schema.name
+    found = _RULES.get(name.removeprefix("aten::")) if name.startswith("aten::") else None
+    if found is None and torch.Tag.pointwise in func.tags:
+        found = _RULES["pointwise"]
+    _FOUND[func] = found
+    return found
+
+
+def names() -> list[str]:
+    """All operators with a rule of their own."""
+    _load()
+    return sorted(name for name in _RULES if not name.endswith("_"))
+
+
+def _load() -> None:
+    for family in _FAMILIES:
+        importlib.import_module(f"fxprune.rules.{family}")

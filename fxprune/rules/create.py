@@ -1,0 +1,27 @@
+"""Tensors made in forward: a constant fill has no content, so its channels follow what it meets."""
+
+from __future__ import annotations
+
+from fxprune.labels import Axis
+from fxprune.propagate import Call, tensors_in
+from fxprune.rules import rule
+
+
+@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty", "empty_strided",
+      "new_empty_strided")  # fmt: skip
+def fill(call: Call) -> None:
+    call.set([call.mode.sized(call.store, int(size)) for size in call.out.shape])
+
+
+@rule("arange", "linspace", "logspace", "eye", "scalar_tensor", "tril_indices", "triu_indices", "randperm", "randint",
+      "hann_window", "range")  # fmt: skip
+def content(call: Call) -> None:
+    """Entries differ by place; sizes that follow the input are told from the arguments of the graph node."""
+    for out in tensors_in((call.out,)):
+        call.set([Axis(int(size), None, not call.mode.is_literal(int(size))) for size in out.shape], out)
+
+
+@rule("_assert_async", "_assert_scalar", "sym_constrain_range", "_local_scalar_dense", "item", "is_nonzero", "equal",
+      "_assert_tensor_metadata", "is_same_size", "_has_compatible_shallow_copy_type", "set_", "requires_grad")  # fmt: skip
+def nothing(call: Call) -> None:
+    """Operators that make no tensor."""

@@ -1,0 +1,70 @@
+"""Norms: the affine parameters go with the channels; a statistic over channels is marked."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxprune.labels import Axis
+from fxprune.propagate import Call, tensors_in
+from fxprune.rules import rule
+
+
+@rule("batch_norm", "native_batch_norm", "instance_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
+      "_native_batch_norm_legit_no_training")  # fmt: skip
+def batch_norm(call: Call) -> None:
+    axes = list(call.axes(call["input"]))
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = call.get(name)
+        if tensor is not None:
+            axes[1] = call.unify(axes[1], call.axes(tensor)[0])
+    if call.get("training") or call.get("use_input_stats"):
+        for axis in (*axes[:1], *axes[2:]):
+            call.statistics(axis)
+    for out in tensors_in((call.out,)):
+        call.set(axes if out.dim() == len(axes) else [axes[1]] if out.dim() and out.numel() else _fixed(out), out)
+
+
+@rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+def layer_norm(call: Call) -> None:
+    x = call.axes(call["input"])
+    axes = list(x)
+    first = len(axes) - len(call["normalized_shape"])
+    for name in ("weight", "bias"):
+        tensor = call.get(name)
+        if tensor is None:
+            continue
+        for position, axis in enumerate(call.axes(tensor), start=first):
+            axes[position] = call.unify(axes[position], axis)
+    for axis in axes[first:]:
+        call.statistics(axis)
+    for out in tensors_in((call.out,)):
+        call.set(axes if out.shape == call["input"].shape else [*axes[:first], *(Axis(1) for _ in axes[first:])], out)
+
+
+@rule("group_norm", "native_group_norm")
+def group_norm(call: Call) -> None:
+    """``channels = groups x width``: whole groups go exactly; within groups, the statistic changes."""
+    axes = list(call.axes(call["input"]))
+    for name in ("weight", "bias"):
+        tensor = call.get(name)
+        if tensor is not None:
+            axes[1] = call.unify(axes[1], call.axes(tensor)[0])
+    groups = call.get("num_groups") or call.get("group")
+    group, width = call.store.fresh(groups), call.store.fresh(axes[1].size // groups)
+    call.store.product(axes[1], group, width, call.cause)
+    call.statistics(width if groups > 1 else axes[1])
+    for axis in axes[2:]:
+        call.statistics(axis)
+    for out in tensors_in((call.out,)):
+        call.set(axes if out.dim() == len(axes) else [axes[0], group], out)
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "logcumsumexp")
+def softmax(call: Call) -> None:
+    axes = call.axes(call["self"])
+    call.statistics(axes[call["dim"] % max(len(axes), 1)])
+    call.set(axes)
+
+
+def _fixed(tensor: Tensor) -> list[Axis]:
+    return [Axis(int(s)) for s in tensor.shape]

@@ -1,0 +1,158 @@
+"""Taking entries of an axis: by slices and constant indices the labels follow; by unknown indices the axis is fixed."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from fxprune.labels import Axis
+from fxprune.propagate import Call, tensors_in
+from fxprune.rules import rule
+from fxprune.rules.elementwise import broadcast
+
+_BY_NUMBER = "entries of this axis are addressed by number"
+
+
+@rule("slice")
+def slice_(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dim = call["dim"] % len(axes)
+    axes[dim] = axes[dim][slice(call["start"], call["end"], call["step"])]
+    call.set(axes)
+
+
+@rule("narrow")
+def narrow(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dim = call["dim"] % len(axes)
+    start = call["start"]
+    if isinstance(start, Tensor):
+        axes[dim] = Axis(call["length"], None, call.fix(axes[dim], _BY_NUMBER).dynamic)
+    else:
+        start %= max(axes[dim].size, 1)
+        axes[dim] = axes[dim][start : start + call["length"]]
+    call.set(axes)
+
+
+@rule("select")
+def select(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dim = call["dim"] % len(axes)
+    index = call["index"] % axes[dim].size
+    call.fix(axes[dim][index : index + 1], _BY_NUMBER)
+    del axes[dim]
+    call.set(axes)
+
+
+@rule("index_select")
+def index_select(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dim = call["dim"] % len(axes)
+    axes[dim] = _take(call, axes[dim], call["index"])
+    call.set(axes)
+
+
+def _take(call: Call, axis: Axis, index: Tensor) -> Axis:
+    """The axis after indexing by a vector."""
+    known = call.mode.known(index)
+    if known is None or known.dtype.is_floating_point:
+        call.fix(axis, _BY_NUMBER)
+        return Axis(index.numel(), None, any(a.dynamic for a in call.axes(index)))
+    positions = known.nonzero()[:, 0] if known.dtype.is_signed is False and str(known.dtype) == "torch.bool" else known
+    return axis[np.asarray(positions.reshape(-1).tolist(), np.int64)]
+
+
+@rule("index")
+def index(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    indices: list[Tensor | None] = list(call["indices"])
+    indices += [None] * (len(axes) - len(indices))
+    used = [d for d, i in enumerate(indices) if i is not None]
+    single = indices[used[0]] if len(used) == 1 else None
+    if single is not None and single.dim() == 1:
+        axes[used[0]] = _take(call, axes[used[0]], single)
+        call.set(axes)
+        return
+    for dim in used:
+        call.fix(axes[dim], _BY_NUMBER)
+    rest = [a for d, a in enumerate(axes) if indices[d] is None]
+    width = call.out.dim() - len(rest)
+    tensors = [i for i in indices if i is not None]
+    inner = broadcast(call, [tuple(call.fix(a) for a in call.axes(i)) for i in tensors], _index_shape(call, used, width))
+    adjacent = used == list(range(used[0], used[0] + len(used)))
+    at = used[0] if adjacent else 0
+    call.set([*rest[:at], *inner, *rest[at:]])
+
+
+def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
+    at = used[0] if used == list(range(used[0], used[0] + len(used))) else 0
+    return tuple(int(s) for s in call.out.shape[at : at + width])
+
+
+@rule("index_put", "_unsafe_index_put", "masked_scatter", "index_add", "index_copy", "index_fill", "scatter",
+      "scatter_add", "scatter_reduce")  # fmt: skip
+def write(call: Call) -> None:
+    """Writing by index: nothing that the call touches moves, so all of it stays."""
+    for tensor in tensors_in(call.args.values()):
+        for axis in call.axes(tensor):
+            call.fix(axis, _BY_NUMBER)
+    call.set([Axis(a.size, None, a.dynamic) for a in call.axes(call["self"])])
+
+
+@rule("slice_scatter", "select_scatter")
+def slice_scatter(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    for axis in (*axes, *call.axes(call["src"])):
+        call.fix(axis, _BY_NUMBER)
+    call.set([Axis(a.size, None, a.dynamic) for a in axes])
+
+
+@rule("gather", "take_along_dim")
+def gather(call: Call) -> None:
+    axes, positions = call.axes(call["self"]), call.axes(call.get("index", call.get("indices")))
+    for axis in (*axes, *positions):
+        call.fix(axis, _BY_NUMBER)
+    call.set([Axis(int(s), None, p.dynamic) for s, p in zip(call.out.shape, positions, strict=True)])
+
+
+@rule("embedding")
+def embedding(call: Call) -> None:
+    weight = call.axes(call["weight"])
+    call.fix(weight[0], _BY_NUMBER)
+    call.role(weight[1], "producer")
+    call.set([*call.axes(call["indices"]), weight[1]])
+
+
+@rule("flip", "fliplr", "flipud")
+def flip(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dims = call.get("dims") or ([1] if call.name == "fliplr" else [0])
+    for dim in dims:
+        axes[dim] = axes[dim][::-1]
+    call.set(axes)
+
+
+@rule("roll")
+def roll(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    for dim in call["dims"] or range(len(axes)):
+        axes[dim] = call.fix(axes[dim], "a roll moves entries by a number of places")
+    call.set(axes)
+
+
+@rule("topk", "sort", "argsort", "kthvalue", "median", "mode", "argmax", "argmin", "msort", "cumsum", "cumprod",
+      "cummax", "cummin")  # fmt: skip
+def ordered(call: Call) -> None:
+    """The result depends on the order of the entries along the axis, or names them by number."""
+    axes = list(call.axes(call["self"]))
+    dim = call.get("dim")
+    dims = range(len(axes)) if dim is None else [dim % max(len(axes), 1)]
+    for d in dims:
+        axes[d] = call.fix(axes[d], _BY_NUMBER)
+    for out in tensors_in((call.out,)):
+        if out.dim() == len(axes):
+            call.set([Axis(int(s), a.labels, a.dynamic) if a.size == s else Axis(int(s))
+                      for s, a in zip(out.shape, axes, strict=True)], out)  # fmt: skip
+        else:
+            kept = [a for d, a in enumerate(axes) if d not in dims]
+            call.set(kept if len(kept) == out.dim() else [Axis(int(s)) for s in out.shape], out)

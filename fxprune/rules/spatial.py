@@ -1,0 +1,83 @@
+"""Pooling, resampling and sliding windows: batch and channels carry through, space stays."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from fxprune.labels import Axis
+from fxprune.propagate import Call, tensors_in
+from fxprune.rules import rule
+
+
+def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> list[Axis]:
+    """Keep all axes but the last `space`, which are fixed and take the output's sizes."""
+    made = list(source[: len(source) - space])
+    for axis, size in zip(source[len(source) - space :], out.shape[-space:], strict=True):
+        call.fix(axis)
+        made.append(Axis(int(size), None, axis.dynamic))
+    return made
+
+
+def _register(space: int, *names: str) -> None:
+    @rule(*names)
+    def resample(call: Call) -> None:
+        source = call.get("self") if call.get("self") is not None else call["input"]
+        for out in tensors_in((call.out,)):
+            call.set(_resized(call, call.axes(source), out, space), out)
+
+
+for _space, _suffix in ((1, "1d"), (2, "2d"), (3, "3d")):
+    _register(
+        _space,
+        *(f"{kind}_pool{_suffix}" for kind in ("avg", "max", "adaptive_avg", "adaptive_max")),
+        *(f"_adaptive_avg_pool{_suffix}",) * (_space > 1),
+        f"max_pool{_suffix}_with_indices",
+        f"upsample_nearest{_suffix}",
+        f"_upsample_nearest_exact{_suffix}",
+        *({1: ("upsample_linear1d",), 3: ("upsample_trilinear3d",)}.get(_space, ())),
+    )
+_register(2, "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(call: Call) -> None:
+    x, grid = call.axes(call["input"]), call.axes(call["grid"])
+    for axis in (*x[2:], *grid[1:]):
+        call.fix(axis)
+    space = [Axis(a.size, None, a.dynamic) for a in grid[1:-1]]
+    call.set([call.unify(x[0], grid[0]), x[1], *space])
+
+
+@rule("im2col")
+def im2col(call: Call) -> None:
+    """``(N, C, H, W) -> (N, C k k, L)``: each channel stands for a k x k block of entries."""
+    x = call.axes(call["self"])
+    batch, (channel, height, width) = x[:-3], x[-3:]
+    block = math.prod(call["kernel_size"])
+    dynamic = height.dynamic or width.dynamic
+    call.fix(height)
+    call.fix(width)
+    wide = call.store.merge([channel, Axis(block)], call.cause)
+    call.set([*batch, wide, Axis(int(call.out.shape[-1]), None, dynamic)])
+
+
+@rule("col2im")
+def col2im(call: Call) -> None:
+    x = call.axes(call["self"])
+    batch, (wide, places) = x[:-2], x[-2:]
+    block = math.prod(call["kernel_size"])
+    call.fix(places)
+    channel = call.store.split(wide, [wide.size // block, block], call.cause, [False, True])[0]
+    space = [Axis(int(s), None, places.dynamic) for s in call.out.shape[-2:]]
+    call.set([*batch, channel, *space])
+
+
+@rule("unfold")
+def unfold(call: Call) -> None:
+    axes = list(call.axes(call["self"]))
+    dim = call["dimension"] % max(len(axes), 1)
+    axis = call.fix(axes[dim], "a window slides over this axis")
+    axes[dim] = Axis(int(call.out.shape[dim]), None, axis.dynamic)
+    call.set([*axes, Axis(int(call.out.shape[-1]))])

@@ -1,0 +1,108 @@
+"""Set channel sizes in the arguments of functions and methods, and check every node's shape against the prediction.
+
+The graph runs node by node on the meta device. At each node the labels say what shape its result must have; an argument
+that names a channel size (``x.reshape(B, N, 3, 64)``, ``x[:, :32]``, ``F.pad(x, (0, 0, 0, 0, 4, 4))``) is set to what
+remains of it. Sizes read from tensors at run time are right already and stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from fxprune.labels import Axis
+from fxprune.passes.arguments import REPAIRS, Site
+from fxprune.passes.base import Context, Mismatch, Pass
+
+__all__ = ["ResizeArguments"]
+
+
+@dataclass(frozen=True)
+class ResizeArguments(Pass):
+    """``x.reshape(B, N, 3, 6, 64) -> x.reshape(B, N, 3, 6, 32)``."""
+
+    name: ClassVar[str] = "resize-arguments"
+
+    def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
+        counters: Counter[str] = Counter()
+        traced = context.analysis.traced
+        args, named = traced.inputs
+        inputs = iter((*args, *named.values()))
+        values: dict[fx.Node, Any] = {}
+        flags = {name: part.training for name, part in module.named_modules()}
+        module.eval()
+        with torch.inference_mode():
+            for node in list(module.graph.nodes):
+                if node.op == "placeholder":
+                    values[node] = next(inputs)
+                    continue
+                if node.op == "output":
+                    break
+                expected = traced.axes[context.origin[node]]
+                repair = None if node.op in ("get_attr", "call_module") else REPAIRS.get(_name(node))
+                if repair is not None and _touched(context, node, expected):
+                    counters["arguments set"] += repair(Site(node, module, context, values))
+                values[node] = _evaluate(module, node, values, context)
+                _check(context, node, values[node], expected)
+        for name, part in module.named_modules():
+            part.training = flags[name]
+        return counters
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+
+
+def _touched(context: Context, node: fx.Node, expected: Any) -> bool:
+    axes = [*_axes_in(expected)]
+    for source in node.all_input_nodes:
+        if source in context.origin:
+            axes.extend(_axes_in(context.analysis.traced.axes[context.origin[source]]))
+    return any(context.kept(a) is not None for a in axes)
+
+
+def _axes_in(value: Any) -> list[Axis]:
+    if isinstance(value, Axis):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [a for v in value for a in _axes_in(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], context: Context) -> Any:
+    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    try:
+        if node.op == "get_attr":
+            found: Any = module
+            for part in str(node.target).split("."):
+                found = getattr(found, part)
+            return found
+        if node.op == "call_module":
+            return module.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception as error:
+        axes = [a for n in node.all_input_nodes if n in context.origin
+                for a in _axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip
+        axes += _axes_in(context.analysis.traced.axes[context.origin[node]])
+        raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_at(axes)) from error
+
+
+def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
+    if isinstance(value, Tensor):
+        shape = context.shape(expected)
+        if tuple(value.shape) != shape:
+            axes = [*expected, *(a for n in node.all_input_nodes for a in _axes_in(
+                context.analysis.traced.axes[context.origin[n]] if n in context.origin else ()))]  # fmt: skip
+            raise Mismatch(
+                f"node {node.name} has shape {tuple(value.shape)} where {shape} is predicted", context.groups_at(axes)
+            )
+    elif isinstance(value, (list, tuple)) and isinstance(expected, list):
+        for v, e in zip(value, expected, strict=True):
+            _check(context, node, v, e)
