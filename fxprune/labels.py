@@ -23,17 +23,19 @@ class Axis:
         size: number of entries.
         labels: int64 array ``[size]``, or None where no entry can be removed. Label 0 is an entry that cannot.
         dynamic: the size follows the size of the model's input (batch, height, tokens, ...).
+        cause: of an axis without labels, why no entry can be removed, where that is known.
     """
 
     size: int
     labels: np.ndarray | None = None
     dynamic: bool = False
+    cause: int | None = None
 
     def __getitem__(self, index: slice | np.ndarray) -> Axis:
         """The axis after a selection of its entries."""
         if self.labels is None:
             size = len(range(self.size)[index]) if isinstance(index, slice) else len(index)
-            return Axis(size, None, self.dynamic)
+            return Axis(size, None, self.dynamic, self.cause)
         labels = self.labels[index]
         return Axis(len(labels), labels, self.dynamic)
 
@@ -94,12 +96,11 @@ class LabelStore:
         """Record that equal indices of two axes of one size are the same channel; return the axis that stands for both."""
         if a is b or a.labels is b.labels:
             return a if a.dynamic or not b.dynamic else b
-        if b.labels is None:
-            self.fix(a, cause)
-            return Axis(a.size, None, a.dynamic or b.dynamic)
-        if a.labels is None:
-            self.fix(b, cause)
-            return Axis(a.size, None, a.dynamic or b.dynamic)
+        if a.labels is None or b.labels is None:
+            fixed, other = (a, b) if a.labels is None else (b, a)
+            cause = cause if fixed.cause is None else fixed.cause
+            self.fix(other, cause)
+            return Axis(a.size, None, a.dynamic or b.dynamic, cause)
         self.pairs.append((a.labels, b.labels))
         return a if a.dynamic or not b.dynamic else Axis(a.size, a.labels, True)
 
@@ -108,7 +109,7 @@ class LabelStore:
         if axis.labels is None:
             return axis
         self.fixed.append((axis.labels, cause))
-        return Axis(axis.size, None, axis.dynamic)
+        return Axis(axis.size, None, axis.dynamic, cause)
 
     def mark_statistics(self, axis: Axis) -> None:
         """Record that a statistic (norm, softmax, mean, ...) is taken over the axis."""
@@ -134,7 +135,7 @@ class LabelStore:
         if right.size == 1 and right.labels is None:
             return Axis(size, left.labels, dynamic)
         if left.labels is None and right.labels is None:
-            return Axis(size, None, dynamic)
+            return Axis(size, None, dynamic, right.cause if left.cause is None else left.cause)
         # A side that is fixed now stays fixed, so the product needs no constraint.
         if left.labels is None:
             return Axis(size, np.tile(_of(right), left.size), dynamic)
@@ -149,7 +150,7 @@ class LabelStore:
         sizes = list(sizes)
         fixed = list(fixed) if fixed is not None else [False] * len(sizes)
         if axis.labels is None:
-            return [Axis(size, None, axis.dynamic and size > 1) for size in sizes]
+            return [Axis(size, None, axis.dynamic and size > 1, axis.cause) for size in sizes]
         parts: list[Axis] = []
         rest = axis
         for position, size in enumerate(sizes[:-1]):

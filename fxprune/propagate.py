@@ -204,12 +204,13 @@ class LabelMode(TorchDispatchMode):
         if not outputs and not inputs:
             return
         self.unknown[str(func)] = self.node
+        why = self.cause(f"no rule knows the operator {func}")
         for tensor in inputs:
             for axis in self.axes(tensor):
-                call.fix(axis, f"no rule knows the operator {func}")
+                self.store.fix(axis, why)
         dynamic = any(axis.dynamic for tensor in inputs for axis in self.axes(tensor))
         for tensor in outputs:
-            self.label(tensor, [Axis(int(s), None, dynamic and s > 1) for s in tensor.shape])
+            self.label(tensor, [Axis(int(s), None, dynamic and s > 1, why) for s in tensor.shape])
 
     def _constant(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result on real values, where all its tensors are constants; else None."""

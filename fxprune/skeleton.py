@@ -58,10 +58,11 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 
 
 def new_mode(skeleton: nn.Module, origin: Mapping[int, Tensor]) -> LabelMode:
-    """A mode in which every parameter and buffer has fresh labels; integer buffers are known constants."""
+    """A mode in which every parameter and buffer has fresh labels; integer buffers are known constants, and whole."""
     mode = LabelMode()
     for tensor in (*skeleton.parameters(), *skeleton.buffers()):
-        mode.label(tensor, [mode.store.fresh(int(size)) for size in tensor.shape])
+        if tensor.is_floating_point() or tensor.is_complex():
+            mode.label(tensor, [mode.store.fresh(int(size)) for size in tensor.shape])
         source = origin.get(id(tensor))
         if source is not None and not source.is_floating_point() and not source.is_meta and source.dim():
             mode.set_known(tensor, source.detach().cpu())

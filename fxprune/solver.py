@@ -21,6 +21,7 @@ from fxprune.labels import Cause, LabelStore, Product
 
 __all__ = ["AttentionPolicy", "Solution", "solve"]
 
+_NO_CAUSE = np.iinfo(np.int64).max
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 
 
@@ -66,7 +67,7 @@ class _Classes:
     def __init__(self, store: LabelStore) -> None:
         self.root = np.arange(store.count)
         self.fixed = np.zeros(store.count, bool)
-        self.cause = np.full(store.count, len(store.causes), np.int64)
+        self.cause = np.full(store.count, _NO_CAUSE)
         self.fixed[0], self.cause[0] = True, 0
         for labels, cause in store.fixed:
             self.fix(labels, cause)
@@ -90,7 +91,7 @@ class _Classes:
         differ = (ra != rb) & ~(self.fixed[ra] & self.fixed[rb])
         if not differ.any():
             return False
-        self._pairs.append((ra[differ], rb[differ]))
+        self._pairs.append((a[differ], b[differ]))
         return True
 
     def merge(self) -> None:
@@ -116,7 +117,7 @@ class _Classes:
         count, component = connected_components(graph, directed=False)
         fixed = np.zeros(count, bool)
         fixed[component[self.fixed]] = True
-        cause = np.full(count, np.iinfo(np.int64).max)
+        cause = np.full(count, _NO_CAUSE)
         np.minimum.at(cause, component[self.fixed], self.cause[self.fixed])
         self.root, self.fixed, self.cause = component[self.root], fixed, cause
 

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -397,7 +398,7 @@ def _source_line() -> str:
     return ""
 
 
-_OWN = (__file__, torch.__path__[0], patch.__code__.co_filename)
+_OWN = (str(Path(__file__).parent), torch.__path__[0], patch.__code__.co_filename)
 
 
 @contextmanager

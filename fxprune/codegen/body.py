@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import textwrap
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.fx import Node
 
 from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
-from fxprune.codegen.values import INPLACE_OPERATORS, is_select_mode
+from fxprune.codegen.values import is_augmented, is_select_mode
 from fxprune.codegen.wrapping import wrap
 
 __all__ = ["signature", "statements"]
@@ -53,8 +54,9 @@ class _Writer:
 
     def part(self, node: Node) -> None:
         """Leave an empty line where another part of the model begins: its next layer, stage or branch."""
-        if node.op == "call_module":
-            part = _part(str(node.target))
+        scope = node.meta.get("scope", self.current)
+        if node.op == "call_module" or scope != self.current:
+            part = self._part(str(node.target) if node.op == "call_module" else f"{scope}.")
             if self.current not in (None, part):
                 self.lines.append("")
             self.current = part
@@ -80,7 +82,7 @@ class _Writer:
             self._line(f"del {place}" if removed else f"{place} = {self.expressions.value(node.args[2])}")
         elif getattr(target, "__name__", "") == "_assert":
             self._assert(node)
-        elif node.op == "call_function" and getattr(target, "__name__", "") in INPLACE_OPERATORS:
+        elif is_augmented(node):
             self._augment(node, name)
         else:
             text, _ = self.expressions.node(node)
@@ -120,8 +122,16 @@ class _Writer:
     def _assert(self, node: Node) -> None:
         condition, *message = node.args or (node.kwargs["condition"],)
         message = message or [node.kwargs.get("message", "")]
-        text = self.expressions.tight(condition, 1)
-        self._line(f"assert {text}, {self.expressions.value(message[0])}" if message[0] else f"assert {text}")
+        text, said = self.expressions.tight(condition, 1), message[0]
+        shown = f", {self.expressions.value(said)}" if said else ""
+        if isinstance(said, str) and len(text) + len(shown) > 80:
+            pieces = textwrap.wrap(said[:400] + "..." * (len(said) > 400), 80, drop_whitespace=False)
+            margin = " " * (INDENT + 4 * len(self.open))
+            self.lines.append(f"{margin}assert {text}, (")
+            self.lines += [f"{margin}    {self.expressions.value(piece)}" for piece in pieces]
+            self.lines.append(f"{margin})")
+        else:
+            self._line(f"assert {text}{shown}")
 
     def _flag(self, path: str) -> str:
         return self.expressions.tree.access(path)
@@ -129,12 +139,20 @@ class _Writer:
     def _line(self, text: str, depth: int | None = None) -> None:
         self.lines += wrap(text, INDENT + 4 * (len(self.open) if depth is None else depth))
 
+    def _part(self, path: str) -> str:
+        """Return the part of the model that a module belongs to: ``layer1.0``, ``inception4a``."""
+        names = path.split(".")[:-1]
+        for index, name in enumerate(names):
+            prefix = ".".join(names[: index + 1])
+            if name.isdigit() or (any(map(str.isdigit, name)) and self._is_stage(prefix)):
+                numbered = not name.isdigit() and index + 1 < len(names) and names[index + 1].isdigit()
+                return ".".join(names[: index + 1 + numbered])
+        return ".".join(names[:1])
 
-def _part(path: str) -> str:
-    """Return the part of the model that a module belongs to: ``layer1.0``, ``blocks.3``, ``inception4a``."""
-    names = path.split(".")[:-1]
-    for index, name in enumerate(names):
-        if any(map(str.isdigit, name)):
-            numbered = not name.isdigit() and index + 1 < len(names) and names[index + 1].isdigit()
-            return ".".join(names[: index + 1 + numbered])
-    return ".".join(names[:1])
+    def _is_stage(self, path: str) -> bool:
+        """Return True if the module at `path` has parts that have parts."""
+        module: Any = self.schedule.slim
+        for name in path.split("."):
+            module = getattr(module, name, None)
+        children = getattr(module, "_modules", {}).values()
+        return any(child._modules for child in children if child is not None)

@@ -18,7 +18,7 @@ from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.tree import Tree
-from fxprune.codegen.values import is_record, is_select_mode
+from fxprune.codegen.values import is_metadata, is_record, is_select_mode
 from fxprune.errors import PruneError
 
 __all__ = ["Expressions"]
@@ -96,6 +96,14 @@ class Expressions:
             return ", ".join(map(self._index_part, index)) + comma
         return self._index_part(index)
 
+    def _negated(self, value: Any) -> tuple[str, int] | None:
+        """Return ``a > b`` for ``not a <= b``, if `value` is such a comparison of sizes."""
+        if not isinstance(value, Node) or value not in self.schedule.inlined or not is_metadata(value):
+            return None
+        opposite = {operator.le: "gt", operator.lt: "ge", operator.ge: "lt", operator.gt: "le"}
+        opposite |= {operator.eq: "ne", operator.ne: "eq"}
+        return self.infix(opposite[value.target], *value.args) if value.target in opposite else None
+
     def _render(self, value: Any) -> str | None:
         if isinstance(value, Node):
             return self.schedule.names.get(value) or self.node(value)[0]
@@ -150,6 +158,8 @@ class Expressions:
             if plain in INFIX and len(args) == 2:
                 return self.infix(plain, *args)
             if plain in PREFIX and len(args) == 1:
+                if plain == "not" and (flipped := self._negated(args[0])):
+                    return flipped
                 symbol, level = PREFIX[plain]
                 return f"{symbol}{self.tight(args[0], level)}", level
             if plain == "getitem":

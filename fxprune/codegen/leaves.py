@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -61,17 +62,11 @@ SIGNATURES: dict[type, inspect.Signature] = {
 INTERNAL = frozenset(vars(nn.Module()))
 
 
-class Leaf:
-    """A torch.nn module and the call that makes an equal one.
+class Leaf(NamedTuple):
+    """Source of a constructor call, and the module that it makes, on the meta device."""
 
-    Attributes:
-        call: source of the constructor call.
-        twin: the module that the call makes, on the meta device.
-    """
-
-    def __init__(self, call: str, twin: nn.Module) -> None:
-        self.call = call
-        self.twin = twin
+    call: str
+    twin: nn.Module
 
 
 def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
@@ -91,24 +86,35 @@ def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
         return _sequence(module, path, names)
     reason = "its arguments cannot be read off its attributes"
     for arguments in _candidates(module):
-        try:
-            with torch.device("meta"):
-                twin = type(module)(**arguments)
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            reason = str(error)
+        twin, reason = _twin(module, arguments)
+        if twin is None:
             continue
-        if difference := _difference(module, twin):
-            reason = difference
-            continue
-        twin_shapes, shapes = _shapes(twin), _shapes(module)
-        for name in twin_shapes.keys() & shapes.keys():
-            if twin_shapes[name] != shapes[name]:
+        for name in [name for name in arguments if name != "dtype"]:
+            fewer = {key: value for key, value in arguments.items() if key != name}
+            smaller, _ = _twin(module, fewer)
+            if smaller is not None and _outline(smaller) == _outline(twin):
+                arguments, twin = fewer, smaller
+        own = _outline(module)
+        for name, (shape, _) in _outline(twin).items():
+            if name in own and own[name][0] != shape:
                 raise PruneError(
-                    f"{path}: {type(module).__name__}.{name} has shape {shapes[name]}, but the module's own "
-                    f"settings make {twin_shapes[name]}: set its attributes to the sizes of its weights"
+                    f"{path}: {type(module).__name__}.{name} has shape {own[name][0]}, but the module's own "
+                    f"settings make {shape}: set its attributes to the sizes of its weights"
                 )
         return Leaf(_call(module, arguments, path, names), twin)
     raise PruneError(f"{path}: cannot write the constructor call of {type(module).__name__}: {reason}")
+
+
+def _twin(module: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module | None, str]:
+    """Return a new module with these arguments, or None and why it cannot stand for `module`."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the constructor has to say, it said when `module` was made
+            twin = type(module)(**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        return None, str(error)
+    difference = _difference(module, twin)
+    return (None, difference) if difference else (twin, "")
 
 
 def _refuse_patched(module: nn.Module, path: str) -> None:
@@ -212,12 +218,13 @@ def _is_opaque(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or type(value).__name__ == "ReferenceType"
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _outline(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return name -> shape and dtype of parameters and buffers."""
     tensors = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
-    return {name: tuple(tensor.shape) for name, tensor in tensors}
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors}
 
 
 def _call(module: nn.Module, arguments: dict[str, Any], path: str, names: Names) -> str:

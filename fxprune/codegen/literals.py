@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fxprune.codegen.names import Names, is_name
 from fxprune.errors import PruneError
 
-__all__ = ["keywords", "literal", "public_path"]
+__all__ = ["keywords", "literal", "public_path", "quoted"]
 
 Render = Callable[[Any], "str | None"]
 
@@ -73,6 +73,12 @@ def _describe(target: Any) -> str:
     return f"{module}.{name}" if module and not isinstance(target, torch._ops.OpOverload) else name
 
 
+def quoted(text: str) -> str:
+    """Return a string literal, in double quotes where that needs no more escapes."""
+    plain = repr(text)
+    return plain if '"' in plain or "\\" in plain else f'"{text}"'
+
+
 def literal(value: Any, names: Names, render: Render = lambda _: None) -> str:
     """Return an expression that evaluates to `value`.
 
@@ -90,14 +96,16 @@ def literal(value: Any, names: Names, render: Render = lambda _: None) -> str:
         value = value.value
     if value is None or value is Ellipsis:
         return "None" if value is None else "..."
-    if isinstance(value, (bool, str, bytes)):
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, (bool, bytes)):
         return repr(value)
     if isinstance(value, (int, float, complex)):
         return _number(value, names)
     if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
         return names.path(str(value))
     if isinstance(value, torch.device):
-        return f"{names.use('torch')}.device({str(value)!r})"
+        return f"{names.use('torch')}.device({quoted(str(value))})"
     return _container(value, names, lambda part: literal(part, names, render))
 
 
@@ -141,8 +149,8 @@ def keywords(parts: dict[str, str]) -> list[str]:
     >>> keywords({"conv": "nn.Identity()", "relu": "nn.ReLU()"})
     ['conv=nn.Identity()', 'relu=nn.ReLU()']
     >>> keywords({"conv": "nn.Identity()", "0": "nn.ReLU()"})
-    ["**{'conv': nn.Identity(), '0': nn.ReLU()}"]
+    ['**{"conv": nn.Identity(), "0": nn.ReLU()}']
     """
     if all(map(is_name, parts)):
         return [f"{name}={text}" for name, text in parts.items()]
-    return ["**{" + ", ".join(f"{name!r}: {text}" for name, text in parts.items()) + "}"]
+    return ["**{" + ", ".join(f"{quoted(name)}: {text}" for name, text in parts.items()) + "}"]

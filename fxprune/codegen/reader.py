@@ -23,7 +23,7 @@ def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
     if size < 8 or start > size:
         raise ValueError(f"not a whole safetensors file: the header ends at byte {start} of {size}")
     try:
-        header = dict(json.loads(file.read(start - 8)))
+        header = json.loads(file.read(start - 8))
         header.pop("__metadata__", None)
         tensors = {}
         for name, entry in header.items():
@@ -38,7 +38,7 @@ def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
             values = bytearray(file.read(end - begin))
             flat = torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
             tensors[name] = flat.reshape(shape)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a whole safetensors file: {error!r}") from error
     return tensors
 

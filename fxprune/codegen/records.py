@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fxprune.codegen.literals import keywords
+from fxprune.codegen.literals import keywords, quoted
 from fxprune.codegen.names import Names
 
 __all__ = ["Records"]
@@ -65,6 +65,6 @@ class Records:
         if dataclasses.is_dataclass(cls):  # such dicts leave out what is None
             given = {**dict(zip((field.name for field in dataclasses.fields(cls)), args)), **kwargs}  # noqa: B905
             given, args = {name: value for name, value in given.items() if value is not None}, ()
-        items = ", ".join(f"{name!r}: {text(value)}" for name, value in given.items())
+        items = ", ".join(f"{quoted(name)}: {text(value)}" for name, value in given.items())
         whole = [f"**{self.scope.use('dict')}({text(args[0])})"] if args else []
         return "{" + ", ".join([*whole, *([items] if items else [])]) + "}"

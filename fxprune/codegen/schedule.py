@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.values import (
-    is_inplace,
+    is_augmented,
     is_metadata,
     is_record,
     is_select_mode,
@@ -27,6 +27,8 @@ __all__ = ["Schedule"]
 POOL = ("x", "y", "z", "u", "v", "w")
 # How far, in nodes, and how large, in nodes, an expression may be that is written at its only use.
 REACH, SIZE = 12, 6
+# How many arguments a chain of methods may have.
+WIDTH = 12
 # These change the shape of the tensor itself: sizes must be read where the graph reads them.
 RESHAPING = frozenset(
     {"squeeze_", "unsqueeze_", "resize_", "transpose_", "t_", "swapaxes_", "swapdims_", "set_"}
@@ -115,9 +117,10 @@ class Schedule:
         size = 1 + sum(self.inlined.get(argument, 0) for argument in node.all_input_nodes)
         if uses.count(node) != 1 or is_statement(node):
             return 0
+        if self._chained(node, user):
+            return size
         if user.op == "output" and user.args[0] is node and self.position[user] == self.position[node] + 1:
-            inplace = node.op == "call_function" and is_inplace(node, None)
-            return 0 if inplace else size
+            return 0 if is_augmented(node) else size
         container = is_record(node.target) or is_select_mode(node)
         if container:
             return size if user.op == "output" or is_record(user.target) or is_select_mode(user) else 0
@@ -125,6 +128,21 @@ class Schedule:
         light = entry or (is_metadata(node) and not self.reshaping)
         near = self.position[user] - self.position[node] <= REACH
         return size if light and near and size <= SIZE else 0
+
+    def _chained(self, node: Node, user: Node) -> bool:
+        """Return True for methods that follow one another: ``x.flatten(2).transpose(1, 2)``."""
+        methods = node.op == user.op == "call_method" and user.args[0] is node
+        if not methods or is_metadata(user) or str(node.target).endswith("_"):
+            return False
+        if self._width(node) + len(user.args) > WIDTH:
+            return False
+        between = self.nodes[self.position[node] + 1 : self.position[user]]
+        return all(other.op == "get_attr" or is_metadata(other) for other in between)
+
+    def _width(self, node: Node) -> int:
+        """Return the number of arguments in the expression of `node`."""
+        inner = [self._width(argument) for argument in node.all_input_nodes if argument in self.inlined]
+        return len(node.args) + len(node.kwargs) + sum(inner)
 
     def _name_all(self) -> None:
         self.last_use = {operand: node for node in self.statements for operand in self.operands(node)}
@@ -155,6 +173,11 @@ class Schedule:
         ended = [name for name in ended if name not in live]
         if node.op == "call_module" and (hint := self._hint(str(node.target))) and hint not in live:
             return hint
+        if is_augmented(node):  # `x += y` keeps the name of x; a copy of it must not hide y
+            taken = {*live, *(self.names[d] for d in dying)}
+            changed = node.args[0]
+            kept = isinstance(changed, Node) and changed in dying
+            return self.names[changed] if kept else _free([*POOL], taken, self.reserved)  # type: ignore[index]
         tensors = [operand for operand in set(self.operands(node)) if not is_metadata(operand)]
         if len(tensors) == 1 and ended:
             return ended[0]
@@ -187,6 +210,14 @@ def _metadata_names(node: Node) -> list[str]:
     entry = (node.op == "call_method" and node.target == "size") or node.target is operator.getitem
     if entry and node.args[1:] == (0,):
         return ["batch"]
+    spatial = {2: "height", 3: "width"}
+    if (
+        entry
+        and isinstance(node.args[0], Node)
+        and node.args[0].op == "placeholder"
+        and node.args[1] in spatial
+    ):
+        return [spatial[node.args[1]]]  # type: ignore[index]
     if node.op == "call_method":
         return ["shape" if node.target == "size" and len(node.args) == 1 else str(node.target)]
     if node.target is getattr:

@@ -92,7 +92,9 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
     arguments = {str(node.target).lstrip("*") for node in slim.graph.nodes if node.op == "placeholder"}
     names, model = _names(slim, arguments)
     tree = Tree(slim, names)
-    expressions = Expressions(tree, names, Schedule(slim, names), Records(names))
+    schedule = Schedule(slim, names)
+    names.arguments.update(schedule.names.values())
+    expressions = Expressions(tree, names, schedule, Records(names))
     body = statements(slim, expressions)
     forward = f"    def forward({signature(slim, expressions)}):"
     records = expressions.records.definitions()

@@ -144,7 +144,7 @@ def _tensors(slim: torch.fx.GraphModule, model: nn.Module) -> dict[str, torch.Te
         first.setdefault(id(like), name)
     tensors = {}
     for name in first.values():
-        value = functools.reduce(getattr, name.split("."), slim)
+        value: Any = functools.reduce(getattr, name.split("."), slim)
         if value.is_meta:
             raise PruneError(f"{name} is on the meta device and has no values: load weights before saving")
         tensors[name] = _alone(value.detach())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fxprune.codegen.leaves import leaf
-from fxprune.codegen.literals import keywords, literal
+from fxprune.codegen.literals import keywords, literal, quoted
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.wrapping import wrap
 
@@ -47,7 +47,9 @@ class Tree:
         lines = wrap(f"super().__init__({_many(children) if children else ''})", 8)
         for name, text in self.parts.items():
             if name not in self.slim._modules or not children:
-                target = f"self.{name} = {text}" if is_name(name) else f"setattr(self, {name!r}, {text})"
+                target = (
+                    f"self.{name} = {text}" if is_name(name) else f"setattr(self, {quoted(name)}, {text})"
+                )
                 lines += wrap(target, 8)
         return [*lines, *self._tie_lines(), *self._frozen_lines("", self.slim)]
 
@@ -70,8 +72,8 @@ class Tree:
         if kind in ("nn.ModuleList", "nn.Sequential", "nn.ParameterList") and name.isdigit():
             return f"{text}[{name}]"
         if kind == "nn.ModuleDict":
-            return f"{text}[{name!r}]"
-        return f"{text}.{name}" if is_name(name) else f"getattr({text}, {name!r})"
+            return f"{text}[{quoted(name)}]"
+        return f"{text}.{name}" if is_name(name) else f"getattr({text}, {quoted(name)})"
 
     def _kind(self, path: str, module: nn.Module) -> str:
         """Return the class that stands for `module` in the file."""
@@ -127,7 +129,7 @@ class Tree:
         if kind == "nn.Sequential":
             return f"{kind}({', '.join(parts.values())})"
         if kind == "nn.ModuleDict":
-            return f"{kind}({{{', '.join(f'{name!r}: {text}' for name, text in parts.items())}}})"
+            return f"{kind}({{{', '.join(f'{quoted(name)}: {text}' for name, text in parts.items())}}})"
         self.helpers.add("Block")
         return f"Block({', '.join(keywords(parts))})"
 
@@ -164,7 +166,7 @@ class Tree:
         target = self.access(path)
         owner, _, name = path.rpartition(".")
         if target.startswith("getattr("):
-            return f"setattr({self.access(owner)}, {name!r}, {value})"
+            return f"setattr({self.access(owner)}, {quoted(name)}, {value})"
         return f"{target} = {value}"
 
     def _frozen_lines(self, path: str, module: nn.Module) -> list[str]:

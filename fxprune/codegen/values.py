@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import Node
 
 __all__ = [
+    "is_augmented",
     "is_inplace",
     "is_metadata",
     "is_record",
@@ -29,9 +30,22 @@ ARITHMETIC = frozenset(
     {"int", "float", "bool", "round", "max", "min", "abs", "len", "sum", "divmod", "tuple"}
 )
 STATEMENTS = frozenset({"setitem", "delitem"})
+SHIFTS = ("ilshift", "irshift")
 INPLACE_OPERATORS = frozenset(
-    f"i{name}"
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+    [
+        "iadd",
+        "isub",
+        "imul",
+        "itruediv",
+        "ifloordiv",
+        "imod",
+        "ipow",
+        "imatmul",
+        "iand",
+        "ior",
+        "ixor",
+        *SHIFTS,
+    ]
 )
 # torch.nn modules and methods that return a pair whatever they are given.
 PAIRS = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)
@@ -65,6 +79,13 @@ def is_statement(node: Node) -> bool:
     return node.op == "call_function" and (
         node.target in (operator.setitem, operator.delitem) or name == "_assert"
     )
+
+
+def is_augmented(node: Node) -> bool:
+    """Return True if `node` is written ``x += y``."""
+    name = getattr(node.target, "__name__", "")
+    known = name in INPLACE_OPERATORS and getattr(operator, name) is node.target
+    return node.op == "call_function" and known and not is_metadata(node)
 
 
 def is_inplace(node: Node, module: nn.Module | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 __all__ = ["wrap"]
@@ -26,14 +27,14 @@ def wrap(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
         opening, closing = margin + text[: start + 1], margin + text[end:]
         joined = ", ".join(items)
         # Without a nested call the arguments may share a line; otherwise each gets its own.
-        if indent + 4 + len(joined) <= width and "(" not in joined:
+        if indent + 4 + len(joined) <= width and not re.search(r"\w\(", joined):
             return [opening, f"{margin}    {joined}", closing]
         lines = [opening]
         for item in items:
             loop = _loop(item)
             body = wrap(item[:loop] if loop else item, indent + 4, width - 1)
-            # No comma in a comprehension.
-            body[-1] += "" if loop else ","
+            # A comma would not parse in a comprehension, and make a tuple of a single index.
+            body[-1] += "" if loop or (len(items) == 1 and _is_subscript(text, start)) else ","
             lines += [*body, *([f"{margin}   {item[loop:]}"] if loop else [])]
         return [*lines, closing]
     return [margin + text]
@@ -68,12 +69,17 @@ def _breakable(text: str) -> Iterator[tuple[int, int]]:
         elif depth == 0 and character in ")]}" and position > start + 1:
             pairs.append((start, position))
     for start, end in sorted(pairs, key=lambda pair: pair[0] - pair[1]):
-        after_value = start > 0 and (text[start - 1].isalnum() or text[start - 1] in "_)]")
         several = len(_split(text[start + 1 : end])) > 1
-        # A comma would change `(a + b)` and `x[i]`; it is harmless in calls, lists, dicts and longer tuples.
-        harmless = {"(": after_value or several, "[": not after_value, "{": True}
-        if harmless[text[start]]:
+        if text[start] != "(" or _after_value(text, start) or several:  # a comma would make `(a + b)` a tuple
             yield start, end
+
+
+def _after_value(text: str, start: int) -> bool:
+    return start > 0 and (text[start - 1].isalnum() or text[start - 1] in "_)]")
+
+
+def _is_subscript(text: str, start: int) -> bool:
+    return text[start] == "[" and _after_value(text, start)
 
 
 def _split(text: str) -> list[str]:

@@ -59,10 +59,16 @@ def find(func: Any) -> Rule | None:
     _load()
     name = func._schema.name
     found = _RULES.get(name.removeprefix("aten::")) if name.startswith("aten::") else None
-    if found is None and torch.Tag.pointwise in func.tags:
+    if found is None and _pointwise(func):
         found = _RULES["pointwise"]
     _FOUND[func] = found
     return found
+
+
+def _pointwise(func: Any) -> bool:
+    """PyTorch tags pointwise operators, though not every overload of each."""
+    packet = func.overloadpacket
+    return any(torch.Tag.pointwise in getattr(packet, name).tags for name in packet.overloads())
 
 
 def names() -> list[str]:

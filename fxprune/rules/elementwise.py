@@ -23,7 +23,8 @@ def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ..
     return result
 
 
-@rule("pointwise", "copy", "masked_fill", "where", "dropout", "native_dropout", "rrelu", "_fused_dropout", "prelu_kernel")
+@rule("pointwise", "copy", "dropout", "native_dropout", "rrelu", "hardswish", "log_sigmoid", "log_sigmoid_forward",
+      "floor_divide", "_prelu_kernel")  # fmt: skip
 def pointwise(call: Call) -> None:
     operands = [call.axes(t) for t in tensors_in(call.args.values())]
     for out in tensors_in((call.out,)):
