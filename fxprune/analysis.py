@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from fxprune.errors import InputError, nearest
 from fxprune.groups import Group, Member, Role, Status
 from fxprune.labels import Axis
+from fxprune.modes import in_evaluation
 from fxprune.solver import AttentionPolicy, Solution, solve
 from fxprune.tracer import Traced, trace_graph
 
@@ -104,7 +105,10 @@ class Analysis:
         whole = 0
         terms: list[tuple[int, list[np.ndarray]]] = []
         root, fixed = self.solution.root, self.solution.fixed
+        run = in_evaluation(self.traced.graph)
         for term in self.traced.mode.macs:
+            if term.node not in run:
+                continue
             constant, axes = term.constant, []
             for labels in term.axes:
                 ids = root[labels]
@@ -119,7 +123,7 @@ class Analysis:
         return whole, terms
 
     def total_macs(self, removed: np.ndarray | None = None) -> int:
-        """Multiply-accumulates of convolutions and matrix products on the example inputs, batch included."""
+        """Multiply-accumulates of convolutions and matrix products in evaluation on the example inputs, batch included."""
         whole, terms = self._terms
         kept = np.ones(self.solution.classes, bool) if removed is None else ~removed
         for constant, axes in terms:

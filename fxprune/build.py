@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis import used_names
 from fxprune.lowering import pure_leaf
+from fxprune.modes import guard_modes
 from fxprune.tracer import Traced
 
 __all__ = ["build", "replace_tensors"]
@@ -26,6 +27,7 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     last = next(n for n in traced.graph.nodes if n.op == "output")
     table[last] = graph.output(output)
     table[last].meta = dict(last.meta)
+    guard_modes(graph)
     root = _rebuild(traced, source)
     for name, value in constants.items():
         root.register_buffer(name, value, persistent=False)

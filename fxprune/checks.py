@@ -45,7 +45,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             elif shape[0] == 1 or min(shape) == 1 and len(shape) < 4:
                 normal(tensor, 1.0)
             else:
-                normal(tensor, 1.2 * float(np.prod(shape[1:])) ** -0.5)
+                normal(tensor, float(np.prod(shape[1:])) ** -0.5)
         for name, tensor in model.named_buffers():
             if name.endswith("running_var"):
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))

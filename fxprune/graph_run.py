@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 
 from fxprune.labels import Axis, Cause
 from fxprune.lowering import pure_leaf
-from fxprune.modes import select_mode
+from fxprune.modes import select_mode, writes
 from fxprune.propagate import LabelMode
 
 __all__ = ["keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
@@ -110,15 +110,7 @@ def keeps(node: fx.Node) -> bool:
         return True
     if node.op == "get_attr":
         return False
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if node.target in (torch._assert, operator.setitem) or node.kwargs.get("inplace"):
-        return True
-    name = getattr(node.target, "__name__", "")
-    return name.endswith("_") or (name.startswith("i") and getattr(operator, name, None) is node.target and name in _WRITES)
-
-
-_WRITES = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"}
+    return node.target is torch._assert or writes(node)
 
 
 def _tensors(value: Any) -> list[Tensor]:

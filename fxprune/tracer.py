@@ -17,6 +17,7 @@ import builtins
 import functools
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -398,7 +399,7 @@ def _source_line() -> str:
     return ""
 
 
-_OWN = (str(Path(__file__).parent), torch.__path__[0], patch.__code__.co_filename)
+_OWN = (f"{Path(__file__).parent}{os.sep}", f"{torch.__path__[0]}{os.sep}", patch.__code__.co_filename)
 
 
 @contextmanager
