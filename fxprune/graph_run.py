@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,12 @@ from fxprune.lowering import pure_leaf
 from fxprune.modes import select_mode, writes
 from fxprune.propagate import LabelMode
 
-__all__ = ["keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
+__all__ = ["FACTORIES", "keeps", "label_outputs", "labels_of", "literals_in", "on_meta", "run_graph"]
+
+FACTORIES = (
+    "arange", "zeros", "ones", "full", "empty", "rand", "randn", "randint", "linspace", "logspace", "eye", "tensor",
+    "as_tensor", "randperm", "tril_indices", "triu_indices",
+)  # fmt: skip
 
 
 def run_graph(
@@ -47,13 +53,19 @@ def run_graph(
             elif node.op == "call_method":
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "call_function":
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                with on_meta(node.target):
+                    values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
                 if node.target is select_mode:
                     _join_modes(mode, args[1], args[2])
             else:
                 values[node] = args[0]
                 label_outputs(mode, args[0])
     return values
+
+
+def on_meta(target: Any) -> AbstractContextManager[Any]:
+    """A context in which a factory that names no device (``torch.zeros(3)``) makes its tensor on the meta device."""
+    return torch.device("meta") if getattr(target, "__name__", "") in FACTORIES else nullcontext()
 
 
 def _attribute(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:

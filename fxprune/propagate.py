@@ -137,7 +137,11 @@ class LabelMode(TorchDispatchMode):
         return entry[1]
 
     def label(self, tensor: Tensor, axes: Sequence[Axis]) -> None:
-        axes = tuple(axes)
+        # The one entry of an axis may be broadcast, squeezed or expanded: it stays.
+        axes = tuple(
+            a if a.size != 1 or a.labels is None else self.store.fix(a, self.cause("a single channel stands for many"))
+            for a in axes
+        )
         assert len(axes) == tensor.dim() and all(
             a.size == s for a, s in zip(axes, tensor.shape, strict=True)
         ), f"labels of sizes {[a.size for a in axes]} for a tensor of shape {tuple(tensor.shape)} at {self.node}"

@@ -56,7 +56,7 @@ class Solution:
             for whole, left, right in self.composites:
                 gone = (removed[left][:, None] | removed[right][None, :]).ravel()
                 if np.any(gone & ~removed[whole]):
-                    removed[whole] |= gone
+                    removed[whole[gone]] = True
                     changed = True
         return removed
 
@@ -127,31 +127,37 @@ def solve(store: LabelStore, attention: AttentionPolicy = "head_dim") -> Solutio
     classes = _Classes(store)
     active = _propagate(classes, list(store.products))
     both: list[Product] = []
-    while active:
-        batched = np.zeros(len(classes.fixed), bool)
-        for labels in store.batched:
-            batched[classes.root[labels]] = True
+    while True:
+        # What was compatible may not be any more, once later choices have merged classes.
+        compatible = _compatible(both, classes)
+        active += [p for p in both if p not in compatible]
+        both = compatible
+        if not active:
+            break
+        batched = _marked(classes, store.batched)
         heads = [p for p in active if _heads_side(p, classes, batched)]
         if heads and attention == "both":
-            compatible = _compatible(heads, classes)
-            both.extend(compatible)
-            chosen = [p for p in heads if not any(p is q for q in compatible)]
-            active = [p for p in active if not any(p is q for q in compatible)]
+            both = _compatible(both + heads, classes)
+            chosen = [p for p in heads if p not in both]
             _choose_heads(chosen, classes, batched, "head_dim", store)
         elif heads:
             _choose_heads(heads, classes, batched, attention, store)
         else:
             _choose_finer(active, classes, store)
-        active = _propagate(classes, active + both)
-        active = [p for p in active if not any(p is q for q in both)]
-    # A factor of a composite may have been decided by a later choice.
-    both = _propagate(classes, both)
-    statistics = np.zeros(len(classes.fixed), bool)
-    for labels in store.statistics:
-        statistics[classes.root[labels]] = True
+        undecided = _propagate(classes, active + [p for p in both if p not in active])
+        both = [p for p in both if p in undecided]
+        active = [p for p in undecided if p not in both]
     composites = [(classes.root[p.whole], classes.root[p.left], classes.root[p.right]) for p in both]
-    composites = _unique(composites)
-    return Solution(classes.root, classes.fixed, classes.cause, statistics, composites)
+    statistics = _marked(classes, store.statistics)
+    return Solution(classes.root, classes.fixed, classes.cause, statistics, _unique(composites))
+
+
+def _marked(classes: _Classes, marks: list[np.ndarray]) -> np.ndarray:
+    """Bool array ``[classes]``: those with a marked label."""
+    found = np.zeros(len(classes.fixed), bool)
+    for labels in marks:
+        found[classes.root[labels]] = True
+    return found
 
 
 def _propagate(classes: _Classes, products: list[Product]) -> list[Product]:
@@ -231,7 +237,7 @@ def _choose_heads(
 
 
 def _compatible(products: list[Product], classes: _Classes) -> list[Product]:
-    """Products whose wholes can stay composite: no class is in the whole of two different products, or is a factor."""
+    """Products whose wholes can stay composite: each class of a whole has one pair of factors, in all products."""
     seen: dict[int, tuple[int, int]] = {}
     good: list[Product] = []
     for p in products:

@@ -31,7 +31,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import InputError, PruneError, TraceError
-from fxprune.graph_run import keeps, label_outputs, labels_of, run_graph
+from fxprune.graph_run import FACTORIES, keeps, label_outputs, labels_of, literals_in, on_meta, run_graph
 from fxprune.labels import Axis
 from fxprune.lowering import lowered_forward, pure_leaf
 from fxprune.modes import merge_modes, select_mode
@@ -42,10 +42,6 @@ from fxprune.skeleton import new_mode, skeleton_of, tensor_names, to_meta
 __all__ = ["Traced", "select_mode", "trace_graph"]
 
 _SCALARS = (bool, int, float, complex)
-_FACTORIES = (
-    "arange", "zeros", "ones", "full", "empty", "rand", "randn", "randint", "linspace", "logspace", "eye", "tensor",
-    "as_tensor", "randperm", "tril_indices", "triu_indices", "meshgrid", "cartesian_prod",
-)  # fmt: skip
 _MATH = tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))
 _ORIGINAL_CALL = nn.Module.__call__
 _ORIGINAL_GETATTR = nn.Module.__getattr__
@@ -182,7 +178,7 @@ class _Tracer(fx.Tracer):
         self.mode.node, self.mode.source = node.name, source
         literals = None
         if kind != "call_module":
-            literals = frozenset(_literals(node.args)) | frozenset(_literals(tuple(node.kwargs.values())))
+            literals = frozenset(literals_in((node.args, node.kwargs)))
         self.mode.literal_sizes = literals
         self.evaluating = True
         try:
@@ -191,7 +187,8 @@ class _Tracer(fx.Tracer):
                     return _ORIGINAL_CALL(self._leaf(target), *args, **kwargs)
                 if kind == "call_method":
                     return getattr(args[0], target)(*args[1:], **kwargs)
-                return target(*args, **kwargs)
+                with on_meta(target):
+                    return target(*args, **kwargs)
         except PruneError:
             raise
         except Exception as error:
@@ -375,14 +372,6 @@ def _is_leaf(module: nn.Module) -> bool:
     return not (module._modules or module._forward_hooks or module._forward_pre_hooks)
 
 
-def _literals(args: Any) -> Iterator[int]:
-    for a in args:
-        if isinstance(a, (list, tuple)):
-            yield from _literals(a)
-        elif type(a) is int:
-            yield a
-
-
 def _is_constant(value: Any) -> bool:
     return value is not None and isinstance(value, (*_SCALARS, str))
 
@@ -427,7 +416,7 @@ def _patched(tracer: _Tracer) -> Iterator[None]:
         put(nn.Module, "__call__", module_call)
         put(nn.Module, "__getattr__", module_attribute)
         put(nn.Module, "training", training)
-        for name in _FACTORIES:
+        for name in (*FACTORIES, "meshgrid", "cartesian_prod"):
             put(torch, name, through(getattr(torch, name)))
         for name in _MATH:
             put(math, name, through(getattr(math, name)))

@@ -32,13 +32,13 @@ def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
     """Build a model with fresh weights, or with those of `checkpoint`. Nothing is downloaded or unpickled.
 
     Args:
-        spec: ``timm:NAME``, ``torchvision:NAME``, or ``path/to/file.py:factory`` where `factory` is a function
-            or class that takes no argument, or a module object. The file is run, like any script of yours.
+        spec: ``timm:NAME``, ``torchvision:NAME``, or ``path/to/file.py:factory``; `factory` is a function or
+            class that takes no argument, or a module object. The file is run, like any script of yours.
         checkpoint: a ``.safetensors`` file, or a state_dict that ``torch.load(weights_only=True)`` reads.
 
     Raises:
-        InputError: the name is unknown, the factory fails, or the checkpoint is damaged, hostile or of another
-            model.
+        InputError: the name is unknown, the factory fails, or the checkpoint is damaged, hostile or made for
+            another model.
     """
     state = None if checkpoint is None else read_state_dict(checkpoint)
     kind, colon, name = spec.partition(":")
@@ -197,8 +197,8 @@ def _load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     complaints = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in told if keys]
     if complaints:
         raise InputError(
-            f"{source} is of another model ({'; '.join(complaints)}); if that was built with other options, such "
-            "as a number of classes, build it the same way in a factory of your own: file.py:factory"
+            f"{source} is of another model ({'; '.join(complaints)}); if that was built with other options, "
+            "such as a number of classes, build it the same way in a factory of your own: file.py:factory"
         )
     model.load_state_dict(dict(state))
 

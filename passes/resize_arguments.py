@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from fxprune.graph_run import on_meta
 from fxprune.labels import Axis
 from fxprune.passes.arguments import REPAIRS, Site
 from fxprune.passes.base import Context, Mismatch, Pass
@@ -86,7 +87,8 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
             return module.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        with on_meta(node.target):
+            return node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception as error:
         axes = [a for n in node.all_input_nodes if n in context.origin
                 for a in _axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip
