@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune.errors import InputError, nearest
 from fxprune.groups import Group, Member, Role, Status
@@ -21,7 +21,7 @@ from fxprune.tracer import Traced, trace_graph
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["Analysis", "analyze_model"]
+__all__ = ["Analysis", "analyze_model", "axes_in"]
 
 
 @dataclass(eq=False)
@@ -162,6 +162,19 @@ class Analysis:
         used = used_names(self.traced)
         return [n for n, t in self.traced.tensors.items() if isinstance(t, nn.Parameter) and n in used]
 
+    @cached_property
+    def whole(self) -> dict[str, str]:
+        """Parameters whose own channels no group lists -> why they stay whole."""
+        listed = {m.name for g in self.groups for m in g.members if m.role != "consumer"}
+        store, reasons = self.traced.mode.store, {}
+        for name in self.parameter_names:
+            if name in listed:
+                continue
+            labels = [a.labels for a in self.traced.mode.axes(self.traced.tensors[name]) if a.labels is not None]
+            causes = [int(self.solution.cause[c]) for ids in labels for c in self.solution.root[ids] if self.solution.fixed[c]]
+            reasons[name] = str(store.causes[min(causes)]) if causes else "it has a single channel"
+        return reasons
+
     # -- queries -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -284,7 +297,7 @@ class _Grouping:
         signature = np.zeros(self.solution.classes, np.int64)
         with np.errstate(over="ignore"):
             np.add.at(signature, classes, random[slot])
-            signature += np.where(fixed, (self.solution.cause + 1) * 7919, 0)
+            signature += np.where(fixed, (self.solution.cause % 1_000_003 + 1) * 7919, self._uses())
         _, group_of = np.unique(signature, return_inverse=True)
         order = np.lexsort((element, classes, slot, group_of[classes]))
         slot, element, classes = slot[order], element[order], classes[order]
@@ -296,6 +309,34 @@ class _Grouping:
                 found.append(self._group(slot[part], element[part], classes[part]))
         found.sort(key=lambda item: (item[1].status != "free", item[0]))
         return _name([group for _, group in found])
+
+    def _uses(self) -> np.ndarray:
+        """A number for each class that tells where in the graph it occurs, and how often.
+
+        Channels of one group take part in the same operations: half of a split that is rectified is another group than
+        the half that is not, although one convolution makes both. The two factors of a composite differ too.
+        """
+        random = np.random.default_rng(1)
+        found = np.zeros(self.solution.classes, np.int64)
+        parts = []
+        for value in self.traced.axes.values():
+            for axis in axes_in(value):
+                if axis.labels is not None:
+                    parts.append((axis.labels, int(random.integers(1, 2**62))))
+        if not parts:
+            return found
+        labels = self.solution.root[np.concatenate([p[0] for p in parts])]
+        weights = np.repeat(np.array([p[1] for p in parts]), [len(p[0]) for p in parts])
+        with np.errstate(over="ignore"):
+            np.add.at(found, labels, weights)
+            whole_uses = found.copy()
+            for whole, left, right in self.solution.composites:
+                shape = (len(left), len(right))
+                uses = whole_uses[whole].reshape(shape)
+                one, other = (int(n) for n in random.integers(1, 2**62, size=2))
+                np.add.at(found, left, uses.sum(1) + one)
+                np.add.at(found, right, uses.sum(0) * 3 + other)
+        return found
 
     def _group(self, slot: np.ndarray, element: np.ndarray, classes: np.ndarray) -> tuple[tuple[int, int], Group]:
         """One group from its entries, sorted by slot, class and element."""
@@ -371,7 +412,10 @@ def _name(groups: list[Group]) -> list[Group]:
     return groups
 
 
-def axis_of(traced: Traced, node: fx.Node, dim: int) -> Axis:
-    """The axis of a node's tensor."""
-    axis: Axis = traced.axes[node][dim]
-    return axis
+def axes_in(value: Any) -> list[Axis]:
+    """The axes in the labels of a node's value."""
+    if isinstance(value, Axis):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [a for v in value for a in axes_in(v)] if isinstance(value, (list, tuple)) else []

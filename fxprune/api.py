@@ -20,7 +20,7 @@ from fxprune.report import Checks, Report
 from fxprune.rewrite import Rewritten, rewrite, with_weights
 from fxprune.selection import Ratio, Scope, select
 from fxprune.solver import AttentionPolicy
-from fxprune.why import Answer, explain
+from fxprune.explain import Answer, explain
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -255,6 +255,7 @@ def _document(
         kept=_listed(analysis.kept_tensors(removed)),
         macs=(analysis.macs(), analysis.macs(removed)),
         params=(analysis.params(), analysis.params(removed)),
+        whole=analysis.whole,
         example=_example(args, named),
     )
 

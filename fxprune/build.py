@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import used_names
+from fxprune.errors import TraceError
 from fxprune.lowering import pure_leaf
 from fxprune.modes import guard_modes
 from fxprune.tracer import Traced
@@ -27,16 +28,25 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     last = next(n for n in traced.graph.nodes if n.op == "output")
     table[last] = graph.output(output)
     table[last].meta = dict(last.meta)
+    for new, old in ((new, old) for old, new in table.items()):
+        if isinstance(traced.values.get(old), (tuple, list)):
+            new.meta["val"] = traced.values[old]  # tells code generation how many there are to unpack
     guard_modes(graph)
     root = _rebuild(traced, source)
     for name, value in constants.items():
         root.register_buffer(name, value, persistent=False)
+    for name in (*root._modules, *root._parameters, *root._buffers):
+        if name in _TAKEN:
+            raise TraceError(f"the model has a part named {name!r}, a name that torch.fx.GraphModule uses itself: rename it")
     module = fx.GraphModule(_Everything(), graph, type(source).__name__)
     # GraphModule copies only what the graph names, into bare containers: the tree made here keeps order, ties and modes.
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set = root._non_persistent_buffers_set
     module.training = source.training
     return module, {new: old for old, new in table.items()}
+
+
+_TAKEN = {n for n in dir(fx.GraphModule) if not n.startswith("__") and n not in dir(nn.Module)} | {"graph", "code", "meta"}
 
 
 class _Everything(nn.Module):

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis, analyze_model
+from fxprune.analysis import Analysis, analyze_model, axes_in
 from fxprune.build import build, copied, replace_tensors
 from fxprune.errors import InputError
 from fxprune.inputs import example_of, random_like, settle_inputs
 from fxprune.labels import Axis
+from fxprune.occurrences import Occurrences
 from fxprune.passes.slice_tensors import sliced
 from fxprune.plans import Plan, fingerprint
 from fxprune.report import Checks
@@ -142,7 +143,7 @@ class _Masked(fx.Interpreter):
         return any(
             self._kept(a) is not None
             for source in n.all_input_nodes
-            for a in _axes_in(self.analysis.traced.axes[self.origin[source]])
+            for a in axes_in(self.analysis.traced.axes[self.origin[source]])
         )
 
     def _mask(self, value: Any, axes: Any) -> Any:
@@ -226,11 +227,13 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
         original, permuted, dtype = copy.deepcopy(original).float(), copy.deepcopy(permuted).float(), torch.float32
     tensors = dict(permuted.named_parameters()) | dict(permuted.named_buffers())
     data = {name: tensor.detach() for name, tensor in tensors.items()}
+    occurrences = Occurrences(analysis)
     for group in analysis.free:
         order = random.permutation(group.size)
         for member in group.members:
             index = np.arange(data[member.name].shape[member.axis])
-            index[member.indices.ravel()] = member.indices[order].ravel()
+            entries = occurrences.indices(member)
+            index[entries.ravel()] = entries[order].ravel()
             picked = torch.from_numpy(index).to(device)
             data[member.name] = data[member.name].index_select(member.axis, picked)
     replace_tensors(permuted, {id(t): copied(t, data[name]) for name, t in tensors.items() if data[name] is not t})
@@ -341,14 +344,6 @@ def _copy_inputs(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _copy_inputs(v) for k, v in value.items()}
     return type(value)(_copy_inputs(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _axes_in(value: Any) -> list[Axis]:
-    if isinstance(value, Axis):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [a for v in value for a in _axes_in(v)] if isinstance(value, (list, tuple)) else []
 
 
 def _flat(value: Any) -> list[Tensor]:

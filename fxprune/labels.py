@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Copies on longer axes (whole batches of maps) never meet a parameter.
+_MOST_COPIES = 1 << 17
+
 __all__ = ["Axis", "Cause", "LabelStore", "Product"]
 
 
@@ -70,6 +73,7 @@ class LabelStore:
         self.count = 1  # label 0: cannot be removed
         self.causes: list[Cause] = [Cause("part of the model's inputs or outputs")]
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.numbers: dict[int, np.ndarray] = {}  # of pairs that are copies: which copy each is
         self.fixed: list[tuple[np.ndarray, int]] = []
         self.products: list[Product] = []
         self.statistics: list[np.ndarray] = []  # a norm, softmax or mean runs over these
@@ -138,9 +142,9 @@ class LabelStore:
             return Axis(size, None, dynamic, right.cause if left.cause is None else left.cause)
         # A side that is fixed now stays fixed, so the product needs no constraint.
         if left.labels is None:
-            return Axis(size, np.tile(_of(right), left.size), dynamic)
+            return Axis(size, self._copies(np.tile(_of(right), left.size), right.size), dynamic)
         if right.labels is None:
-            return Axis(size, np.repeat(left.labels, right.size), dynamic)
+            return Axis(size, self._copies(np.repeat(left.labels, right.size), 1, right.size), dynamic)
         whole = self.fresh(size)
         self.products.append(Product(_of(whole), left.labels, right.labels, cause))
         return Axis(size, whole.labels, dynamic)
@@ -159,7 +163,7 @@ class LabelStore:
                 parts.append(Axis(1))
                 continue
             if tail == 1:
-                parts.append(Axis(size, rest.labels, axis.dynamic))
+                parts.append(self.fix(rest, cause) if fixed[position] else Axis(size, rest.labels, axis.dynamic))
                 parts.extend(Axis(1) for _ in sizes[position + 1 :])
                 return parts
             head = Axis(size, None) if fixed[position] else self.fresh(size)
@@ -167,7 +171,7 @@ class LabelStore:
             self._constrain(rest, head, below, cause)
             parts.append(Axis(size, head.labels, axis.dynamic))
             rest = Axis(tail, below.labels, axis.dynamic)
-        parts.append(rest if rest.size > 1 else Axis(1))
+        parts.append(Axis(1) if rest.size == 1 else self.fix(rest, cause) if fixed[-1] else rest)
         return parts
 
     def _constrain(self, whole: Axis, left: Axis, right: Axis, cause: int) -> None:
@@ -176,8 +180,10 @@ class LabelStore:
             self.fixed.append((labels.ravel(), cause))
         elif left.labels is None:
             self.pairs.append((labels.ravel(), np.tile(_of(right), left.size)))
+            self.numbers[len(self.pairs) - 1] = np.repeat(np.arange(left.size), right.size)
         elif right.labels is None:
             self.pairs.append((labels.ravel(), np.repeat(left.labels, right.size)))
+            self.numbers[len(self.pairs) - 1] = np.tile(np.arange(right.size), left.size)
         else:
             self.products.append(Product(labels.ravel(), left.labels, right.labels, cause))
 
@@ -195,7 +201,34 @@ class LabelStore:
         if all(a.labels is None for a in axes):
             return Axis(size, None, dynamic)
         parts = [np.zeros(a.size, np.int64) if a.labels is None else a.labels for a in axes]
-        return Axis(size, np.concatenate(parts), dynamic)
+        labels = np.concatenate(parts)
+        if len(np.unique(labels[labels > 0])) < int((labels > 0).sum()):
+            operand = np.repeat(np.arange(len(axes)), [a.size for a in axes])
+            labels = self._told_apart(labels, operand)
+        return Axis(size, labels, dynamic)
+
+    def copies(self, axis: Axis, times: int, each: bool) -> Axis:
+        """The axis repeated as a whole (``repeat``), or each entry by itself (``repeat_interleave``)."""
+        size = axis.size * times
+        if axis.labels is None:
+            return Axis(size, None, axis.dynamic, axis.cause)
+        if each:
+            return Axis(size, self._copies(np.repeat(axis.labels, times), 1, times), axis.dynamic)
+        return Axis(size, self._copies(np.tile(axis.labels, times), axis.size), axis.dynamic)
+
+    def _copies(self, labels: np.ndarray, block: int, modulo: int | None = None) -> np.ndarray:
+        number = np.arange(len(labels)) // block
+        return self._told_apart(labels, number if modulo is None else number % modulo)
+
+    def _told_apart(self, labels: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """Labels of their own for several copies of a channel, so that a check can tell which copy is which."""
+        if len(labels) > _MOST_COPIES:
+            return labels
+        fresh = np.arange(self.count, self.count + len(labels))
+        self.count += len(labels)
+        self.pairs.append((fresh, labels))
+        self.numbers[len(self.pairs) - 1] = number
+        return np.where(labels == 0, 0, fresh)
 
 
 def _of(axis: Axis) -> np.ndarray:

@@ -54,6 +54,7 @@ class Plan:
         groups: every group, with what is kept of it or why it stays whole.
         kept: ``{tensor name: {axis: kept indices}}`` for every axis that loses something.
         macs, params: before and after, for one sample.
+        whole: parameters that no group lists (no axis of theirs is a channel that could go) -> the reason.
         example: shapes and dtypes of the example inputs.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     kept: dict[str, dict[int, list[int]]]
     macs: tuple[int, int]
     params: tuple[int, int]
+    whole: dict[str, str] = field(default_factory=dict)
     example: list[dict[str, Any]] = field(default_factory=list)
     version: int = _VERSION
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, fx
 
-__all__ = ["Method", "Proxy", "Sizes", "proxies_in", "value_of"]
+__all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "is_proxy", "proxies_in", "value_of"]
 
 
 class Recorder(Protocol):
@@ -68,9 +68,6 @@ class Proxy(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.concrete(self, float))
 
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self, int))
-
     def __contains__(self, item: Any) -> bool:
         return any(item is x or item == x for x in self)
 
@@ -110,6 +107,21 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
     setattr(Proxy, f"__{_name}__", _inplace(_name))
 
 
+class IndexProxy(Proxy):
+    """A proxy that also serves as a number of plain Python (``range(n)``, ``names[n]``), which the graph then asserts.
+
+    PyTorch's C functions would read such an object as a number at once: tracing tries without it first, and wraps them.
+    """
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self, int))
+
+
+def is_proxy(a: Any) -> bool:
+    """Whether `a` is a proxy (isinstance would ask the class that it pretends to be)."""
+    return type(a) is Proxy or type(a) is IndexProxy
+
+
 class Method:
     """``x.name`` before it is called."""
 
@@ -123,12 +135,12 @@ class Method:
 
 def value_of(a: Any) -> Any:
     """The value of a proxy; anything else is its own value."""
-    return a.__dict__["value"] if type(a) is Proxy else a
+    return a.__dict__["value"] if is_proxy(a) else a
 
 
 def proxies_in(value: Any) -> list[Proxy]:
     """The proxies in nested containers, in order."""
-    if type(value) is Proxy:
+    if is_proxy(value):
         return [value]
     if isinstance(value, slice):
         return proxies_in((value.start, value.stop, value.step))

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -36,13 +37,16 @@ from fxprune.labels import Axis
 from fxprune.lowering import lowered_forward, pure_leaf
 from fxprune.modes import merge_modes, select_mode
 from fxprune.propagate import LabelMode
-from fxprune.proxy import Method, Proxy, Sizes, proxies_in, value_of
+from fxprune.proxy import IndexProxy, Method, Proxy, Sizes, is_proxy, proxies_in, value_of
 from fxprune.skeleton import new_mode, skeleton_of, tensor_names, to_meta
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 
 _SCALARS = (bool, int, float, complex)
 _MATH = tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))
+# C functions that take sizes; those of torch.nn.functional are found.
+_SIZED = ("reshape", "narrow", "tile", "broadcast_to", "roll", "select", "unflatten", "flatten", "chunk", "permute",
+          "split_with_sizes", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle")  # fmt: skip
 _ORIGINAL_CALL = nn.Module.__call__
 _ORIGINAL_GETATTR = nn.Module.__getattr__
 
@@ -75,8 +79,11 @@ class Traced:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, skeleton: nn.Module, mode: LabelMode, origin: Mapping[int, Tensor]) -> None:
+    def __init__(
+        self, skeleton: nn.Module, mode: LabelMode, origin: Mapping[int, Tensor], proxy_class: type[Proxy]
+    ) -> None:
         super().__init__()
+        self.proxy_class = proxy_class
         self.root = skeleton
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
         self.graph._codegen = fx.graph.CodeGen()
@@ -121,13 +128,13 @@ class _Tracer(fx.Tracer):
         return self._wrap(node, value)
 
     def _wrap(self, node: fx.Node, value: Any) -> Proxy:
-        proxy = Proxy(node, self)
+        proxy = self.proxy_class(node, self)
         proxy.__dict__["value"] = value
         return proxy
 
     def create_arg(self, a: Any) -> Any:
         kind = type(a)
-        if kind is Proxy:
+        if is_proxy(a):
             return a.node
         if kind in (int, str, float, bool, type(None)):
             return a
@@ -304,7 +311,7 @@ class _Tracer(fx.Tracer):
             held.meta.update(node.meta)
         else:
             held = condition
-        message = f"traced for inputs where {key}"
+        message = f"traced for inputs where {key if len(key) < 160 else f'{node.name} == {value!r}'}"
         check = self.create_node("call_function", torch._assert, (held, message), {})
         check.meta.update(node.meta)
         self.values[check] = None
@@ -422,6 +429,11 @@ def _patched(tracer: _Tracer) -> Iterator[None]:
             put(math, name, through(getattr(math, name)))
         for name in ("max", "min"):
             put(builtins, name, through(getattr(builtins, name)))
+        if tracer.proxy_class is IndexProxy:
+            for owner, names in ((torch, _SIZED), (nn.functional, dir(nn.functional))):
+                for name in names:
+                    if isinstance(getattr(owner, name), BuiltinFunctionType):
+                        put(owner, name, through(getattr(owner, name)))
         # Functions that libraries register as opaque for symbolic tracing are traced through.
         stack.enter_context(patch.dict(fx._symbolic_trace._wrapped_fns_to_patch, clear=True))
         yield
@@ -452,11 +464,12 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
 
 
 def _trace_once(
-    skeleton: nn.Module, origin: Mapping[int, Tensor], args: tuple[Any, ...], named: dict[str, Any], training: bool
-) -> tuple[Traced, bool]:
+    skeleton: nn.Module, origin: Mapping[int, Tensor], args: tuple[Any, ...], named: dict[str, Any], training: bool,
+    proxy_class: type[Proxy] = Proxy,
+) -> tuple[Traced, bool]:  # fmt: skip
     skeleton.train(training)
     mode = new_mode(skeleton, origin)
-    tracer = _Tracer(skeleton, mode, origin)
+    tracer = _Tracer(skeleton, mode, origin, proxy_class)
     names = [*_argument_names(skeleton, args, named), *named]
     with torch.inference_mode(), _patched(tracer):
         made = [_placeholder(tracer, name, value) for name, value in zip(names, (*args, *named.values()), strict=True)]
@@ -468,6 +481,8 @@ def _trace_once(
         except PruneError:
             raise
         except Exception as error:
+            if proxy_class is Proxy and isinstance(error, TypeError) and "Proxy" in str(error):
+                return _trace_once(skeleton, origin, args, named, training, IndexProxy)
             kind = type(skeleton).__name__
             raise TraceError(
                 f"{kind} cannot be traced whole ({_where(error)}): {type(error).__name__}: {error}; check the example "

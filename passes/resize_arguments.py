@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from fxprune.analysis import axes_in
 from fxprune.graph_run import on_meta
 from fxprune.labels import Axis
 from fxprune.passes.arguments import REPAIRS, Site
@@ -60,19 +61,11 @@ def _name(node: fx.Node) -> str:
 
 
 def _touched(context: Context, node: fx.Node, expected: Any) -> bool:
-    axes = [*_axes_in(expected)]
+    axes = [*axes_in(expected)]
     for source in node.all_input_nodes:
         if source in context.origin:
-            axes.extend(_axes_in(context.analysis.traced.axes[context.origin[source]]))
+            axes.extend(axes_in(context.analysis.traced.axes[context.origin[source]]))
     return any(context.kept(a) is not None for a in axes)
-
-
-def _axes_in(value: Any) -> list[Axis]:
-    if isinstance(value, Axis):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [a for v in value for a in _axes_in(v)] if isinstance(value, (list, tuple)) else []
 
 
 def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], context: Context) -> Any:
@@ -91,8 +84,8 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception as error:
         axes = [a for n in node.all_input_nodes if n in context.origin
-                for a in _axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip
-        axes += _axes_in(context.analysis.traced.axes[context.origin[node]])
+                for a in axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip
+        axes += axes_in(context.analysis.traced.axes[context.origin[node]])
         raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_at(axes)) from error
 
 
@@ -100,7 +93,7 @@ def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
     if isinstance(value, Tensor):
         shape = context.shape(expected)
         if tuple(value.shape) != shape:
-            axes = [*expected, *(a for n in node.all_input_nodes for a in _axes_in(
+            axes = [*expected, *(a for n in node.all_input_nodes for a in axes_in(
                 context.analysis.traced.axes[context.origin[n]] if n in context.origin else ()))]  # fmt: skip
             raise Mismatch(
                 f"node {node.name} has shape {tuple(value.shape)} where {shape} is predicted", context.groups_at(axes)

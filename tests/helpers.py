@@ -1,4 +1,4 @@
-"""What the tests share: places in parameters, comparison of outputs, and checks that owe nothing to fxprune's."""
+"""What the tests share: places in parameters, comparison of outputs, and checks of their own."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Channels:
                         owner[entry].add((number, channel))
 
     def at(self, place: str) -> list[set[tuple[int, int]]]:
-        """The channels of each entry of a place: one, or none, or two where an entry goes with either of two factors."""
+        """The channels of each entry of a place: one, none, or two (it goes with either of two factors)."""
         name, axis, cut = parse(place)
         tensor = self.tensors[name]
         none: list[set[tuple[int, int]]] = [set() for _ in range(tensor.shape[axis])]
@@ -130,7 +130,7 @@ def _copied(inputs: Sequence[Any]) -> list[Any]:
 
 
 def error(expected: Any, found: Any) -> float:
-    """Greatest difference of two nested outputs of equal shapes, relative to the greatest entry of the expected one."""
+    """Greatest difference of two nested outputs, relative to the greatest entry of the expected one."""
     pairs = list(zip(tensors_of(expected), tensors_of(found), strict=True))
     assert pairs, "the output holds no tensor"
     worst = 0.0
@@ -144,7 +144,9 @@ def error(expected: Any, found: Any) -> float:
 
 def assert_same(expected: Any, found: Any) -> None:
     """Two nested outputs are equal, bit by bit and in structure."""
-    assert type(expected) is type(found), f"expected a {type(expected).__name__}, found a {type(found).__name__}"
+    assert type(expected) is type(found), (
+        f"expected a {type(expected).__name__}, found a {type(found).__name__}"
+    )
     if isinstance(expected, Tensor):
         assert expected.dtype == found.dtype and expected.shape == found.shape
         assert torch.equal(expected, found), f"bits differ, by {float((expected - found).abs().max()):.3g}"
@@ -211,7 +213,7 @@ def assert_equivalent(
 def assert_permutable(
     model: nn.Module, group: Group, inputs: Sequence[Any], seed: int = 0, tolerance: float = 1e-9
 ) -> None:
-    """Permuting the channels of a group, wherever they are, leaves the output of `model` as it was (float64)."""
+    """Permuting the channels of a group, wherever they are, changes nothing in the output (float64)."""
     original = copy.deepcopy(model).double()
     permuted = copy.deepcopy(original)
     tensors = named_tensors(permuted)
@@ -229,7 +231,7 @@ def assert_permutable(
 
 
 def fingerprint(model: nn.Module) -> list[tuple[Any, ...]]:
-    """All that pruning must leave alone: modules, modes, attributes, and tensors with identity, bits and gradients."""
+    """What pruning must leave alone: modules, modes, attributes; tensors with identity, bits, gradients."""
     seen: list[tuple[Any, ...]] = []
     for name, module in model.named_modules():
         hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))

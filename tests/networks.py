@@ -47,8 +47,8 @@ class Network:
         apart: pairs of places that share no channel.
         inexact: places whose channels take part in a statistic (a norm, a mean, a softmax over channels); all
             other free channels are exact. None where a choice decides (groups, or within groups).
-        masked: places, besides the input axes of convolutions and linear layers, at which a removed channel must be
-            set to zero by hand for the original to compute what the slim network computes.
+        masked: places, besides the input axes of convolutions and linear layers, at which a removed channel
+            must be set to zero by hand for the original to compute what the slim network computes.
         placed: channels of one group may be told apart by their place (the first half rectified, the rest
             not), so that a group as a whole cannot be permuted.
         blocked: what `why` must mention for the frozen places.
@@ -1351,26 +1351,34 @@ class ChannelBuffer(Stemmed):
 
 @network(
     "per-channel constant written in forward",
-    free=["conv1.weight:0"],
-    coupled=[("conv1.weight:0", "head.weight:1")],
+    free=["conv2.weight:0"],
+    frozen=["conv1.weight:0", "conv2.weight:1"],
     placed=True,
 )
 class ChannelList(Stemmed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = conv(12, 12)
+
     def middle(self, x: Tensor) -> Tensor:
         steps = torch.tensor([0.5, -1.0, 2.0, 0.25] * 3, dtype=x.dtype, device=x.device)
-        return x * steps.reshape(1, 12, 1, 1)
+        return self.conv2(x * steps.reshape(1, 12, 1, 1))
 
 
 @network(
     "per-channel constant computed in forward",
     placed=True,
-    free=["conv1.weight:0"],
-    coupled=[("conv1.weight:0", "head.weight:1")],
+    free=["conv2.weight:0"],
+    frozen=["conv1.weight:0", "conv2.weight:1"],
 )
 class ChannelConstant(Stemmed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = conv(12, 12)
+
     def middle(self, x: Tensor) -> Tensor:
         steps = torch.arange(12, dtype=x.dtype, device=x.device)
-        return x + (steps * 0.25).view(1, 12, 1, 1)
+        return self.conv2(x + (steps * 0.25).view(1, 12, 1, 1))
 
 
 @network(

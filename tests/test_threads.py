@@ -1,4 +1,4 @@
-"""What users of other pruning tools complained of, one test a thread: the name says the project and the number."""
+"""What users of other pruning tools complained of: the name says the project and the thread."""
 
 from __future__ import annotations
 
@@ -246,7 +246,9 @@ def _(folder: Path) -> None:
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
                 answer = fxprune.why(plan, name)
                 assert answer.status in ("pruned", "protected", "frozen"), f"{net.id}: {answer}"
-                assert answer.status == "pruned" or all(part[4] for part in answer.parts), f"{net.id}: {answer}"
+                assert answer.status == "pruned" or all(part[4] for part in answer.parts), (
+                    f"{net.id}: {answer}"
+                )
 
 
 @thread("TP#417 nothing is dropped silently at a high ratio")
@@ -389,7 +391,7 @@ def _(folder: Path) -> None:
 
 @thread("NNI#2130 NNI#3010 BatchNorm beta of a removed channel")
 def _(folder: Path) -> None:
-    """A removed channel adds nothing downstream, although its shift is not zero; a naive mask would leave the shift."""
+    """A removed channel adds nothing downstream, although its shift is not zero: a naive mask leaves that."""
     model = randomize(PlainCnn(), 1).double()
     slim = fxprune.prune(model, 0.5, image(2).double(), scope="layer")
     kept = slim.meta["fxprune"].plan.kept
@@ -491,8 +493,9 @@ def _(folder: Path) -> None:
 
 @thread("NNI#5172 NNI#5435 any activation")
 def _(folder: Path) -> None:
-    acts = (nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Softplus, nn.LogSigmoid, nn.CELU, nn.Tanhshrink, nn.Softsign,
-            nn.ReLU6, nn.RReLU, nn.SELU, nn.Hardtanh, nn.LeakyReLU, nn.Softshrink, nn.Threshold)  # fmt: skip
+    acts = (nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Softplus, nn.LogSigmoid, nn.CELU, nn.Tanhshrink,
+            nn.RReLU, nn.ReLU6, nn.Softsign, nn.SELU, nn.Hardtanh, nn.LeakyReLU, nn.Softshrink,
+            nn.Threshold)  # fmt: skip
     for act in acts:
         layer = act(0.1, 0.2) if act is nn.Threshold else act()
         model = nn.Sequential(conv(3, 8), layer, nn.BatchNorm2d(8), conv(8, 5))
@@ -502,7 +505,11 @@ def _(folder: Path) -> None:
 
 @thread("NNCF#163 transposed convolution")
 def _(folder: Path) -> None:
-    for name in ("transposed convolution", "transposed convolution, grouped", "transposed convolution, depthwise"):
+    for name in (
+        "transposed convolution",
+        "transposed convolution, grouped",
+        "transposed convolution, depthwise",
+    ):
         proved_network(name, scope="layer")
 
 

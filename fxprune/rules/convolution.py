@@ -42,7 +42,7 @@ def transposed(call: Call) -> None:
     call.unify(channels, weight[0])
     _bias(call, out_channels)
     call.role(weight[1], "producer")
-    call.role(weight[0], "consumer")
+    call.role(weight[0], "producer" if weight[1].size == 1 and groups > 1 else "consumer")
     area = math.prod(a.size for a in (*space, *kernel))
     call.macs(*batch, weight[0], weight[1], times=area)
     call.set([*batch, out_channels, *_space(call, space, tuple(call.out.shape[-len(kernel) :]))])

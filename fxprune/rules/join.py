@@ -73,10 +73,8 @@ def repeat(call: Call) -> None:
             made.append(axis)
         elif axis.size == 1:
             made.append(call.mode.sized(call.store, int(size)))
-        elif axis.labels is None:
-            made.append(Axis(int(size), None, axis.dynamic))
         else:
-            made.append(Axis(int(size), np.tile(axis.labels, times), axis.dynamic))
+            made.append(call.store.copies(axis, times, each=False))
     call.set(made)
 
 
@@ -94,10 +92,5 @@ def repeat_interleave(call: Call) -> None:
     if call["dim"] is None:
         axes = [call.store.merge(axes, call.cause)]
     dim = (call["dim"] or 0) % len(axes)
-    axis = axes[dim]
-    size = int(call.out.shape[dim])
-    if axis.size == 1:
-        axes[dim] = Axis(size)
-    else:
-        axes[dim] = Axis(size, None if axis.labels is None else np.repeat(axis.labels, times), axis.dynamic)
+    axes[dim] = Axis(int(times)) if axes[dim].size == 1 else call.store.copies(axes[dim], int(times), each=True)
     call.set(axes)

@@ -34,7 +34,8 @@ class Answer:
     def __str__(self) -> str:
         lines = [f"{self.layer}: {self.status}"]
         for name, status, kept, size, reason in self.parts:
-            lines.append(f"  {name}: {status}, {kept} of {size} channels" + (f": {reason}" if reason else ""))
+            count = f", {kept} of {size} channels" if size else ""
+            lines.append(f"  {name}: {status}{count}" + (f": {reason}" if reason else ""))
         if self.coupled:
             shown = ", ".join(self.coupled[:12]) + (f" and {len(self.coupled) - 12} more" if len(self.coupled) > 12 else "")
             lines.append(f"  coupled with {shown}")
@@ -58,15 +59,14 @@ def explain(plan: Plan, layer: str, analysis: Analysis | None = None) -> Answer:
             continue
         parts.append((group.id, _status(group), len(group.kept), group.size, group.reason))
         coupled += [f"{n} (axis {a}, {role})" for n, a, role in group.members if not _belongs(n, layer)]
+    parts += [(name, "frozen", 0, 0, reason) for name, reason in plan.whole.items() if _belongs(name, layer)]
     if not parts:
-        known = {m[0] for g in plan.groups for m in g.members}
+        known = {m[0] for g in plan.groups for m in g.members} | set(plan.whole)
         modules = {n.rpartition(".")[0] for n in known} | known
         if analysis is not None:
             modules |= {n for n, _ in analysis.traced.skeleton.named_modules()}
-            if layer in modules:
-                return Answer(layer, "frozen", [("", "frozen", 0, 0, "it has no channels that the graph reads")])
         if layer in modules:
-            return Answer(layer, "frozen", [("", "frozen", 0, 0, "none of its output axes has a channel that may go")])
+            return Answer(layer, "frozen", [(layer, "frozen", 0, 0, "it has no channels of its own")])
         raise InputError(f"the model has no layer {layer!r} with channels{nearest(layer, sorted(modules))}")
     status = min((p[1] for p in parts), key=_ORDER.index)
     return Answer(layer, status, parts, list(dict.fromkeys(coupled)))

@@ -1,0 +1,70 @@
+"""Which entry of a tensor is which copy of its channel.
+
+One channel can own several entries of an axis (the 49 positions of a flattened map, both halves of ``cat([x, f(x)])``). To
+permute channels, the same copy of each must change places. Copies are told apart by how their labels came about: every
+label gets a colour from the recorded facts around it, refined a few times as in the Weisfeiler-Leman test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune.analysis import Analysis
+from fxprune.groups import Member
+
+__all__ = ["Occurrences"]
+
+_ROUNDS = 4
+
+
+class Occurrences:
+    """Orders the entries of each channel so that entry ``m`` is the same copy in all channels of a group."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.colors = _colors(analysis)
+
+    def indices(self, member: Member) -> np.ndarray:
+        """``member.indices`` with the copies of each channel in one order."""
+        if member.indices.shape[1] == 1:
+            return member.indices
+        axis = self.analysis.traced.mode.axes(self.analysis.traced.tensors[member.name])[member.axis]
+        assert axis.labels is not None
+        colors = self.colors[axis.labels[member.indices]]
+        order = np.argsort(colors, axis=1, kind="stable")
+        return np.take_along_axis(member.indices, order, axis=1)
+
+
+def _colors(analysis: Analysis) -> np.ndarray:
+    store, solution = analysis.traced.mode.store, analysis.solution
+    random = np.random.default_rng(0)
+    colors = np.zeros(store.count, np.int64)
+    # What cannot go is never permuted, so each such label is known by itself; the others by the axis that bore them.
+    fixed = solution.fixed[solution.root]
+    colors[fixed] = random.integers(1, 2**62, size=int(fixed.sum()))
+    for tensor in analysis.traced.tensors.values():
+        for axis in analysis.traced.mode.axes(tensor):
+            if axis.labels is not None:
+                colors[axis.labels] += int(random.integers(1, 2**62))
+    salts = [int(n) | 1 for n in random.integers(1, 2**62, size=3 * (len(store.pairs) + len(store.products)))]
+    with np.errstate(over="ignore"):
+        for _ in range(_ROUNDS):
+            new = _mix(colors)
+            for event, (a, b) in enumerate(store.pairs):
+                number = store.numbers.get(event)
+                tag = salts[3 * event] if number is None else _mix(number * salts[3 * event] + salts[3 * event + 1])
+                np.add.at(new, a, _mix(colors[b] + tag))
+                np.add.at(new, b, _mix(colors[a] + tag + 1))
+            for event, product in enumerate(store.products, start=len(store.pairs)):
+                left, right = (_mix(colors[f] + salts[3 * event + i]) for i, f in enumerate((product.left, product.right)))
+                np.add.at(new, product.whole, _mix(left[:, None] + right[None, :] * 3).ravel())
+            colors = new
+    return colors
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """A hash of each number (the finaliser of splitmix64)."""
+    x = np.asarray(values, np.int64).astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))).astype(np.int64)
