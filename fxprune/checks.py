@@ -218,7 +218,10 @@ def _attribute(module: nn.Module, node: fx.Node) -> Any:
 
 
 def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> float:
-    """Relative change of the output of `model` when the channels of every free group are permuted, wherever they occur."""
+    """Relative change of the output of `model` when the channels of every free group are permuted, wherever they occur.
+
+    Channels change places with those that play the same part in the model (`fxprune.occurrences`).
+    """
     random = np.random.default_rng(seed)
     original = _shallow(model).eval()
     permuted = _shallow(model).eval()
@@ -229,7 +232,9 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
     data = {name: tensor.detach() for name, tensor in tensors.items()}
     occurrences = Occurrences(analysis)
     for group in analysis.free:
-        order = random.permutation(group.size)
+        order = np.arange(group.size)
+        for part in occurrences.parts(group):
+            order[part] = random.permutation(part)
         for member in group.members:
             index = np.arange(data[member.name].shape[member.axis])
             entries = occurrences.indices(member)

@@ -1,16 +1,17 @@
-"""Which entry of a tensor is which copy of its channel.
+"""Which channels of a group may change places, and which entry of a tensor is which copy of its channel.
 
 One channel can own several entries of an axis (the 49 positions of a flattened map, both halves of ``cat([x, f(x)])``). To
 permute channels, the same copy of each must change places. Copies are told apart by how their labels came about: every
-label gets a colour from the recorded facts around it, refined a few times as in the Weisfeiler-Leman test.
+label gets a colour from the recorded facts and the operations around it, refined a few times as in the Weisfeiler-Leman
+test. Channels whose labels have the same colours play the same part in the model, and may change places.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fxprune.analysis import Analysis
-from fxprune.groups import Member
+from fxprune.analysis import Analysis, axes_in
+from fxprune.groups import Group, Member
 
 __all__ = ["Occurrences"]
 
@@ -23,6 +24,14 @@ class Occurrences:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.colors = _colors(analysis)
+        self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
+        with np.errstate(over="ignore"):
+            np.add.at(self.classes, analysis.solution.root, _mix(self.colors))
+
+    def parts(self, group: Group) -> list[np.ndarray]:
+        """Channel numbers of a group, split into those that may change places."""
+        _, part = np.unique(self.classes[group.labels], return_inverse=True)
+        return [np.flatnonzero(part == number) for number in range(int(part.max()) + 1)]
 
     def indices(self, member: Member) -> np.ndarray:
         """``member.indices`` with the copies of each channel in one order."""
@@ -46,6 +55,11 @@ def _colors(analysis: Analysis) -> np.ndarray:
         for axis in analysis.traced.mode.axes(tensor):
             if axis.labels is not None:
                 colors[axis.labels] += int(random.integers(1, 2**62))
+    with np.errstate(over="ignore"):
+        for value in analysis.traced.axes.values():
+            for axis in axes_in(value):
+                if axis.labels is not None:
+                    np.add.at(colors, axis.labels, int(random.integers(1, 2**62)))
     salts = [int(n) | 1 for n in random.integers(1, 2**62, size=3 * (len(store.pairs) + len(store.products)))]
     with np.errstate(over="ignore"):
         for _ in range(_ROUNDS):

@@ -253,7 +253,7 @@ def _in_channels(model: nn.Module, config: Mapping[str, Any], default: int) -> i
     first = config.get("first_conv")
     names = (first,) if isinstance(first, str) else tuple(first or ())
     convs = [part for name, part in model.named_modules() if name in names and hasattr(part, "in_channels")]
-    return int(convs[0].in_channels) if convs else default  # type: ignore[arg-type]
+    return int(convs[0].in_channels) if convs else default
 
 
 def _torchvision_shapes(model: nn.Module, module: str) -> list[tuple[int, ...]]:

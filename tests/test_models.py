@@ -1,0 +1,164 @@
+"""The models that the project promises, for real: slow, one test a model (``pytest -m slow tests/test_models.py``)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.analysis import analyze_model
+from fxprune.checks import count_macs, permutation_error, randomize, relative_error
+from fxprune.codegen import check_round_trip
+from fxprune.zoo import infer_example_inputs, load_model
+
+CNNS = [
+    "torchvision:resnet18", "torchvision:resnet50", "torchvision:resnext50_32x4d", "torchvision:vgg16_bn",
+    "torchvision:alexnet", "torchvision:densenet121", "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_large",
+    "torchvision:googlenet", "torchvision:inception_v3", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1",
+    "torchvision:mnasnet1_0", "torchvision:efficientnet_b0", "torchvision:regnet_y_400mf", "torchvision:convnext_tiny",
+    "torchvision:deeplabv3_resnet50", "timm:resnet50d", "timm:seresnet50", "timm:res2net50d", "timm:hrnet_w18_small",
+    "timm:ese_vovnet19b_dw", "timm:dla34", "timm:efficientnetv2_rw_t",
+]  # fmt: skip
+TRANSFORMERS = [
+    "torchvision:vit_b_16", "torchvision:swin_t", "timm:deit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224",
+    "timm:mixer_s32_224",
+]  # fmt: skip
+# These read positions, or windows, of one resolution.
+ONE_RESOLUTION = {*TRANSFORMERS} - {"torchvision:swin_t"}
+
+
+class ShortcutA(nn.Module):
+    """Subsample by 2 and zero-pad the channels by a quarter of the new width on each side (He et al., 2016)."""
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.shortcut = nn.Identity() if stride == 1 else ShortcutA(out - width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()
+
+
+class CifarResNet(nn.Module):
+    """ResNet-20, -56, ... for 32 x 32 images with option A shortcuts (He et al., 2016, section 4.2)."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        for stage in (1, 2, 3):
+            blocks = [
+                Block(widths[stage - 1] if i == 0 else widths[stage], widths[stage], 2 if i == 0 and stage > 1 else 1)
+                for i in range((depth - 2) // 6)
+            ]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def build(spec: str) -> tuple[nn.Module, list[Tensor]]:
+    torch.manual_seed(0)
+    if spec.startswith("cifar:"):
+        return CifarResNet(int(spec.partition(":")[2])), [torch.randn(2, 3, 32, 32)]
+    model = load_model(spec)
+    shapes = infer_example_inputs(model)
+    assert shapes is not None
+    return model, [torch.randn(t.shape) for t in shapes]
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for v in (value.values() if isinstance(value, dict) else value) for t in tensors_of(v)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [*CNNS, *TRANSFORMERS, "cifar:20", "cifar:56"])
+def test_model(spec: str, tmp_path: Path, record_property: Any) -> None:
+    model, inputs = build(spec)
+    randomize(model).eval()
+    with torch.no_grad():
+        expected = model(*inputs)
+    shapes = [t.shape for t in tensors_of(expected)]
+    measured: dict[str, Any] = {"permutation32": permutation_error(analyze_model(model, inputs), model)}
+    assert measured["permutation32"] < 1e-4
+    for scope in ("layer", "global"):
+        for ratio in (0.3, 0.5, 0.7):
+            slim = fxprune.prune(model, ratio, tuple(inputs), scope=scope)
+            report = slim.meta["fxprune"]
+            assert not report.frozen_by_rewrite
+            fewer = 1 - report.macs_after / report.macs_before
+            measured[f"{scope}@{ratio}"] = (round(fewer, 4), report.checks.masked_error)
+            with torch.no_grad():
+                assert [t.shape for t in tensors_of(slim(*inputs))] == shapes
+            if ratio == 0.5 and spec not in TRANSFORMERS:
+                assert fewer >= 0.45
+            if ratio == 0.5:
+                check_slim(spec, model, slim, inputs, tmp_path / scope)
+    check_trace(model, inputs)
+    double = copy.deepcopy(model).double()
+    wide = [t.double() for t in inputs]
+    exact = fxprune.prune(double, 0.5, tuple(wide), scope="layer")
+    measured["masked64"] = exact.meta["fxprune"].checks.masked_error
+    measured["permutation64"] = permutation_error(analyze_model(double, wide), double)
+    assert measured["masked64"] < 1e-9
+    assert measured["permutation64"] < 1e-9
+    for key, value in measured.items():
+        record_property(key, value)
+    print(spec, measured)
+
+
+def check_slim(spec: str, model: nn.Module, slim: Any, inputs: list[Tensor], folder: Path) -> None:
+    """Another batch size and resolution, saving, counting and a step of training."""
+    with torch.no_grad():
+        three = [torch.cat([t, t[:1]]) for t in inputs]
+        assert all(t.shape[0] == 3 for t in tensors_of(slim(*three)))
+        if spec not in ONE_RESOLUTION and not spec.endswith("alexnet"):
+            larger = [torch.randn(2, 3, t.shape[2] + 32, t.shape[3] + 64) for t in inputs]
+            assert [t.shape for t in tensors_of(slim(*larger))] == [t.shape for t in tensors_of(model(*larger))]
+    check_round_trip(slim, folder, tuple(inputs))
+    analysis = analyze_model(model, inputs)
+    report = slim.meta["fxprune"]
+    assert (count_macs(model, analysis), count_macs(slim, analysis)) == report.plan.macs
+    trained = copy.deepcopy(slim).train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
+    loss = sum(t.float().square().mean() for t in tensors_of(trained(*inputs)))
+    assert isinstance(loss, Tensor)
+    assert math.isfinite(float(loss.detach()))
+    loss.backward()
+    assert all(p.grad is not None for p in trained.parameters())
+    optimizer.step()
+
+
+def check_trace(model: nn.Module, inputs: list[Tensor]) -> None:
+    """The traced model gives the original's output in both modes, under one seed."""
+    traced = fxprune.trace(model, tuple(inputs))
+    for mode in (False, True):
+        one, other = copy.deepcopy(model).train(mode), copy.deepcopy(traced).train(mode)
+        torch.manual_seed(1)
+        expected = one(*inputs)
+        torch.manual_seed(1)
+        found = other(*inputs)
+        assert type(found).__name__ == type(expected).__name__
+        assert relative_error(found, expected) == 0
