@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.labels import Axis, Cause, LabelStore
 from fxprune.groups import Role
+from fxprune.labels import Axis, Cause, LabelStore
+from fxprune.shapes import quick
 
 __all__ = ["Call", "LabelMode", "MacTerm", "tensors_in"]
 
@@ -191,10 +192,12 @@ class LabelMode(TorchDispatchMode):
                 return result
         bound = _bind(func, args, kwargs)
         value = self._constant(func, args, kwargs)
-        out = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        out = quick(name, args, kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
         if value is not None:
             self._keep_constant(out, value)
-        name = func._schema.name.removeprefix("aten::")
         call = Call(self, name, bound, out)
         if rule is None:
             self._freeze(call, func)

@@ -177,9 +177,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(loaded, Mapping):
         raise InputError(f"{str(path)!r} holds a {type(loaded).__name__}, not a state_dict")
-    strange = [f"{k!r} is a {type(v).__name__}" for k, v in loaded.items() if not isinstance(v, torch.Tensor)]
+    strange = [
+        f"{key!r} is a {type(value).__name__}"
+        for key, value in loaded.items()
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
     if strange:
-        raise InputError(f"{str(path)!r} is not a state_dict of tensors: {_some(strange)}")
+        raise InputError(f"{str(path)!r} is not a state_dict of named tensors: {_some(strange)}")
     return dict(loaded)
 
 

@@ -83,18 +83,18 @@ class Pass:
     name: ClassVar[str] = ""
 
     def requires(self, module: fx.GraphModule, context: Context) -> None:
-        module.graph.lint()
+        """Nothing, for most passes."""
 
     def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
         """Rewrite `module` in place (it is the runner's own copy); return what was done."""
         raise NotImplementedError
 
     def ensures(self, module: fx.GraphModule, context: Context) -> None:
-        module.graph.lint()
+        """Nothing, for most passes."""
 
 
 def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context) -> fx.GraphModule:
-    """Run passes one after the other; an error names the pass and those before it."""
+    """Run passes one after the other; an error names the pass and those before it. The resulting graph is linted."""
     done: list[str] = []
     for step in passes:
         try:
@@ -107,5 +107,6 @@ def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context)
             after = f" (after {', '.join(done)})" if done else ""
             raise type(error)(f"pass {step.name}{after}: {error}") from error
         done.append(step.name)
+    module.graph.lint()
     module.recompile()
     return module

@@ -20,6 +20,7 @@ from fxprune.graph_run import on_meta
 from fxprune.labels import Axis
 from fxprune.passes.arguments import REPAIRS, Site
 from fxprune.passes.base import Context, Mismatch, Pass
+from fxprune.shapes import QuickShapes
 
 __all__ = ["ResizeArguments"]
 
@@ -38,7 +39,7 @@ class ResizeArguments(Pass):
         values: dict[fx.Node, Any] = {}
         flags = {name: part.training for name, part in module.named_modules()}
         module.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), QuickShapes():
             for node in list(module.graph.nodes):
                 if node.op == "placeholder":
                     values[node] = next(inputs)

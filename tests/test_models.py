@@ -29,8 +29,9 @@ TRANSFORMERS = [
     "torchvision:vit_b_16", "torchvision:swin_t", "timm:deit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224",
     "timm:mixer_s32_224",
 ]  # fmt: skip
-# These read positions, or windows, of one resolution.
-ONE_RESOLUTION = {*TRANSFORMERS} - {"torchvision:swin_t"}
+# These hold positions of one resolution; swin_t also branches on it (no shift where one window covers the map), which a
+# trace asserts.
+ONE_RESOLUTION = {*TRANSFORMERS}
 
 
 class ShortcutA(nn.Module):
@@ -160,5 +161,7 @@ def check_trace(model: nn.Module, inputs: list[Tensor]) -> None:
         expected = one(*inputs)
         torch.manual_seed(1)
         found = other(*inputs)
-        assert type(found).__name__ == type(expected).__name__
-        assert relative_error(found, expected) == 0
+        assert isinstance(found, dict) == isinstance(expected, dict)
+        # Bit for bit, but for nn.MultiheadAttention, which has a fused kernel of its own in evaluation.
+        attention = any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
+        assert relative_error(found, expected) <= (1e-6 if attention else 0)

@@ -1,16 +1,17 @@
-"""What a criterion is given, and how the scores of a group's members become one score a channel."""
+"""What a criterion is, and how the scores of a group's members become one score a channel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
-from fxprune.groups import Group, Member, Role
+from fxprune.errors import InputError, nearest
+from fxprune.groups import Group
 
-__all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize"]
+__all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize", "reduce"]
 
 Reduction = Literal["mean", "sum", "max", "first"]
 Normalization = Literal["none", "mean", "max", "l2", "gaussian"]
@@ -18,81 +19,77 @@ Tensors = Mapping[str, Tensor]  # parameters and buffers by name, with the user'
 
 
 class Criterion:
-    """Base of criteria that score each entry of each member's axis; higher is kept.
+    """Scores the channels of a group; the highest are kept.
 
-    A subclass defines `entries`; it may narrow `roles` (which members speak) and `settle` (from sums to scores).
+    Three things are the same for all criteria, and independent of each other: how the scores that a channel gets in
+    several places (the layers that produce it, the spots where it is observed) become one, how the scores of a group are
+    scaled for a ranking over all groups, and whether the slices of the next layers count.
 
     Args:
-        reduction: how scores of a channel's members become one.
-        normalization: how the scores of one group are made comparable with others' for a global ranking.
-        consumers: also ask the next layers' input slices.
+        reduction: ``"mean"``, ``"sum"``, ``"max"`` over places, or ``"first"``: the first in the order of the graph.
+        normalization: ``"none"``, or divide a group's scores by their ``"mean"``, ``"max"`` or ``"l2"`` norm, or
+            standardise them (``"gaussian"``). The order inside a group never changes. None: what suits the criterion.
+        consumers: count the next layers' input slices too (criteria that read weights).
         seed: for criteria that draw random numbers.
+
+    Attributes:
+        needs_data: the criterion observes the model on data before it can score (`fxprune.criteria.prepare`).
+        needs_analysis: it looks at the whole network before it can score.
     """
 
-    roles: tuple[Role, ...] = ("producer",)
-    additive = True  # entries of one channel in one member add up before `settle`
+    needs_data = False
+    needs_analysis = False
+    default_normalization: Normalization = "mean"
 
     def __init__(
         self,
         reduction: Reduction = "mean",
-        normalization: Normalization = "mean",
+        normalization: Normalization | None = None,
         consumers: bool = False,
         seed: int = 0,
     ) -> None:
-        self.reduction, self.normalization, self.consumers, self.seed = reduction, normalization, consumers, seed
-        self._cache: dict[tuple[str, int], Tensor] = {}
-        self._cached_for: int | None = None
-
-    def entries(self, tensor: Tensor, member: Member) -> Tensor:
-        """Scores ``[size of member.axis]`` of the entries along one axis of one tensor."""
-        raise NotImplementedError
-
-    def settle(self, score: Tensor) -> Tensor:
-        """From the sum over a channel's entries to its score (a root, for norms)."""
-        return score
-
-    def speaks(self, group: Group) -> list[Member]:
-        """The members that are asked; where none has a wanted role, all are."""
-        roles = (*self.roles, "consumer") if self.consumers else self.roles
-        chosen = [m for m in group.members if m.role in roles]
-        return chosen or list(group.members)
+        self.reduction = cast(Reduction, _one_of("reduction", reduction, get_args(Reduction)))
+        normalization = self.default_normalization if normalization is None else normalization
+        self.normalization = cast(Normalization, _one_of("normalization", normalization, get_args(Normalization)))
+        self.consumers, self.seed = bool(consumers), seed
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
-        """Scores ``[group.size]``, float32 on the CPU."""
-        if self._cached_for != id(tensors):
-            self._cache, self._cached_for = {}, id(tensors)
-        scores = []
-        for member in self.speaks(group):
-            key = (member.name, member.axis)
-            if key not in self._cache:
-                tensor = tensors[member.name].detach()
-                self._cache[key] = self.entries(tensor, member).float().cpu()
-            taken = self._cache[key][torch.from_numpy(member.indices)]
-            scores.append(self.settle(taken.sum(1)) if self.additive else taken.mean(1))
-        stacked = torch.stack(scores)
-        if self.reduction == "first":
-            score = stacked[0]
-        elif self.reduction == "max":
-            score = stacked.amax(0)
-        else:
-            score = stacked.sum(0) if self.reduction == "sum" else stacked.mean(0)
-        return normalize(score, self.normalization)
+        """Scores ``[group.size]``, float64 on the CPU."""
+        raise NotImplementedError
+
+    def settle(self, scores: Sequence[Tensor]) -> Tensor:
+        """From one score tensor ``[channels]`` a place to the group's scores ``[channels]``."""
+        stacked = torch.stack([s.detach().double().cpu() for s in scores])
+        return normalize(reduce(stacked, self.reduction), self.normalization)
+
+
+def reduce(scores: Tensor, how: Reduction) -> Tensor:
+    """``[places, channels]`` -> ``[channels]``."""
+    if how == "first":
+        return scores[0]
+    if how == "max":
+        return scores.amax(0)
+    return scores.sum(0) if how == "sum" else scores.mean(0)
 
 
 def normalize(score: Tensor, how: Normalization) -> Tensor:
-    """Make the scores of one group comparable with those of others; the order inside the group stays."""
-    tiny = torch.finfo(score.dtype).tiny
-    if how == "mean":
-        return score / score.mean().abs().clamp_min(tiny)
-    if how == "max":
-        return score / score.abs().max().clamp_min(tiny)
-    if how == "l2":
-        return score / score.norm().clamp_min(tiny)
+    """Make the scores ``[channels]`` of one group comparable with those of others; their order stays.
+
+    A group whose scale is zero (all scores 0, or all equal for ``"gaussian"``) scores 0.
+    """
+    if how == "none":
+        return score
     if how == "gaussian":
-        return (score - score.mean()) / score.std(correction=0).clamp_min(tiny)
-    return score
+        score = score - score.mean()
+        scale = score.square().mean().sqrt()
+    elif how == "l2":
+        scale = score.norm()
+    else:
+        scale = score.mean().abs() if how == "mean" else score.abs().max()
+    return score / scale if scale > 0 else torch.zeros_like(score)
 
 
-def flatten_from(tensor: Tensor, axis: int) -> Tensor:
-    """``[size of axis, everything else]``."""
-    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
+def _one_of(argument: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InputError(f"{argument} must be one of {', '.join(known)}, not {value!r}{nearest(str(value), known)}")
+    return value

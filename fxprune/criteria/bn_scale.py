@@ -1,4 +1,4 @@
-"""Batch-norm scale (Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017)."""
+"""Batch-norm scale (published: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ from torch import Tensor
 
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.magnitude import L2
-from fxprune.groups import Group, Member
+from fxprune.criteria.norms import mean_over_entries, norms_of
+from fxprune.groups import Group
 
 __all__ = ["BatchNormScale"]
 
 
 class BatchNormScale(Criterion):
-    """``|gamma|`` of the norms that scale a channel; a group that no norm scales falls back to the l2 norm."""
+    """``|gamma_c|`` of the norms that scale a channel: batch norms, and other norms where there is no batch norm.
 
-    roles = ("affine",)
-    additive = False
-
-    def entries(self, tensor: Tensor, member: Member) -> Tensor:
-        return tensor.abs()
-
-    def speaks(self, group: Group) -> list[Member]:
-        return [m for m in group.members if m.role == "affine" and m.name.endswith("weight")]
+    A group without a norm scores the l2 norm of its weights under the same reduction and normalisation.
+    """
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
-        scales = [m for m in self.speaks(group) if tensors[m.name].dim() == 1]
-        if not scales:
-            return L2(self.reduction, self.normalization)(group, tensors)
-        return super().__call__(group, tensors)
+        norms = norms_of(group, tensors)
+        if not norms:
+            return L2(self.reduction, self.normalization, self.consumers)(group, tensors)
+        return self.settle([mean_over_entries(n.values(tensors)[0].abs()) for n in norms])

@@ -1,27 +1,23 @@
-"""Norms of a channel's weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
+"""Norms of a channel's weights (published: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fxprune.criteria.base import Criterion, flatten_from
-from fxprune.groups import Member
+from fxprune.criteria.weights import WeightCriterion
 
 __all__ = ["L1", "L2"]
 
 
-class L1(Criterion):
-    """``sum |w|`` over a channel's slice of each producing weight."""
+class L1(WeightCriterion):
+    """``sum |w|`` over a channel's slice ``[rows, K]`` of each producing weight."""
 
-    def entries(self, tensor: Tensor, member: Member) -> Tensor:
-        return flatten_from(tensor, member.axis).abs().float().sum(1)
+    def score(self, weights: Tensor) -> Tensor:
+        return weights.abs().sum((1, 2))
 
 
-class L2(Criterion):
-    """``sqrt(sum w^2)`` over a channel's slice of each producing weight."""
+class L2(WeightCriterion):
+    """``sqrt(sum w^2)`` over a channel's slice ``[rows, K]`` of each producing weight."""
 
-    def entries(self, tensor: Tensor, member: Member) -> Tensor:
-        return flatten_from(tensor, member.axis).float().square().sum(1)
-
-    def settle(self, score: Tensor) -> Tensor:
-        return score.sqrt()
+    def score(self, weights: Tensor) -> Tensor:
+        return weights.square().sum((1, 2)).sqrt()

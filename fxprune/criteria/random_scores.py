@@ -18,4 +18,4 @@ class Random(Criterion):
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(group.id.encode()))
-        return torch.rand(group.size, generator=generator)
+        return torch.rand(group.size, generator=generator, dtype=torch.float64)

@@ -1,0 +1,64 @@
+"""Shapes of common operators without running their meta kernels, which take most of an analysis otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["QuickShapes", "quick"]
+
+_UNARY = {
+    "relu", "relu6", "hardtanh", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "elu",
+    "mish", "softmax", "dropout",
+}  # fmt: skip
+_BINARY = {"add", "sub", "mul", "div"}
+_NORMS = {"batch_norm", "layer_norm", "group_norm"}
+
+
+def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The result of an operator that keeps shape and dtype of its first argument; None where that is not sure.
+
+    Args:
+        name: of the operator without namespace; a trailing underscore means in place.
+    """
+    if not args or type(args[0]) is not Tensor or args[0].device.type != "meta" or not args[0].is_floating_point():
+        return None
+    x, plain = args[0], name.removesuffix("_")
+    if plain in _UNARY:
+        if plain == "softmax" and (kwargs or len(args) > 2):  # it may change the dtype
+            return None
+    elif plain in _BINARY:
+        other = args[1] if len(args) > 1 else None
+        alike = isinstance(other, Tensor) and other.shape == x.shape and other.dtype == x.dtype and other.is_meta
+        if not (alike or type(other) in (int, float)) or "rounding_mode" in kwargs:
+            return None
+    elif plain in _NORMS:
+        if not _affine_fits(plain, x, args):
+            return None
+    else:
+        return None
+    return x if name.endswith("_") else torch.empty_like(x)
+
+
+def _affine_fits(name: str, x: Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a norm's parameters have the size that its input asks for (else its own kernel says what is wrong)."""
+    if name == "batch_norm":
+        return x.dim() > 1 and all(t is None or t.shape == x.shape[1:2] for t in args[1:5])
+    if name == "layer_norm":
+        shape = tuple(args[1])
+        return tuple(x.shape[x.dim() - len(shape) :]) == shape and all(t is None or tuple(t.shape) == shape for t in args[2:4])
+    return x.dim() > 1 and x.shape[1] % args[1] == 0 and all(t is None or t.shape == x.shape[1:2] for t in args[2:4])
+
+
+class QuickShapes(TorchDispatchMode):
+    """Runs a model on meta tensors, taking shapes from `quick` where it knows them."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = quick(func._schema.name.removeprefix("aten::"), args, kwargs)
+        return func(*args, **kwargs) if found is None else found
