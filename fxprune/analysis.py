@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -303,10 +304,8 @@ class _Grouping:
         slot, element, classes = slot[order], element[order], classes[order]
         owner = group_of[classes]
         cuts = np.flatnonzero(np.diff(owner)) + 1
-        found = []
-        for part in np.split(np.arange(len(owner)), cuts):
-            if len(part):
-                found.append(self._group(slot[part], element[part], classes[part]))
+        parts = [part for part in np.split(np.arange(len(owner)), cuts) if len(part)]
+        found = [self._group(slot[part], element[part], classes[part]) for part in parts]
         found.sort(key=lambda item: (item[1].status != "free", item[0]))
         return _name([group for _, group in found])
 
@@ -318,11 +317,8 @@ class _Grouping:
         """
         random = np.random.default_rng(1)
         found = np.zeros(self.solution.classes, np.int64)
-        parts = []
-        for value in self.traced.axes.values():
-            for axis in axes_in(value):
-                if axis.labels is not None:
-                    parts.append((axis.labels, int(random.integers(1, 2**62))))
+        axes = [axis for value in self.traced.axes.values() for axis in axes_in(value)]
+        parts = [(axis.labels, int(random.integers(1, 2**62))) for axis in axes if axis.labels is not None]
         if not parts:
             return found
         labels = self.solution.root[np.concatenate([p[0] for p in parts])]
@@ -348,7 +344,7 @@ class _Grouping:
         rank = np.argsort(element[: bounds[1]][first_at], kind="stable")
         labels = first_classes[rank]
         protected = None
-        for low, high in zip(bounds, bounds[1:], strict=False):
+        for low, high in itertools.pairwise(bounds):
             source = self.slots[int(slot[low])]
             if int(slot[low]) in self.protected:
                 protected = self.protected[int(slot[low])]

@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis import Analysis, analyze_model
 from fxprune.criteria import resolve
-from fxprune.errors import InputError, NothingToPrune, NotEquivalent, PlanMismatch
+from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch
+from fxprune.explain import Answer, explain
 from fxprune.inputs import example_of, settle_inputs
 from fxprune.plans import GroupPlan, Plan, fingerprint
 from fxprune.report import Checks, Report
 from fxprune.rewrite import Rewritten, rewrite, with_weights
 from fxprune.selection import Ratio, Scope, select
 from fxprune.solver import AttentionPolicy
-from fxprune.explain import Answer, explain
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -111,7 +111,9 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
             continue
         group = analysis.group(entry.id) if any(g.id == entry.id for g in analysis.free) else None
         if group is None or group.size != entry.size:
-            raise PlanMismatch(f"the plan removes channels of a group {entry.id!r} of {entry.size}, which the model does not have")
+            raise PlanMismatch(
+                f"the plan removes channels of a group {entry.id!r} of {entry.size}, which the model does not have"
+            )
         gone[entry.id] = np.asarray(entry.removed)
     rewritten = rewrite(analysis, gone)
     removed = analysis.removed(rewritten.gone)
@@ -329,7 +331,7 @@ def _check_options(model: nn.Module, ratio: Ratio, scope: str, max_ratio: float,
 def _attention(policy: Any) -> AttentionPolicy:
     if policy not in ("head_dim", "heads", "both", "none"):
         raise InputError(f"attention must be 'head_dim', 'heads', 'both' or 'none', not {policy!r}")
-    return policy  # type: ignore[no-any-return]
+    return policy
 
 
 def _patterns(ignore: Iterable[str]) -> tuple[str, ...]:

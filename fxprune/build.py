@@ -108,7 +108,7 @@ def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
                 if tensor is not None and id(tensor) in new:
-                    table[name] = new[id(tensor)]
+                    table[name] = new[id(tensor)]  # type: ignore[assignment]
 
 
 def copied(tensor: Tensor, data: Tensor) -> Tensor:

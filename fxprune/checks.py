@@ -43,15 +43,15 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             if len(shape) < 2:
                 sign = torch.randint(0, 4, shape, generator=generator).clamp(max=1) * 2 - 1
                 tensor.copy_((0.5 + torch.rand(shape, generator=generator)) * sign)
-            elif shape[0] == 1 or min(shape) == 1 and len(shape) < 4:
+            elif shape[0] == 1 or (min(shape) == 1 and len(shape) < 4):
                 normal(tensor, 1.0)
             else:
                 normal(tensor, float(np.prod(shape[1:])) ** -0.5)
-        for name, tensor in model.named_buffers():
+        for name, buffer in model.named_buffers():
             if name.endswith("running_var"):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
             elif name.endswith("running_mean"):
-                normal(tensor, 0.5)
+                normal(buffer, 0.5)
     return model
 
 
@@ -179,7 +179,7 @@ class _Masked(fx.Interpreter):
         elif node.op == "call_method":
             value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:
-            value = node.target(*args, **kwargs)  # type: ignore[operator]
+            value = node.target(*args, **kwargs)
         return self._expand(value, axes)
 
     def _compress(self, value: Any, axes: Any) -> Any:

@@ -54,7 +54,7 @@ def run_graph(
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "call_function":
                 with on_meta(node.target):
-                    values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                    values[node] = node.target(*args, **kwargs)
                 if node.target is select_mode:
                     _join_modes(mode, args[1], args[2])
             else:

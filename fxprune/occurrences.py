@@ -16,6 +16,7 @@ from fxprune.groups import Group, Member
 __all__ = ["Occurrences"]
 
 _ROUNDS = 4
+_CHOICES = 8
 
 
 class Occurrences:
@@ -23,10 +24,36 @@ class Occurrences:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
-        self.colors = _colors(analysis)
+        colors, salts = _first_colors(analysis)
+        self.colors = _refined(analysis, colors, salts)
         self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
         with np.errstate(over="ignore"):
             np.add.at(self.classes, analysis.solution.root, _mix(self.colors))
+        # Copies that mirror each other (``x + x.flip(1)``) have one colour: calling one of them the first settles the rest.
+        for _ in range(_CHOICES):
+            if not self._choose():
+                break
+            for _ in range(_ROUNDS):
+                self.colors = _refined(analysis, self.colors, salts)
+
+    def _choose(self) -> bool:
+        """Tell copies of one colour apart by their place, in one tensor a group; False if there are none."""
+        found = False
+        for group in self.analysis.free:
+            for member in group.members:
+                labels = self._labels(member)
+                colors = np.sort(self.colors[labels], axis=1)
+                if member.indices.shape[1] > 1 and (colors[:, 1:] == colors[:, :-1]).any():
+                    ordered = np.take_along_axis(labels, np.argsort(self.colors[labels], axis=1, kind="stable"), axis=1)
+                    self.colors[ordered] = _mix(self.colors[ordered] + np.arange(ordered.shape[1]) + 1)
+                    found = True
+                    break
+        return found
+
+    def _labels(self, member: Member) -> np.ndarray:
+        axis = self.analysis.traced.mode.axes(self.analysis.traced.tensors[member.name])[member.axis]
+        assert axis.labels is not None
+        return axis.labels[member.indices]
 
     def parts(self, group: Group) -> list[np.ndarray]:
         """Channel numbers of a group, split into those that may change places."""
@@ -37,14 +64,12 @@ class Occurrences:
         """``member.indices`` with the copies of each channel in one order."""
         if member.indices.shape[1] == 1:
             return member.indices
-        axis = self.analysis.traced.mode.axes(self.analysis.traced.tensors[member.name])[member.axis]
-        assert axis.labels is not None
-        colors = self.colors[axis.labels[member.indices]]
-        order = np.argsort(colors, axis=1, kind="stable")
+        order = np.argsort(self.colors[self._labels(member)], axis=1, kind="stable")
         return np.take_along_axis(member.indices, order, axis=1)
 
 
-def _colors(analysis: Analysis) -> np.ndarray:
+def _first_colors(analysis: Analysis) -> tuple[np.ndarray, list[int]]:
+    """A colour for each label by itself, and a number for each recorded fact."""
     store, solution = analysis.traced.mode.store, analysis.solution
     random = np.random.default_rng(0)
     colors = np.zeros(store.count, np.int64)
@@ -61,6 +86,12 @@ def _colors(analysis: Analysis) -> np.ndarray:
                 if axis.labels is not None:
                     np.add.at(colors, axis.labels, int(random.integers(1, 2**62)))
     salts = [int(n) | 1 for n in random.integers(1, 2**62, size=3 * (len(store.pairs) + len(store.products)))]
+    return colors, salts
+
+
+def _refined(analysis: Analysis, colors: np.ndarray, salts: list[int]) -> np.ndarray:
+    """Colours that also tell of the labels around each label."""
+    store = analysis.traced.mode.store
     with np.errstate(over="ignore"):
         for _ in range(_ROUNDS):
             new = _mix(colors)

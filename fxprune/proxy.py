@@ -51,10 +51,9 @@ class Proxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         return self.tracer.attribute(self, name)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if isinstance(self.value, Tensor):
-            return (self[i] for i in range(len(self)))
-        return (self[i] for i in range(len(self.value)))
+    def __iter__(self) -> Iterator[Any]:
+        count = len(self) if isinstance(self.value, Tensor) else len(self.value)
+        return (self.tracer.create_proxy("call_function", operator.getitem, (self, i), {}) for i in range(count))
 
     def __len__(self) -> int:
         return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) else len(self.value)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import BuiltinFunctionType
 from typing import Any
+from unittest import mock
 from unittest.mock import patch
 
 import torch
@@ -292,7 +293,7 @@ class _Tracer(fx.Tracer):
                 )
             return known.item()
         if kind is bool and isinstance(value, bool):
-            condition = proxy.node if value else ("not", proxy.node)
+            condition: Any = proxy.node if value else ("not", proxy.node)
         else:
             condition = ("equal", proxy.node, value)
         if isinstance(value, _SCALARS):
@@ -395,7 +396,7 @@ def _source_line() -> str:
     return ""
 
 
-_OWN = (f"{Path(__file__).parent}{os.sep}", f"{torch.__path__[0]}{os.sep}", patch.__code__.co_filename)
+_OWN = (f"{Path(__file__).parent}{os.sep}", f"{torch.__path__[0]}{os.sep}", mock.__file__)
 
 
 @contextmanager

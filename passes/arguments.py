@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from fxprune.passes.base import Context, Mismatch
+from fxprune.passes.resize_leaves import groups_left
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from fxprune.labels import Axis
-from fxprune.passes.base import Context, Mismatch
-from fxprune.passes.resize_leaves import groups_left
 
 __all__ = ["REPAIRS", "Site"]
 
@@ -142,7 +142,7 @@ def _repeat(site: Site) -> int:
     """``x.repeat(1, n)``: times that spread a single entry to a channel axis."""
     node = site.node
     spread = not isinstance(node.args[1], (tuple, list))
-    times = list(node.args[1:] if spread else node.args[1])
+    times: list[Any] = list(node.args[1:] if spread else node.args[1])  # type: ignore[arg-type]
     sizes = [1] * (len(times) - len(site.inputs)) + [site.context.size(a) for a in site.inputs]
     changed = 0
     for position, axis in enumerate(site.outputs):
@@ -231,7 +231,8 @@ def _known(site: Site, item: Any) -> Tensor:
     traced = site.context.analysis.traced
     known = traced.mode.known(traced.values[site.context.origin[item]]) if isinstance(item, fx.Node) else None
     if known is None:
-        raise Mismatch(f"the index of {site.node.name} is not a constant", site.context.groups_at(site.context.axes(site.source)))
+        groups = site.context.groups_at(site.context.axes(site.source))
+        raise Mismatch(f"the index of {site.node.name} is not a constant", groups)
     return known
 
 

@@ -179,7 +179,7 @@ def _signature(target: Any) -> inspect.Signature:
 
 def _usual_arguments(
     target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple, dict[str, Any]]:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments without those that equal their default, and with `input` by position."""
     if not isinstance(target, types.FunctionType):
         return args, dict(kwargs)

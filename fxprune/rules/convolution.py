@@ -34,10 +34,7 @@ def transposed(call: Call) -> None:
     kernel = [call.fix(a, "kernel size of a convolution") for a in weight[2:]]
     batch, channels, space = _parts(x, len(kernel))
     groups = call["groups"]
-    if groups == 1:
-        out_channels = weight[1]
-    else:
-        out_channels = call.store.fresh(groups * weight[1].size)
+    out_channels = weight[1] if groups == 1 else call.store.fresh(groups * weight[1].size)
     _couple(call, weight[0], out_channels, None, width_out=weight[1])
     call.unify(channels, weight[0])
     _bias(call, out_channels)

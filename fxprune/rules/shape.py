@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import mul
-
 
 from fxprune.labels import Axis
 from fxprune.propagate import Call, tensors_in
@@ -57,7 +56,7 @@ def _run(call: Call, old: list[Axis], new: list[int]) -> list[Axis]:
     if all(a.labels is None for a in old):
         return [Axis(s, None, dynamic) for s in new]
     cuts = sorted({*accumulate((a.size for a in old), mul), *accumulate(new, mul)})
-    if any(b % a for a, b in zip(cuts, cuts[1:], strict=False)):
+    if any(b % a for a, b in pairwise(cuts)):
         for axis in old:
             call.fix(axis, "a reshape mixes this axis with its neighbours")
         return [Axis(s, None, dynamic) for s in new]
