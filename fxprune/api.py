@@ -258,6 +258,7 @@ def _document(
         macs=(analysis.macs(), analysis.macs(removed)),
         params=(analysis.params(), analysis.params(removed)),
         whole=analysis.whole,
+        tied=_ties(model),
         example=_example(args, named),
     )
 
@@ -269,9 +270,9 @@ def _finish(
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)
     if verify:
-        from fxprune.checks import masked_error, tolerance_of
+        from fxprune.checks import masked_error_and_tolerance
 
-        error, tolerance = masked_error(analysis, rewritten.context.removed, model, slim), tolerance_of(model)
+        error, tolerance = masked_error_and_tolerance(analysis, rewritten.context.removed, model, slim)
         pruned = [analysis.group(name) for name in rewritten.gone]
         report.checks = Checks(
             masked_error=error,
@@ -290,6 +291,13 @@ def _finish(
     report.seconds = clock.seconds
     slim.meta["fxprune"] = report
     return slim
+
+
+def _ties(model: nn.Module) -> dict[str, str]:
+    """Second names of tied tensors -> the first."""
+    first = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {n: first[id(t)] for n, t in every if first[id(t)] != n}
 
 
 def _listed(kept: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, dict[int, list[int]]]:

@@ -262,21 +262,50 @@ def verify_pair(model: nn.Module, slim: fx.GraphModule, example_inputs: Any, *, 
     gone = {g.id: np.asarray(g.removed) for g in plan.groups if g.removed}
     removed = analysis.removed(gone)
     random_model = randomize(copy.deepcopy(model), seed)
-    random_slim = _refilled(slim, analysis, removed, random_model)
+    permuted, masked, tolerance = _prove(random_model, slim, analysis, removed, seed)
     pruned = [analysis.group(name) for name in gone]
     checks = Checks(
-        permutation_error=permutation_error(analysis, random_model, seed),
-        masked_error=masked_error(analysis, removed, random_model, random_slim, seed),
+        permutation_error=permuted,
+        masked_error=masked,
         exact_groups=sum(g.exact for g in pruned),
         statistics_groups=sum(not g.exact for g in pruned),
         macs=plan.macs,
         params=plan.params,
         flop_counter=(count_macs(model, analysis), count_macs(slim, analysis)),
-        tolerance=tolerance_of(model),
+        tolerance=tolerance,
     )
     if latency:
         checks.latency = _latency(model, slim, analysis)
     return checks
+
+
+def _prove(
+    model: nn.Module, slim: fx.GraphModule, analysis: Analysis, removed: np.ndarray, seed: int
+) -> tuple[float, float, float]:
+    """Both errors and their tolerance: in the model's precision, or in float64 where rounding alone grows too large."""
+    tolerance = tolerance_of(model)
+    permuted = permutation_error(analysis, model, seed)
+    masked = masked_error(analysis, removed, model, _refilled(slim, analysis, removed, model), seed)
+    if max(permuted, masked) <= tolerance or _place(model)[1] is not torch.float32:
+        return permuted, masked, tolerance
+    try:
+        return _prove(copy.deepcopy(model).double(), copy.deepcopy(slim).double(), analysis, removed, seed)
+    except RuntimeError:  # the model's code names float32
+        return permuted, masked, tolerance
+
+
+def masked_error_and_tolerance(
+    analysis: Analysis, removed: np.ndarray, model: nn.Module, slim: fx.GraphModule
+) -> tuple[float, float]:
+    """`masked_error` in the model's precision, or in float64 where rounding alone grows too large."""
+    error, tolerance = masked_error(analysis, removed, model, slim), tolerance_of(model)
+    if error <= tolerance or _place(model)[1] is not torch.float32:
+        return error, tolerance
+    try:
+        wide = copy.deepcopy(model).double()
+        return masked_error(analysis, removed, wide, copy.deepcopy(slim).double()), tolerance_of(wide)
+    except RuntimeError:  # the model's code names float32
+        return error, tolerance
 
 
 def count_macs(model: nn.Module, analysis: Analysis) -> int:
@@ -286,6 +315,7 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
     from fxprune.skeleton import skeleton_of
 
     skeleton, _ = skeleton_of(model)
+    skeleton.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
     args, named = analysis.traced.inputs
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -60,14 +60,14 @@ class Attention(str, Enum):
     NONE = "none"
 
 
-Model = Annotated[
-    str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)
-]
+Model = Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)]
 Ratio = Annotated[
     float | None,
     typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default=False),
 ]
-Criterion = Annotated[str, typer.Option(help="How channels are ranked: l1, l2, bn_scale, random.")]
+Criterion = Annotated[
+    str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
+]
 ScopeOption = Annotated[Scope, typer.Option(help="One ranking over all groups, or the ratio in every group.")]
 Ignore = Annotated[
     list[str] | None,
@@ -109,9 +109,7 @@ def prune(
         Path | None, typer.Option(help="Apply this plan.json instead of making a plan.", show_default=False)
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare the result with the masked original.")] = True,
-    plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="Say what would go, without doing it.")
-    ] = False,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Say what would go, without doing it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prune MODEL, and write the smaller model as Python source and safetensors."""
@@ -169,9 +167,7 @@ def prune(
 @app.command()
 def inspect(
     model: Model,
-    layer: Annotated[
-        str | None, typer.Argument(help="Module or parameter to explain.", show_default=False)
-    ] = None,
+    layer: Annotated[str | None, typer.Argument(help="Module or parameter to explain.", show_default=False)] = None,
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
@@ -200,9 +196,7 @@ def inspect(
             }
             for g in found.groups
         ]
-        _print_json(
-            {"model": found.model_name, "macs": found.macs(), "params": found.params(), "groups": groups}
-        )
+        _print_json({"model": found.model_name, "macs": found.macs(), "params": found.params(), "groups": groups})
         return
     table = Table(_group_column(), "channels", "status", "tensors", "why", title=f"Groups of {escape(model)}")
     for g in found.groups[:_ROWS]:
@@ -222,9 +216,7 @@ def inspect(
 @app.command()
 def verify(
     model: Model,
-    ratio: Annotated[
-        float, typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.")
-    ] = 0.5,
+    ratio: Annotated[float, typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.")] = 0.5,
     scope: ScopeOption = Scope.GLOBAL,
     criterion: Criterion = "l2",
     ignore: Ignore = None,
@@ -273,9 +265,7 @@ def verify(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.")] = Path(
-        "fxprune-demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.")] = Path("fxprune-demo"),
     epochs: Annotated[int, typer.Option(help="Passes over the training images for the dense model.")] = 16,
     seed: Seed = 0,
     as_json: Json = False,
@@ -295,9 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="fxprune")
     except PruneError as error:
         sentence = " ".join(str(error).split())
-        Console(stderr=True).print(
-            f"error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -327,9 +315,7 @@ def _inputs(model: nn.Module, sizes: Iterable[str] | None) -> tuple[Tensor, ...]
 def _size(text: str) -> list[int]:
     parts = text.lower().split("x")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(
-            f"--input-size {text!r} is not a shape of one sample: write positive numbers, as 3x224x224"
-        )
+        raise InputError(f"--input-size {text!r} is not a shape of one sample: write positive numbers, as 3x224x224")
     return [int(part) for part in parts]
 
 
@@ -382,9 +368,7 @@ class _Steps:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
         self._quiet.__exit__(kind, error, trace)
 

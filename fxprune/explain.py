@@ -52,14 +52,19 @@ def explain(plan: Plan, layer: str, analysis: Analysis | None = None) -> Answer:
         InputError: the model has no such layer, or it has no channels of its own.
     """
     parts, coupled = [], []
+    names = {layer, *(first for other, first in plan.tied.items() if _belongs(other, layer))}
+
+    def mine_is(tensor: str) -> bool:
+        return any(_belongs(tensor, name) for name in names)
+
     for group in plan.groups:
-        mine = [m for m in group.members if _belongs(m[0], layer)]
+        mine = [m for m in group.members if mine_is(m[0])]
         own = [m for m in mine if m[2] != "consumer"]
         if not own:
             continue
         parts.append((group.id, _status(group), len(group.kept), group.size, group.reason))
-        coupled += [f"{n} (axis {a}, {role})" for n, a, role in group.members if not _belongs(n, layer)]
-    parts += [(name, "frozen", 0, 0, reason) for name, reason in plan.whole.items() if _belongs(name, layer)]
+        coupled += [f"{n} (axis {a}, {role})" for n, a, role in group.members if not mine_is(n)]
+    parts += [(name, "frozen", 0, 0, reason) for name, reason in plan.whole.items() if mine_is(name)]
     if not parts:
         known = {m[0] for g in plan.groups for m in g.members} | set(plan.whole)
         modules = {n.rpartition(".")[0] for n in known} | known

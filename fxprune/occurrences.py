@@ -24,6 +24,10 @@ class Occurrences:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
+        composite = np.zeros(analysis.solution.classes, bool)
+        for whole, _, _ in analysis.solution.composites:
+            composite[whole] = True
+        self._composite = composite[analysis.solution.root]
         colors, salts = _first_colors(analysis)
         self.colors = _refined(analysis, colors, salts)
         self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
@@ -42,6 +46,8 @@ class Occurrences:
         for group in self.analysis.free:
             for member in group.members:
                 labels = self._labels(member)
+                if self._composite[labels].any():
+                    continue
                 colors = np.sort(self.colors[labels], axis=1)
                 if member.indices.shape[1] > 1 and (colors[:, 1:] == colors[:, :-1]).any():
                     ordered = np.take_along_axis(labels, np.argsort(self.colors[labels], axis=1, kind="stable"), axis=1)
@@ -62,9 +68,11 @@ class Occurrences:
 
     def indices(self, member: Member) -> np.ndarray:
         """``member.indices`` with the copies of each channel in one order."""
-        if member.indices.shape[1] == 1:
+        labels = self._labels(member)
+        # The entries of a composite (heads x head_dim) stand in the order of the other factor.
+        if member.indices.shape[1] == 1 or self._composite[labels].any():
             return member.indices
-        order = np.argsort(self.colors[self._labels(member)], axis=1, kind="stable")
+        order = np.argsort(self.colors[labels], axis=1, kind="stable")
         return np.take_along_axis(member.indices, order, axis=1)
 
 

@@ -55,6 +55,7 @@ class Plan:
         kept: ``{tensor name: {axis: kept indices}}`` for every axis that loses something.
         macs, params: before and after, for one sample.
         whole: parameters that no group lists (no axis of theirs is a channel that could go) -> the reason.
+        tied: other names of tied tensors -> the name that the plan uses.
         example: shapes and dtypes of the example inputs.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     macs: tuple[int, int]
     params: tuple[int, int]
     whole: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
     example: list[dict[str, Any]] = field(default_factory=list)
     version: int = _VERSION
 

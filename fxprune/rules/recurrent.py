@@ -24,7 +24,10 @@ def recurrent(call: Call) -> None:
         if first_layer and int(tensor.shape[1]) == width:
             call.unify(axes[-1], labels[1])
             call.role(labels[1], "consumer")
+            call.macs(*axes[:-1], *labels)
             labels = labels[:1]
+        elif len(labels) == 2:
+            call.macs(*axes[:-1], *labels)
         for axis in labels:
             call.fix(axis, "hidden state of a recurrent layer")
     hidden = call.get("hx")
