@@ -15,7 +15,7 @@ from fxprune.groups import Group, Member
 
 __all__ = ["Occurrences"]
 
-_ROUNDS = 4
+_ROUNDS = 64
 _CHOICES = 8
 
 
@@ -37,8 +37,7 @@ class Occurrences:
         for _ in range(_CHOICES):
             if not self._choose():
                 break
-            for _ in range(_ROUNDS):
-                self.colors = _refined(analysis, self.colors, salts)
+            self.colors = _refined(analysis, self.colors, salts)
 
     def _choose(self) -> bool:
         """Tell copies of one colour apart by their place, in one tensor a group; False if there are none."""
@@ -98,8 +97,8 @@ def _first_colors(analysis: Analysis) -> tuple[np.ndarray, list[int]]:
 
 
 def _refined(analysis: Analysis, colors: np.ndarray, salts: list[int]) -> np.ndarray:
-    """Colours that also tell of the labels around each label."""
-    store = analysis.traced.mode.store
+    """Colours that also tell of the labels around each label, refined until they part no more labels."""
+    store, apart = analysis.traced.mode.store, 0
     with np.errstate(over="ignore"):
         for _ in range(_ROUNDS):
             new = _mix(colors)
@@ -112,6 +111,10 @@ def _refined(analysis: Analysis, colors: np.ndarray, salts: list[int]) -> np.nda
                 left, right = (_mix(colors[f] + salts[3 * event + i]) for i, f in enumerate((product.left, product.right)))
                 np.add.at(new, product.whole, _mix(left[:, None] + right[None, :] * 3).ravel())
             colors = new
+            found = len(np.unique(colors))
+            if found <= apart:
+                break
+            apart = found
     return colors
 
 
