@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from fxprune.lowering import pure_leaf
 from fxprune.modes import select_mode, writes
 from fxprune.propagate import LabelMode
 
-__all__ = ["FACTORIES", "keeps", "label_outputs", "labels_of", "literals_in", "on_meta", "run_graph"]
+__all__ = ["FACTORIES", "call_on_meta", "keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
 
 FACTORIES = (
     "arange", "zeros", "ones", "full", "empty", "rand", "randn", "randint", "linspace", "logspace", "eye", "tensor",
@@ -53,8 +52,7 @@ def run_graph(
             elif node.op == "call_method":
                 values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "call_function":
-                with on_meta(node.target):
-                    values[node] = node.target(*args, **kwargs)
+                values[node] = call_on_meta(node.target, args, kwargs)
                 if node.target is select_mode:
                     _join_modes(mode, args[1], args[2])
             else:
@@ -63,9 +61,11 @@ def run_graph(
     return values
 
 
-def on_meta(target: Any) -> AbstractContextManager[Any]:
-    """A context in which a factory that names no device (``torch.zeros(3)``) makes its tensor on the meta device."""
-    return torch.device("meta") if getattr(target, "__name__", "") in FACTORIES else nullcontext()
+def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call a function; a factory that names no device (``torch.zeros(3)``) makes its tensor on the meta device."""
+    if getattr(target, "__name__", "") in FACTORIES and kwargs.get("device") is None:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    return target(*args, **kwargs)
 
 
 def _attribute(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:

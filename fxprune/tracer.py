@@ -33,7 +33,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import InputError, PruneError, TraceError
-from fxprune.graph_run import FACTORIES, keeps, label_outputs, labels_of, literals_in, on_meta, run_graph
+from fxprune.graph_run import FACTORIES, call_on_meta, keeps, label_outputs, labels_of, literals_in, run_graph
 from fxprune.labels import Axis
 from fxprune.lowering import lowered_forward, pure_leaf
 from fxprune.modes import merge_modes, select_mode
@@ -111,7 +111,7 @@ class _Tracer(fx.Tracer):
         lowered = self._batch_norm_leaf(kind, target, args, kwargs)
         if lowered is not None:
             kind, target, args, kwargs = lowered
-        value_args, value_kwargs = map_aggregate((args, kwargs), value_of)
+        value_args, value_kwargs = map_aggregate((args, kwargs), self._value)
         dynamic = any(isinstance(p.value, _SCALARS) for p in proxies_in((args, kwargs)))
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
         source = _source_line()
@@ -127,6 +127,12 @@ class _Tracer(fx.Tracer):
         if dynamic and isinstance(value, _SCALARS) and all(n in self._of_training for n in node.all_input_nodes):
             self._of_training.add(node)
         return self._wrap(node, value)
+
+    def _value(self, a: Any) -> Any:
+        """What an argument is on the meta device; a tensor made outside the graph is a constant of it."""
+        if type(a) is Tensor and not a.is_meta:
+            return self._tensor_argument(a).value
+        return value_of(a)
 
     def _wrap(self, node: fx.Node, value: Any) -> Proxy:
         proxy = self.proxy_class(node, self)
@@ -195,8 +201,7 @@ class _Tracer(fx.Tracer):
                     return _ORIGINAL_CALL(self._leaf(target), *args, **kwargs)
                 if kind == "call_method":
                     return getattr(args[0], target)(*args[1:], **kwargs)
-                with on_meta(target):
-                    return target(*args, **kwargs)
+                return call_on_meta(target, args, kwargs)
         except PruneError:
             raise
         except Exception as error:

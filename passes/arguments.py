@@ -143,6 +143,7 @@ def _repeat(site: Site) -> int:
     node = site.node
     spread = not isinstance(node.args[1], (tuple, list))
     times: list[Any] = list(node.args[1:] if spread else node.args[1])  # type: ignore[arg-type]
+    times = [1] * (len(site.outputs) - len(times)) + times  # tile may name the last axes only
     sizes = [1] * (len(times) - len(site.inputs)) + [site.context.size(a) for a in site.inputs]
     changed = 0
     for position, axis in enumerate(site.outputs):

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from fxprune.analysis import axes_in
-from fxprune.graph_run import on_meta
+from fxprune.graph_run import call_on_meta
 from fxprune.shapes import QuickShapes
 
 __all__ = ["ResizeArguments"]
@@ -80,8 +80,7 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
             return module.get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        with on_meta(node.target):
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+        return call_on_meta(node.target, args, kwargs)
     except Exception as error:
         axes = [a for n in node.all_input_nodes if n in context.origin
                 for a in axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip

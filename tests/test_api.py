@@ -264,6 +264,21 @@ def test_bad_input_gets_one_clear_sentence(call: Callable[[], Any], kind: type[E
     assert words in str(caught.value)
 
 
+def test_constants_that_forward_writes_and_tiles() -> None:
+    class Marked(Residual):
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            x = self.norm1(self.conv1(self.stem(x)))
+            ramp = torch.zeros(1, 1, x.shape[2], x.shape[3])  # names no device
+            ramp[:, :, :, 0] = torch.ones(8)
+            x = self.conv2(x + ramp).relu() * torch.ones(1, 1, 1).tile([16, 1, 1]).to(x.dtype)
+            return self.fc(x.mean((2, 3)))
+
+    original = randomize(Marked()).double().eval()
+    slim = fxprune.prune(original, 0.5, X.double(), scope="layer")
+    assert len(slim.meta["fxprune"].plan.kept["conv1.weight"][0]) == 8
+    assert fxprune.verify(original, slim, latency=False).passed
+
+
 def test_unknown_operator_is_pruned_around() -> None:
     @torch.library.custom_op("fxprune_tests::twist", mutates_args=())
     def twist(x: Tensor) -> Tensor:
