@@ -318,7 +318,7 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
     skeleton.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
     args, named = analysis.traced.inputs
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), torch.device("meta"), counter:  # constants that forward makes, too
         skeleton.eval()(*args, **named)
     return round(counter.get_total_flops() / 2 / analysis.batch)
 
