@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import Analysis, analyze_model
-from fxprune.criteria import resolve
+from fxprune.criteria import prepare, resolve
 from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch
 from fxprune.explain import Answer, explain
 from fxprune.inputs import example_of, settle_inputs
@@ -40,6 +40,9 @@ def prune(
     attention: AttentionPolicy = "head_dim",
     verify: bool = True,
     seed: int = 0,
+    data: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    batches: int | None = None,
 ) -> fx.GraphModule:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
 
@@ -56,6 +59,9 @@ def prune(
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
+        data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
+        loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
+        batches: observe so many batches at most.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
@@ -67,8 +73,9 @@ def prune(
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock = _Clock()
+    observed = (data, loss, batches)
     made, analysis, rewritten = _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to,
-                                      attention, seed, clock)  # fmt: skip
+                                      attention, seed, clock, observed)  # fmt: skip
     return _finish(model, made, analysis, rewritten, verify, clock)
 
 
@@ -84,9 +91,14 @@ def plan(
     round_to: int = 1,
     attention: AttentionPolicy = "head_dim",
     seed: int = 0,
+    data: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    batches: int | None = None,
 ) -> Plan:
     """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`."""
-    return _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to, attention, seed, _Clock())[0]
+    observed = (data, loss, batches)
+    return _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to, attention, seed, _Clock(),
+                 observed)[0]  # fmt: skip
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule:
@@ -198,6 +210,7 @@ class _Clock:
 def _plan(
     model: nn.Module, ratio: Ratio, example_inputs: Any, criterion: Criterion, scope: Scope, ignore: Iterable[str],
     max_ratio: float, round_to: int, attention: AttentionPolicy, seed: int, clock: _Clock,
+    observed: tuple[Iterable[Any] | None, Callable[[Any, Any], Tensor] | None, int | None] = (None, None, None),
 ) -> tuple[Plan, Analysis, Rewritten]:  # fmt: skip
     patterns = _patterns(ignore)
     _check_options(model, ratio, scope, max_ratio, round_to)
@@ -208,6 +221,8 @@ def _plan(
     if not analysis.free:
         raise NothingToPrune(_nothing(analysis))
     tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    data, loss, batches = observed
+    prepare(score, model, analysis, data, loss=loss, batches=batches)
     with torch.no_grad():
         scores = {g.id: _scores(score(g, tensors), g.id, g.size) for g in analysis.free}
     gone = select(analysis.free, scores, ratio, scope, max_ratio, round_to)

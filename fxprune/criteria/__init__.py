@@ -1,45 +1,46 @@
-"""Criteria: how much a channel matters. One criterion, one file, one name in the table below.
+"""Criteria: how much a channel matters. One criterion, one name in the table of `fxprune.criteria.registry`.
 
-To add one: a file with a subclass of `Criterion` (or any callable ``(group, tensors) -> scores``), a line in `_NAMES`, a
-test. `resolve` gives the criterion of a name.
+To add one to the package: a subclass of `WeightCriterion`, `ActivationCriterion` or `GradientCriterion` in a file here, a
+line in that table, a test. To add one of your own: `register`, or pass any callable ``(group, tensors) -> scores``. Other
+packages name theirs in the entry-point group ``fxprune.criteria``.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from fxprune.criteria.base import Criterion, Tensors
-from fxprune.errors import InputError, nearest
+from fxprune.criteria.registry import names, register, resolve
+from fxprune.errors import InputError
 
-__all__ = ["Criterion", "Tensors", "names", "resolve"]
+if TYPE_CHECKING:
+    from torch import nn
 
-_NAMES = {
-    "bn_scale": "fxprune.criteria.bn_scale:BatchNormScale",
-    "l1": "fxprune.criteria.magnitude:L1",
-    "l2": "fxprune.criteria.magnitude:L2",
-    "random": "fxprune.criteria.random_scores:Random",
-}
+    from fxprune.analysis import Analysis
 
-
-def names() -> list[str]:
-    """The registered criteria."""
-    return sorted(_NAMES)
+__all__ = ["Criterion", "Tensors", "names", "prepare", "register", "resolve"]
 
 
-def resolve(criterion: str | Callable[..., Any], seed: int = 0) -> Callable[..., Any]:
-    """The criterion of a registered name; a callable is returned as it is.
+def prepare(
+    criterion: Callable[..., Any], model: nn.Module, analysis: Analysis, data: Iterable[Any] | None = None, **options: Any
+) -> None:
+    """Show a criterion what it needs before it can score: the network, or the model at work on `data`.
+
+    Does nothing for criteria that need neither. `options` are those of `fxprune.statistics.gather`.
 
     Raises:
-        InputError: no criterion has that name.
+        InputError: the criterion needs data and there are none.
     """
-    if callable(criterion):
-        return criterion
-    if criterion not in _NAMES:
-        raise InputError(
-            f"there is no criterion {criterion!r}{nearest(str(criterion), _NAMES)}; known: {', '.join(names())}"
-        )
-    module, _, name = _NAMES[criterion].partition(":")
-    made: Criterion = getattr(importlib.import_module(module), name)(seed=seed)
-    return made
+    if getattr(criterion, "needs_analysis", False):
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        criterion.prepare(analysis, tensors)  # type: ignore[attr-defined]
+    if not getattr(criterion, "needs_data", False):
+        return
+    if data is not None:
+        from fxprune.statistics import gather
+
+        gather(model, analysis, [criterion], data, **options)  # type: ignore[list-item]
+    elif not criterion.has_seen(analysis):  # type: ignore[attr-defined]
+        name = type(criterion).__name__
+        raise InputError(f"criterion {name} observes the model at work: pass data, an iterable of batches of inputs and labels")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from fxprune.errors import InputError, nearest
 from fxprune.groups import Group
+
+if TYPE_CHECKING:
+    from fxprune.analysis import Analysis
 
 __all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize", "reduce"]
 
@@ -56,6 +59,9 @@ class Criterion:
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         """Scores ``[group.size]``, float64 on the CPU."""
         raise NotImplementedError
+
+    def prepare(self, analysis: Analysis, tensors: Tensors) -> None:
+        """Look at the whole network, where the criterion `needs_analysis`."""
 
     def settle(self, scores: Sequence[Tensor]) -> Tensor:
         """From one score tensor ``[channels]`` a place to the group's scores ``[channels]``."""

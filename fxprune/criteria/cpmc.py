@@ -1,0 +1,78 @@
+"""Weights, parameters and computation that go with a channel (reconstruction of Yan et al., "Channel Pruning via
+Multi-Criteria based on Weight Dependency" (CPMC), arXiv 2011.03240, from its abstract)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.criteria.base import Criterion, Normalization, Tensors
+from fxprune.criteria.norms import norms_of
+from fxprune.criteria.weights import channel_weights, members_with
+from fxprune.errors import InputError
+from fxprune.groups import Group
+
+if TYPE_CHECKING:
+    from fxprune.analysis import Analysis
+
+__all__ = ["CPMC"]
+
+
+class CPMC(Criterion):
+    """``w_c / (lambda_p p_c + lambda_m m_c)``, each term over its maximum in the whole network.
+
+    ``w_c`` is the l1 norm of what the channel owns in the layers that produce it, in those that read it, and in its norms'
+    scale and shift; ``p_c`` the parameters and ``m_c`` the multiply-accumulates that go with it, its consumers' included.
+    Removal is cheap where little weight goes with many parameters and much computation. Reconstruction: that the three
+    aspects cover the filter and the next layer's slice, and are normalised over the network, is published; how they are
+    combined is a choice made here. `reduction` and `consumers` have no effect: all members always add up.
+
+    Args:
+        parameters: ``lambda_p``.
+        macs: ``lambda_m``.
+    """
+
+    needs_analysis = True
+    default_normalization: Normalization = "none"
+
+    def __init__(self, *args: Any, parameters: float = 1.0, macs: float = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if parameters < 0 or macs < 0 or parameters + macs == 0:
+            raise InputError("the weights of parameters and macs must not be negative, nor both zero")
+        self.lambdas = (parameters, macs)
+        self._costs: dict[str, float] = {}
+        self._largest = 1.0
+
+    def prepare(self, analysis: Analysis, tensors: Tensors) -> None:
+        """Find the network-wide maxima and each group's cost; all channels of a group cost the same."""
+        params, macs = analysis.params(), analysis.total_macs()
+        costs = {}
+        for group in analysis.free:
+            removed = analysis.removed({group.id: np.array([0])})
+            costs[group.id] = (params - analysis.params(removed), macs - analysis.total_macs(removed))
+        most = [max((c[i] for c in costs.values()), default=0) or 1 for i in (0, 1)]
+        self._costs = {
+            name: sum(weight * part / top for weight, part, top in zip(self.lambdas, cost, most, strict=True))
+            for name, cost in costs.items()
+        }
+        self._largest = max((float(_magnitude(g, tensors).max()) for g in analysis.free), default=0.0) or 1.0
+
+    def __call__(self, group: Group, tensors: Tensors) -> Tensor:
+        if group.id not in self._costs:
+            raise InputError(f"cpmc has not seen the network of group {group.id!r}: call fxprune.criteria.prepare first")
+        tiny = torch.finfo(torch.float64).tiny
+        return self.settle([_magnitude(group, tensors) / self._largest / max(self._costs[group.id], tiny)])
+
+
+def _magnitude(group: Group, tensors: Tensors) -> Tensor:
+    """l1 norm ``[channels]`` of what each channel owns, running statistics aside."""
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for member in members_with(group, "producer", "consumer"):
+        total += channel_weights(tensors[member.name], member).abs().sum((1, 2)).double().cpu()
+    for norm in norms_of(group, tensors):
+        scale, shift = norm.values(tensors)
+        total += (scale.abs() + shift.abs()).sum(1)
+    return total

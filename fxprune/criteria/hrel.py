@@ -1,0 +1,89 @@
+"""Matrix-based mutual information of feature maps and labels (published: Sarvani et al., "HRel: Filter Pruning based on High
+Relevance between Activation Maps and Class Labels", Neural Networks 147, 2022)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fxprune.criteria.base import Normalization
+from fxprune.criteria.observing import ActivationCriterion, Sums
+
+if TYPE_CHECKING:
+    from fxprune.statistics.maps import Maps
+
+__all__ = ["HRel"]
+
+_LABEL_WIDTH = 0.1
+_ENTRIES = 1 << 23  # of the kernel matrices that are held at once
+
+
+class HRel(ActivationCriterion):
+    """``I(T; Y) = H(T) + H(Y) - H(T, Y)`` in bits, averaged over batches; T a channel's maps, Y the labels of a batch.
+
+    ``H = -sum l log2 l`` over the eigenvalues of a Gaussian kernel matrix ``exp(-d^2 / width^2)`` of the batch's images,
+    scaled to trace 1; the joint entropy is that of the entrywise product of both matrices. The width for one-hot labels is
+    0.1; that of a layer is, of a grid, the one whose kernel of mean squared distances aligns best with the labels'. The
+    original smooths the width over batches; here each batch has its own, so that shares of the data can be merged.
+    Scores depend on the batch size (100 in the paper): about ``channels * batch^3`` operations a batch.
+
+    Args:
+        widths: size of the grid, from a tenth to ten times the root mean squared distance.
+    """
+
+    needs_labels = True
+    default_normalization: Normalization = "max"
+
+    def __init__(self, *args: Any, widths: int = 9, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.widths = torch.logspace(-1, 1, widths, dtype=torch.float64).tolist()
+
+    def observe(self, maps: Maps) -> Sums:
+        assert maps.labels is not None
+        targets = one_hot(maps.labels, maps.classes).to(maps.values)
+        label_kernel = _kernel(_squared_distances(targets[None]), _LABEL_WIDTH**2)
+        points = maps.values.transpose(0, 1).flatten(2)
+        width = self._width(points, label_kernel)
+        entropy_of_labels = _entropy(label_kernel)
+        parts = []
+        for part in points.split(max(1, _ENTRIES // len(maps.values) ** 2)):
+            kernel = _kernel(_squared_distances(part), width)
+            parts.append(_entropy(kernel) + entropy_of_labels - _entropy(kernel * label_kernel))
+        return {"information": torch.cat(parts), "batches": torch.ones((), dtype=torch.float64)}
+
+    def measure(self, sums: Sums) -> Tensor:
+        return sums["information"] / sums["batches"]
+
+    def _width(self, points: Tensor, label_kernel: Tensor) -> float:
+        """The squared width: the best of the grid on the mean squared distances of all channels."""
+        distances = torch.stack([_squared_distances(p).sum(0) for p in points.split(64)]).sum(0, keepdim=True) / len(points)
+        scale = float(distances.mean()) or 1.0
+        best: float = max(self.widths, key=lambda w: float(_alignment(_kernel(distances, scale * w * w), label_kernel)))
+        return scale * best * best
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    """``[channels, n, d]`` -> ``[channels, n, n]`` in float64."""
+    points = points.double()
+    squares = points.square().sum(-1)
+    distances = squares[:, :, None] + squares[:, None, :] - 2 * points @ points.mT
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    return distances.clamp_min_(0)
+
+
+def _kernel(squared_distances: Tensor, squared_width: float) -> Tensor:
+    return (-squared_distances / squared_width).exp()
+
+
+def _alignment(kernel: Tensor, other: Tensor) -> Tensor:
+    return (kernel * other).sum((-1, -2)) / (kernel.flatten(1).norm(dim=1) * other.norm())
+
+
+def _entropy(kernel: Tensor) -> Tensor:
+    """Bits ``[channels]``; the diagonal of a Gaussian kernel is 1, so its trace is its size."""
+    values = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp_min(0)
+    return -torch.special.xlogy(values, values).sum(-1) / math.log(2)

@@ -1,0 +1,83 @@
+"""What a batch of a user's data holds: the model's inputs, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis import Analysis
+from fxprune.errors import InputError
+
+__all__ = ["Batch", "class_labels", "read_batch"]
+
+_LABELS = ("label", "labels", "target", "targets", "y")
+
+
+@dataclass(eq=False)
+class Batch:
+    """Inputs in the order of the graph's placeholders, on the model's device; `labels` may be whatever a loss takes."""
+
+    inputs: tuple[Any, ...]
+    labels: Any
+    images: int
+
+
+def read_batch(batch: Any, analysis: Analysis, device: torch.device) -> Batch:
+    """Take a batch apart: a tensor; a sequence of the model's inputs, labels last if there is one more; or a mapping by
+    the names of the inputs, with labels under ``label(s)``, ``target(s)`` or ``y``.
+
+    Raises:
+        InputError: the batch has another structure.
+    """
+    names = [str(n.target) for n in analysis.traced.graph.nodes if n.op == "placeholder"]
+    labels = None
+    if isinstance(batch, Tensor):
+        inputs: list[Any] = [batch]
+    elif isinstance(batch, Mapping):
+        missing = [n for n in names if n not in batch]
+        if missing:
+            raise InputError(f"a batch has no {missing[0]!r}, an input of the model: it has {', '.join(map(str, batch))}")
+        inputs = [batch[n] for n in names]
+        labels = next((batch[k] for k in _LABELS if k in batch and k not in names), None)
+    elif isinstance(batch, (list, tuple)):
+        inputs = list(batch)
+        if len(inputs) == len(names) + 1:
+            labels = inputs.pop()
+    else:
+        raise InputError(f"a batch must be a tensor, a sequence or a mapping of tensors, not {type(batch).__name__}")
+    if len(inputs) != len(names):
+        raise InputError(f"a batch holds {len(inputs)} inputs, but the model takes {len(names)} ({', '.join(names)})")
+    first = next((v for v in inputs if isinstance(v, Tensor) and v.dim()), None)
+    if first is None or not len(first):
+        raise InputError("a batch holds no images: every batch needs a tensor with at least one")
+    return Batch(tuple(_to(v, device) for v in inputs), _to(labels, device), len(first))
+
+
+def class_labels(batch: Batch, classes: int) -> Tensor:
+    """Labels as int64 ``[images]`` in ``[0, classes)``; more classes than that are folded onto them.
+
+    Raises:
+        InputError: there are no labels, or they are not one whole number an image.
+    """
+    labels = batch.labels
+    if labels is None:
+        raise InputError("the criterion needs labels: batches must be pairs of inputs and labels")
+    if not isinstance(labels, Tensor):
+        labels = torch.as_tensor(labels)
+    if labels.shape != (batch.images,) or labels.is_floating_point() or (labels.numel() and int(labels.min()) < 0):
+        raise InputError(f"labels must be one class number an image, not {labels.dtype} of shape {tuple(labels.shape)}")
+    return labels.long() % classes
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: _to(v, device) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_to(v, device) for v in value))
+    return type(value)(_to(v, device) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,144 @@
+"""The pass over the data: every batch runs once, every criterion adds what it wants to remember of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis
+from fxprune.criteria.observing import ActivationCriterion, GradientCriterion, Key, ObservingCriterion, Sums
+from fxprune.errors import InputError
+from fxprune.statistics.batches import Batch, class_labels, read_batch
+from fxprune.statistics.gradients import Gradients, Loss
+from fxprune.statistics.observers import Observers
+from fxprune.statistics.store import Store
+from fxprune.statistics.walk import Runner
+
+__all__ = ["Statistics", "processes"]
+
+
+class Statistics:
+    """Running sums of some criteria over data; see `gather` for the arguments.
+
+    A state dict holds all of it: save it (safetensors) to resume later, or `merge` those of several processes. States
+    to be merged must share the ranges of one calibration: load the state of an `update` on a first share of the data.
+    """
+
+    def __init__(
+        self, model: nn.Module, analysis: Analysis, criteria: Sequence[ObservingCriterion], *, loss: Loss | None = None,
+        calibration: int = 64, classes: int | None = None, autocast: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        for criterion in criteria:
+            if not isinstance(criterion, ObservingCriterion):
+                name = getattr(criterion, "__name__", type(criterion).__name__)
+                raise InputError(f"criterion {name} reads no statistics: score with it directly")
+        self.analysis, self.criteria, self.loss = analysis, list(criteria), loss
+        self.runner = Runner(model, analysis)
+        self.calibration, self.autocast = calibration, autocast
+        self.classes = _classes(analysis) if classes is None else classes
+        self.store = Store()
+        for criterion in self.criteria:
+            if criterion.needs_analysis:
+                criterion.prepare(analysis, self.runner.tensors)
+        looking = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, ActivationCriterion)]
+        self._observers = Observers(self.runner, analysis, looking, self.store, self.classes)
+        self._differentiating = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, GradientCriterion)]
+        parameters = self.runner.tensors
+        self._wanted: dict[int, set[Key]] = {
+            i: {(m.name, m.axis) for g in analysis.free for m in c.speaks(g) if m.name in parameters}
+            for i, c in self._differentiating
+        }
+        names = {name for keys in self._wanted.values() for name, _ in keys}
+        self._weights = {name: parameters[name] for name in sorted(names)}
+
+    def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
+        """Add batches of data."""
+        source: Iterator[Any] = islice(data, batches)
+        if self._observers.wants_ranges and not self.store.ranges:
+            source = self._calibrate(source)
+        before = self.store.images
+        for batch in _shown(source, batches if batches is not None else _length(data)) if progress else source:
+            self.add(batch)
+        if self.store.images == before:
+            raise InputError("data holds no batches: a generator that was used up, or an empty loader?")
+
+    def add(self, batch: Any) -> None:
+        """Add one batch."""
+        read = read_batch(batch, self.analysis, self.runner.device)
+        with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
+            self._observers.observe(read, self._labels(read))
+        for i, criterion in self._differentiating:
+            with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
+                found = criterion.observe(Gradients(self.runner, self._weights, read, self.loss))
+            counts = {"batches": torch.ones((), dtype=torch.float64), "images": torch.tensor(float(read.images)).double()}
+            for name, axis in self._wanted[i]:
+                self.store.add(i, (name, axis), {"entries": criterion.fold(found[name], axis), **counts})
+        self.store.images += read.images
+
+    def finish(self) -> None:
+        """Hand the sums to the criteria."""
+        for i, criterion in enumerate(self.criteria):
+            found: dict[Key, Sums] = self.store.of(i)
+            criterion.receive(found, self.analysis)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything remembered so far, as named tensors on the CPU."""
+        return self.store.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state of the same criteria on the same model."""
+        self.store.load(state)
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Add the state of another share of the data."""
+        self.store.merge(state)
+
+    def all_reduce(self) -> None:
+        """Sum over all processes of the default process group; each has added data, with equal criteria."""
+        self.store.all_reduce(self.runner.device)
+
+    def _labels(self, batch: Batch) -> Tensor | None:
+        wanted = any(c.needs_labels for c in self.criteria if isinstance(c, ActivationCriterion))
+        return class_labels(batch, self.classes) if wanted else None
+
+    def _calibrate(self, source: Iterator[Any]) -> Iterator[Any]:
+        """Fix ranges on the first images, and give all batches back."""
+        first, images = [], 0
+        for batch in source:
+            read = read_batch(batch, self.analysis, self.runner.device)
+            with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
+                self._observers.observe_ranges(read)
+            first.append(batch)
+            images += read.images
+            if images * processes() >= self.calibration:
+                break
+        if processes() > 1:
+            self.store.share_ranges(self.runner.device)
+        return chain(first, source)
+
+
+def _classes(analysis: Analysis) -> int:
+    output = next(n for n in analysis.traced.graph.nodes if n.op == "output")
+    value = analysis.traced.values.get(output)
+    size = value.shape[-1] if isinstance(value, Tensor) and value.dim() == 2 else 100
+    return max(2, min(int(size), 100))
+
+
+def processes() -> int:
+    """How many there are in the default process group; 1 without one."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _length(data: Any) -> int | None:
+    return len(data) if hasattr(data, "__len__") else None
+
+
+def _shown(source: Iterator[Any], total: int | None) -> Iterator[Any]:
+    from rich.progress import track
+
+    yield from track(source, "observing", total=total)

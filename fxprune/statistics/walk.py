@@ -1,0 +1,73 @@
+"""Run a traced model node by node, and show values to observers on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.analysis import Analysis
+from fxprune.build import build
+from fxprune.errors import InputError
+from fxprune.modes import in_evaluation
+
+__all__ = ["Runner"]
+
+Observer = Callable[[Tensor], None]
+
+
+class Runner:
+    """The traced model in evaluation mode, over the tensors of the user's model, which stays as it is.
+
+    Attributes:
+        module: the GraphModule.
+        device: where its tensors are.
+        tensors: its parameters under all their names.
+    """
+
+    def __init__(self, model: nn.Module, analysis: Analysis) -> None:
+        found = next((t for t in (*model.parameters(), *model.buffers())), None)
+        self.device = torch.device("cpu") if found is None else found.device
+        constants = {name: value.to(self.device) for name, value in analysis.traced.constants.items()}
+        self.module, _ = build(analysis.traced, model, constants)
+        self.module.eval()
+        self.tensors = dict(self.module.named_parameters(remove_duplicate=False))
+        self._needed = in_evaluation(self.module.graph)
+
+    def observe(self, inputs: tuple[Any, ...], observers: Mapping[str, list[tuple[str, Observer]]]) -> None:
+        """Run a batch without gradients; after node ``k`` call each ``(source, observer)`` of ``observers[k]`` with the value
+        of node `source`, as it is at that moment."""
+        with torch.no_grad():
+            _Walk(self.module, self._needed, observers).run(*(_own(v) for v in inputs))
+
+
+class _Walk(fx.Interpreter):
+    def __init__(
+        self, module: fx.GraphModule, needed: set[str], observers: Mapping[str, list[tuple[str, Observer]]]
+    ) -> None:
+        super().__init__(module)
+        self.needed, self.observers = needed, observers
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.name not in self.needed and n.op != "placeholder":
+            return None
+        if n.target is torch._assert:
+            self._hold(n)
+            return None
+        value = super().run_node(n)
+        for source, observer in self.observers.get(n.name, ()):
+            at = next((self.env[i] for i in n.all_input_nodes if i.name == source), value)
+            observer(at)
+        return value
+
+    def _hold(self, n: fx.Node) -> None:
+        condition, message = self.fetch_args_kwargs_from_env(n)[0]
+        if not condition:
+            raise InputError(f"a batch does not fit the model as it was traced ({message}): trace it on inputs of that size")
+
+
+def _own(value: Any) -> Any:
+    """A copy, for models that write into their inputs."""
+    return value.clone() if isinstance(value, Tensor) else value
