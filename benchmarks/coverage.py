@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import models
+import lists
 from measure import code_hash, environment
 from peers import ENVIRONMENT
 from rich.console import Console
@@ -59,7 +59,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--list", nargs="+", default=["families"], metavar="LIST|MODEL", dest="models",
-        help=f"{', '.join(models.LISTS)}, or names such as timm:resnet50 (default: families)",
+        help=f"{', '.join(lists.LISTS)}, or names such as timm:resnet50 (default: families)",
     )  # fmt: skip
     parser.add_argument("--scope", choices=["layer", "global"], default="layer")
     parser.add_argument("--attention", choices=["head_dim", "heads", "both", "none"], default="head_dim")
@@ -95,7 +95,7 @@ def read(store: Path) -> dict[str, Row]:
 
 
 def _jobs(options: argparse.Namespace) -> Iterable[Row]:
-    for model in models.names(options.models):
+    for model in lists.names(options.models):
         job = {"model": model, "ratio": options.ratio, "scope": options.scope}
         yield {"tool": "fxprune", **job, "attention": options.attention}
         if options.peer:

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from models import SPEED
+from lists import SPEED
 from peers import ENVIRONMENT, build_for_peer, installed, prepare
 from rich.console import Console
 from rich.table import Table

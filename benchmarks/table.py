@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import models
+import lists
 
 __all__ = ["passed", "write_tables"]
 
@@ -58,7 +58,7 @@ def write_tables(rows: list[Row], out: Path, environment: Mapping[str, str]) -> 
     text = ["# Coverage\n", ", ".join(f"{k} {v}" for k, v in environment.items()) + "\n"]
     summary: list[str] = []
     for (scope, attention, ratio), found in sorted(sections.items()):
-        found.sort(key=lambda r: (models.belongs(r["model"]), r["model"]))
+        found.sort(key=lambda r: (lists.belongs(r["model"]), r["model"]))
         title = f"ratio {ratio:g}, scope {scope}, attention {attention}"
         pairs = [(row, peers.get((row["model"], scope, ratio))) for row in found]
         lines = [f"{title}: {line}" for line in _summaries(pairs)]
@@ -74,10 +74,10 @@ def write_tables(rows: list[Row], out: Path, environment: Mapping[str, str]) -> 
 
 def _summaries(pairs: list[tuple[Row, Row | None]]) -> Iterable[str]:
     """One line for each list of models."""
-    lists: dict[str, list[tuple[Row, Row | None]]] = {}
+    named: dict[str, list[tuple[Row, Row | None]]] = {}
     for row, peer in pairs:
-        lists.setdefault(models.belongs(row["model"]), []).append((row, peer))
-    for name, found in lists.items():
+        named.setdefault(lists.belongs(row["model"]), []).append((row, peer))
+    for name, found in named.items():
         ours = [row for row, _ in found]
         good = [row for row in ours if passed(row)]
         only64 = sum(not row.get("verified") for row in good)

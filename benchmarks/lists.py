@@ -1,6 +1,6 @@
 """Which models the benchmarks run: lists by name, and the parameter counts that they are chosen by.
 
-Counting every model takes some minutes, so ``results/families.json`` keeps the counts; ``python models.py``
+Counting every model takes some minutes, so ``results/families.json`` keeps the counts; ``python lists.py``
 makes it anew.
 """
 
