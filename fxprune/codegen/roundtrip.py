@@ -16,7 +16,7 @@ import torch
 from fxprune.codegen.store import save
 from fxprune.errors import NotEquivalent
 
-__all__ = ["check_round_trip", "flat_tensors", "same_bits"]
+__all__ = ["check_round_trip", "flat_tensors", "same_bits", "same_result"]
 
 CHILD = """
 import importlib.abc, importlib.util, sys
@@ -60,7 +60,7 @@ def check_round_trip(
     *,
     seed: int = 0,
 ) -> Path:
-    """Save `slim`, run the file in a fresh process without fxprune, and compare the outputs bit for bit.
+    """Save `slim`, run the file in a fresh process without fxprune, and compare the outputs (`same_result`).
 
     Args:
         slim: what `prune` or `trace` returned; it is copied before it runs, in the mode that it is in.
@@ -93,7 +93,7 @@ def check_round_trip(
     if len(found) != len(expected):
         raise NotEquivalent(f"{file} returns {len(found)} tensors, the pruned model {len(expected)}")
     for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        if not same_bits(a, b.cpu()):
+        if not same_result(a, b.cpu()):
             raise NotEquivalent(f"{file}: output tensor {index} differs from that of the pruned model")
     return file
 
@@ -116,3 +116,20 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     raw_a, raw_b = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
     return torch.equal(raw_a, raw_b)
+
+
+def same_result(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return True if two runs of one model may have given `a` and `b`: the same bits but for the rounding of sums.
+
+    On some processors the BLAS library picks its kernel by the alignment of memory, so that even one model's two runs
+    differ in their last bits: floats may differ by 1,000 units of rounding of the largest entry.
+    """
+    if same_bits(a, b):
+        return True
+    if a.dtype != b.dtype or a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
+        return False
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()) or not torch.equal(a[~finite].isnan(), b[~finite].isnan()):
+        return False
+    a, b = a[finite], b[finite]
+    return not a.numel() or float((a - b).abs().max()) <= 1000 * torch.finfo(a.dtype).eps * float(b.abs().max())
