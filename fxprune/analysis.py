@@ -195,6 +195,20 @@ class Analysis:
                     graph.add_edge(layer, group.id)
         return graph
 
+    @cached_property
+    def exclusive(self) -> dict[str, set[str]]:
+        """Free group -> the free groups that should stay whole if it loses channels: of the groups of a grouped
+        convolution and the channels within them, one kind goes."""
+        owner = {int(label): g.id for g in self.free for label in g.labels}
+        found: dict[str, set[str]] = {}
+        for left, right in self.solution.exclusive:
+            ones, others = ({owner[c] for c in side.tolist() if c in owner} for side in (left, right))
+            for one, other in itertools.product(ones, others):
+                if one != other:
+                    found.setdefault(one, set()).add(other)
+                    found.setdefault(other, set()).add(one)
+        return found
+
     def group(self, name: str) -> Group:
         """The free group of that id."""
         if name not in self._free:

@@ -225,7 +225,7 @@ def _plan(
     prepare(score, model, analysis, data, loss=loss, batches=batches)
     with torch.no_grad():
         scores = {g.id: _scores(score(g, tensors), g.id, g.size) for g in analysis.free}
-    gone = select(analysis.free, scores, ratio, scope, max_ratio, round_to)
+    gone = select(analysis.free, scores, ratio, scope, max_ratio, round_to, analysis.exclusive)
     clock("score and select")
     rewritten = rewrite(analysis, gone)
     clock("rewrite")
@@ -250,7 +250,7 @@ def _document(
     groups = []
     for g in analysis.groups:
         lost = set(gone[g.id].tolist()) if g.status == "free" and g.id in gone else set()
-        reason = (refused or {}).get(g.id, g.reason) if g.status == "free" else g.reason
+        reason = (refused or {}).get(g.id) or _beaten(analysis, g.id, gone) if g.status == "free" else g.reason
         groups.append(
             GroupPlan(
                 id=g.id,
@@ -276,6 +276,14 @@ def _document(
         tied=_ties(model),
         example=_example(args, named),
     )
+
+
+def _beaten(analysis: Analysis, name: str, gone: Mapping[str, np.ndarray]) -> str:
+    """Why a free group loses nothing although others do, if that is because of the groups that exclude it."""
+    others = sorted(analysis.exclusive.get(name, set()) & set(gone))
+    if name in gone or not others:
+        return ""
+    return f"a grouped convolution loses whole groups or channels within them, and {others[0]!r} is cheaper in saliency"
 
 
 def _finish(

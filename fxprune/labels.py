@@ -78,6 +78,7 @@ class LabelStore:
         self.products: list[Product] = []
         self.statistics: list[np.ndarray] = []  # a norm, softmax or mean runs over these
         self.batched: list[np.ndarray] = []  # batch axes of matrix products: attention heads
+        self.grouped: list[np.ndarray] = []  # the groups of convolutions with several channels in each
         self._cause_index: dict[Cause, int] = {}
 
     def cause(self, cause: Cause) -> int:

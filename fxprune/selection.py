@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal
 
 import numpy as np
@@ -19,18 +19,23 @@ Ratio = float | Mapping[str, float]
 
 
 def select(
-    groups: list[Group], scores: Mapping[str, np.ndarray], ratio: Ratio, scope: Scope, max_ratio: float, round_to: int
-) -> dict[str, np.ndarray]:
+    groups: list[Group], scores: Mapping[str, np.ndarray], ratio: Ratio, scope: Scope, max_ratio: float, round_to: int,
+    exclusive: Mapping[str, Set[str]] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Channels that go: ``{group id: sorted channel numbers}``, for groups that lose any.
 
     A mapping of patterns (of tensor or module names) to ratios is layer-wise: a group takes the ratio of the first
-    pattern that matches one of its producers, and stays whole if none does.
+    pattern that matches one of its producers, and stays whole if none does. Of groups that exclude each other
+    (`exclusive`: id -> ids), those go for which the same ratio costs the smaller share of their saliency.
     """
     if isinstance(ratio, Mapping):
         wanted = {g.id: n for g, n in zip(groups, _by_pattern(groups, ratio), strict=True)}
-    elif scope == "layer":
-        wanted = {g.id: g.size - _keep(g.size, ratio) for g in groups}
     else:
+        wanted = {g.id: g.size - _keep(g.size, ratio) for g in groups}
+    if exclusive:
+        beaten = _beaten(groups, scores, wanted, exclusive)
+        groups = [g for g in groups if g.id not in beaten]
+    if scope == "global" and not isinstance(ratio, Mapping):
         wanted = _global(groups, scores, ratio, max_ratio)
     gone: dict[str, np.ndarray] = {}
     for group in groups:
@@ -51,9 +56,7 @@ def _keep(size: int, ratio: float) -> int:
     return max(1, math.floor(size * (1 - ratio) + 1e-9))
 
 
-def _global(
-    groups: list[Group], scores: Mapping[str, np.ndarray], ratio: float, max_ratio: float
-) -> dict[str, int]:
+def _global(groups: list[Group], scores: Mapping[str, np.ndarray], ratio: float, max_ratio: float) -> dict[str, int]:
     """One ranking: the lowest scores go, each group down to what `max_ratio` leaves it."""
     total = sum(g.size for g in groups)
     candidates = [np.sort(scores[g.id], kind="stable")[: most(g, max_ratio)] for g in groups]
@@ -61,6 +64,25 @@ def _global(
     order = np.argsort(np.concatenate(candidates), kind="stable")[: round(total * ratio)]
     counts = np.bincount(owner[order], minlength=len(groups))
     return {g.id: int(n) for g, n in zip(groups, counts, strict=True)}
+
+
+def _beaten(
+    groups: list[Group], scores: Mapping[str, np.ndarray], wanted: Mapping[str, int], exclusive: Mapping[str, Set[str]]
+) -> set[str]:
+    """Groups that stay whole, because one that excludes them is cheaper."""
+    share = {g.id: _share(scores[g.id], wanted[g.id]) for g in groups if g.id in exclusive and wanted[g.id]}
+    beaten: set[str] = set()
+    for name in sorted(share, key=lambda n: share[n]):
+        if name not in beaten:
+            beaten |= exclusive[name]
+    return beaten
+
+
+def _share(scores: np.ndarray, count: int) -> float:
+    """Share of a group's saliency that lies in its `count` lowest channels; scores below zero are shifted up to it."""
+    ordered = np.sort(scores) - min(0.0, float(scores.min()))
+    total = float(ordered.sum())
+    return float(ordered[:count].sum()) / total if total > 0 else count / len(scores)
 
 
 def _rounded(group: Group, count: int, round_to: int) -> int:

@@ -6,8 +6,9 @@ The facts are equalities, fixed labels and products ``whole = left x right``. Pr
 * a fixed entry of ``whole`` fixes its row and its column;
 * two products over one ``whole`` in the same shape have equal factors; over equal factors, equal wholes.
 
-What then has both factors free (heads x head_dim, groups x width) is a choice: a policy fixes one factor, or both stay
-free and an entry of ``whole`` goes when either of its factors goes (a *composite*).
+What then has both factors free is a choice. Either a policy fixes one factor, or both stay free and an entry of ``whole``
+goes when either of its factors goes (a *composite*): heads x head_dim if the attention policy says so, and the groups of
+a convolution x the channels in each, of which the selection then takes the factor that is cheaper in saliency.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Solution:
         cause: int array ``[classes]``: index into the store's causes, for fixed classes.
         statistics: bool array ``[classes]``: a norm, softmax or mean runs over the class.
         composites: ``(whole, left, right)`` class arrays of products with two free factors.
+        exclusive: ``(left, right)`` class arrays of composites that should lose entries along one factor only.
     """
 
     root: np.ndarray
@@ -42,6 +44,7 @@ class Solution:
     cause: np.ndarray
     statistics: np.ndarray
     composites: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    exclusive: list[tuple[np.ndarray, np.ndarray]]
 
     @property
     def classes(self) -> int:
@@ -143,13 +146,26 @@ def solve(store: LabelStore, attention: AttentionPolicy = "head_dim") -> Solutio
         elif heads:
             _choose_heads(heads, classes, batched, attention, store)
         else:
-            _choose_finer(active, classes, store)
+            grouped = _marked(classes, store.grouped)
+            compatible = _compatible(both + [p for p in active if grouped[classes.root[p.left]].any()], classes)
+            rest = [p for p in active if p not in compatible]
+            if rest:
+                _choose_finer(_sharing(rest, active, classes), classes, store)
+            else:
+                both = compatible
         undecided = _propagate(classes, active + [p for p in both if p not in active])
         both = [p for p in both if p in undecided]
         active = [p for p in undecided if p not in both]
-    composites = [(classes.root[p.whole], classes.root[p.left], classes.root[p.right]) for p in both]
+    root = classes.root
+    composites = _unique([(root[p.whole], root[p.left], root[p.right]) for p in both])
     statistics = _marked(classes, store.statistics)
-    return Solution(classes.root, classes.fixed, classes.cause, statistics, _unique(composites))
+    for whole, left, right in composites:  # a norm over the whole runs over both factors
+        over = statistics[whole].reshape(len(left), len(right))
+        statistics[left] |= over.any(1)
+        statistics[right] |= over.any(0)
+    batched = _marked(classes, store.batched)
+    exclusive = [(root[p.left], root[p.right]) for p in both if _heads_side(p, classes, batched) is None]
+    return Solution(root, classes.fixed, classes.cause, statistics, composites, exclusive)
 
 
 def _marked(classes: _Classes, marks: list[np.ndarray]) -> np.ndarray:
@@ -249,6 +265,12 @@ def _compatible(products: list[Product], classes: _Classes) -> list[Product]:
             seen.update(entries)
             good.append(p)
     return good
+
+
+def _sharing(products: list[Product], among: list[Product], classes: _Classes) -> list[Product]:
+    """Those of `among` whose wholes have a class in common with these products' wholes."""
+    marked = _marked(classes, [p.whole for p in products])
+    return [p for p in among if marked[classes.root[p.whole]].any()]
 
 
 def _choose_finer(products: list[Product], classes: _Classes, store: LabelStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -86,9 +87,7 @@ def test_network_is_sound(net: Network) -> None:
     assert all(length(a) and length(b) for a, b in net.apart)
     for training in (True, False):
         for batch in (2, 3):
-            assert all(
-                t.isfinite().all() for t in tensors_of(seeded_run(model, inputs_of(net, batch), training))
-            )
+            assert all(t.isfinite().all() for t in tensors_of(seeded_run(model, inputs_of(net, batch), training)))
 
 
 def test_network_names_are_unique() -> None:
@@ -139,7 +138,7 @@ def test_facts(net: Network) -> None:
 
 @each
 def test_groups_are_whole(net: Network) -> None:
-    """Ids are unique, sizes agree, and no entry of a tensor is in two channels under the default policy."""
+    """Ids are unique, sizes agree, and no entry of a tensor is in two channels, but for groups that exclude each other."""
     model = model_of(net)
     analysis = fxprune.analyze(model, inputs_of(net))
     channels = Channels(analysis.groups, model)
@@ -147,7 +146,9 @@ def test_groups_are_whole(net: Network) -> None:
     for group in analysis.groups:
         assert all(len(m.indices) == group.size for m in group.members)
         assert bool(group.reason) == (group.status != "free")
-    assert all(len(owner) <= 1 for owners in channels.owners.values() for owner in owners)
+    for owner in (owner for owners in channels.owners.values() for owner in owners):
+        for (one, _), (other, _) in itertools.combinations(owner, 2):
+            assert analysis.groups[other].id in analysis.exclusive[analysis.groups[one].id]
     assert analysis.graph.number_of_nodes() > 0
 
 
@@ -237,9 +238,7 @@ def test_every_free_group_shrinks(net: Network) -> None:
     plan = slim.meta["fxprune"].plan
     assert not slim.meta["fxprune"].frozen_by_rewrite
     for group in plan.groups:
-        assert len(group.kept) == (max(1, group.size // 2) if group.status == "free" else group.size), (
-            group.id
-        )
+        assert len(group.kept) == (max(1, group.size // 2) if group.status == "free" else group.size), group.id
     before, after = named_tensors(model), named_tensors(slim)
     for place in net.free:
         name, axis, _ = parse(place)
@@ -314,9 +313,7 @@ def test_rebuilt_source_gives_the_same_bits(net: Network, scope: str) -> None:
             codegen.rebuild(slim)
         return
     rebuilt = codegen.rebuild(slim)
-    assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {
-        n: t.shape for n, t in slim.state_dict().items()
-    }
+    assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {n: t.shape for n, t in slim.state_dict().items()}
     for training in (False, True):
         for batch in (2, 3):
             inputs = inputs_of(net, batch)
@@ -365,9 +362,7 @@ def run_fresh(folders: list[Path], tmp_path: Path) -> None:
     """Load the files in a process of its own, which cannot import fxprune, and compare the outputs."""
     script = tmp_path / "fresh.py"
     script.write_text(textwrap.dedent(FRESH))
-    done = subprocess.run(
-        [sys.executable, "-I", str(script), *map(str, folders)], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-I", str(script), *map(str, folders)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -428,9 +423,7 @@ def test_names_of_graph_module_attributes() -> None:
 
 # -- attention policies ------------------------------------------------------------------------------------
 
-ATTENTION = [
-    net for net in NETWORKS.values() if "attention" in net.id.lower() or net.id in ("SDPA", "fused qkv")
-]
+ATTENTION = [net for net in NETWORKS.values() if "attention" in net.id.lower() or net.id in ("SDPA", "fused qkv")]
 
 
 @pytest.mark.parametrize("policy", ["head_dim", "heads", "both", "none"])
@@ -441,9 +434,7 @@ def test_attention_policies(net: Network, policy: str) -> None:
     checks = fxprune.verify(model, slim, latency=False)
     assert checks.passed and not slim.meta["fxprune"].frozen_by_rewrite
     expected, found = run(model, inputs_of(net, 3)), run(slim, inputs_of(net, 3))
-    assert error(expected, expected) == 0 and [t.shape for t in tensors_of(expected)] == [
-        t.shape for t in tensors_of(found)
-    ]
+    assert error(expected, expected) == 0 and [t.shape for t in tensors_of(expected)] == [t.shape for t in tensors_of(found)]
     kept = slim.meta["fxprune"].plan.kept
     if all(g.exact or not g.removed for g in slim.meta["fxprune"].plan.groups):
         assert_equivalent(model, slim, inputs_of(net, 3), kept, net.masked)
@@ -459,12 +450,8 @@ def test_attention_policy_decides_what_goes(policy: str, kept: Any) -> None:
     """3 heads of 4: half of each head, two of three heads, both, or nothing."""
     net = NETWORKS["fused qkv"]
     model = model_of(net)
-    with (
-        torch.no_grad()
-    ):  # in each head the first two of q, k and v weigh most, and the first head most of all
-        size = torch.tensor([4.0, 3.0, 1.0, 1.0]).repeat(9) + torch.tensor([3.0, 0.0, 0.0]).repeat_interleave(
-            4
-        ).repeat(3)
+    with torch.no_grad():  # in each head the first two of q, k and v weigh most, and the first head most of all
+        size = torch.tensor([4.0, 3.0, 1.0, 1.0]).repeat(9) + torch.tensor([3.0, 0.0, 0.0]).repeat_interleave(4).repeat(3)
         model.qkv.weight.copy_(size[:, None].expand_as(model.qkv.weight))
     plan = fxprune.plan(model, 0.5, inputs_of(net), scope="layer", attention=policy)
     found = plan.kept.get("qkv.weight", {}).get(0, list(range(36)))

@@ -53,6 +53,8 @@ def _couple(call: Call, channels: Axis, inner: Axis, outer: Axis | None, width_o
             call.unify(channels, inner)
         return
     group = call.store.fresh(groups)
+    if inner.size > 1 and group.labels is not None:  # a depthwise convolution follows its producer
+        call.store.grouped.append(group.labels)
     if outer is not None:
         call.store.product(channels, group, inner, call.cause)
         call.store.product(outer, group, call.store.fresh(outer.size // groups), call.cause)
