@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import CifarResNet
 from torch import Tensor, nn
 
 import fxprune
@@ -32,50 +33,6 @@ TRANSFORMERS = [
 # These hold positions of one resolution; swin_t also branches on it (no shift where one window covers the map), which a
 # trace asserts.
 ONE_RESOLUTION = {*TRANSFORMERS}
-
-
-class ShortcutA(nn.Module):
-    """Subsample by 2 and zero-pad the channels by a quarter of the new width on each side (He et al., 2016)."""
-
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.extra = extra
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
-        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-        self.shortcut = nn.Identity() if stride == 1 else ShortcutA(out - width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
-
-
-class CifarResNet(nn.Module):
-    """ResNet-20, -56, ... for 32 x 32 images with option A shortcuts (He et al., 2016, section 4.2)."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        widths = [16, 16, 32, 64]
-        for stage in (1, 2, 3):
-            blocks = [
-                Block(widths[stage - 1] if i == 0 else widths[stage], widths[stage], 2 if i == 0 and stage > 1 else 1)
-                for i in range((depth - 2) // 6)
-            ]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
 
 
 def build(spec: str) -> tuple[nn.Module, list[Tensor]]:
