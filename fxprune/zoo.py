@@ -11,6 +11,7 @@ import importlib.util
 import pickle
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,9 @@ __all__ = ["infer_example_inputs", "load_model", "read_state_dict"]
 _FORMS = "timm:NAME, torchvision:NAME or file.py:factory"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # how training scripts file a state_dict
 _SHOWN = 3  # offending keys that a message names
+_STRIDES = (4, 8, 16, 32)  # of feature maps
+_NO_GRIDS = {"patch_size", "kernel_size", "stride", "padding", "dilation", "dim"}  # pairs of numbers that are no sizes of maps
+_TRIED = 8  # image sizes
 
 
 def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
@@ -215,8 +219,9 @@ def infer_example_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:
     """Example inputs on the meta device, batch 2, for a model of timm or torchvision; None for any other.
 
     timm: the channels, height and width of ``pretrained_cfg``, corrected by the ``img_size`` and ``in_chans``
-    that the model was built with. torchvision: 224 pixels; 299 for inception, 128 for optical flow; 16 frames
-    for video.
+    that the model was built with; where a model takes one size and no part names it, the first of those that its
+    feature maps imply and that it runs on (on the meta device). torchvision: 224 pixels; 299 for inception, 128 for
+    optical flow; 16 frames for video.
     """
     module = type(model).__module__
     if module.startswith("torchvision.models."):
@@ -240,15 +245,64 @@ def _timm_shapes(model: nn.Module, config: Mapping[str, Any]) -> list[tuple[int,
     if "input_size" not in config:
         return []
     channels, height, width = config["input_size"]
+    channels = _in_channels(model, config, channels)
     for part in model.modules():  # the first in order of registration is the one that sees the whole image
-        size = getattr(part, "img_size", None)
-        if isinstance(size, int):
-            height = width = size
-            break
-        if isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(s, int) for s in size):
-            height, width = size
-            break
-    return [(_in_channels(model, config, channels), height, width)]
+        size = _pair(getattr(part, "img_size", None))
+        if size is not None:
+            return [(channels, *size)]
+    if not config.get("fixed_input_size"):
+        return [(channels, height, width)]
+    # The size is built into the model, but no part names it.
+    default = height, width
+    sizes = [default, *(size for size in _implied_sizes(model, default) if size != default)]
+    if len(sizes) == 1:
+        return [(channels, *default)]
+    fits = next((size for size in sizes if _runs(model, (channels, *size))), default)
+    return [(channels, *fits)]
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    """Height and width from a number or two."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value, value
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value):
+        return value[0], value[1]
+    return None
+
+
+def _implied_sizes(model: nn.Module, default: tuple[int, int]) -> list[tuple[int, int]]:
+    """Image sizes that the grids of a model's parts imply, those that most parts agree on first.
+
+    A grid is a pair of numbers that a part keeps (as ``feat_size``, ``resolution``) or the two inner axes of a table
+    ``[1, height, width, channels]``; by how much it is smaller than the image is one of the usual strides.
+    """
+    votes: Counter[tuple[int, int]] = Counter()
+    for part in model.modules():
+        if type(part).__module__.startswith("torch.nn."):
+            continue
+        kept = vars(part).items()
+        pairs = [_pair(value) for name, value in kept if name not in _NO_GRIDS and isinstance(value, (tuple, list))]
+        tables = [t.shape for t in part._parameters.values() if t is not None and t.dim() == 4 and t.shape[0] == 1]
+        grids = {pair for pair in (*pairs, *(_pair(shape[1:3]) for shape in tables)) if pair}
+        votes.update((h * stride, w * stride) for h, w in grids for stride in _STRIDES)
+    near = [size for size in votes if all(s / 4 <= size[i] <= s * 4 for i, s in enumerate(default))]
+    return sorted(near, key=lambda size: (-votes[size], abs(size[0] - default[0]), size))[:_TRIED]
+
+
+def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the model takes such an input, tried on shapes alone."""
+    import torch
+
+    from fxprune.skeleton import skeleton_of
+
+    skeleton = skeleton_of(model)[0].eval()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    try:
+        with torch.inference_mode(), torch.device("meta"):  # constants that forward makes, too
+            skeleton(torch.empty(2, *shape, dtype=dtype))
+    except Exception:  # whatever a model raises on an input that it does not take
+        return False
+    return True
 
 
 def _in_channels(model: nn.Module, config: Mapping[str, Any], default: int) -> int:

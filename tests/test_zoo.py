@@ -168,9 +168,7 @@ def test_checkpoint_in_safetensors(nets, tmp_path):
 def test_segmentation_weights_with_an_auxiliary_classifier(tmp_path):
     build = torchvision.models.segmentation.fcn_resnet50
     published = on_meta(build, weights=None, weights_backbone=None, aux_loss=True)
-    torch.save(
-        {k: torch.zeros(()).expand(v.shape) for k, v in published.state_dict().items()}, tmp_path / "w.pt"
-    )
+    torch.save({k: torch.zeros(()).expand(v.shape) for k, v in published.state_dict().items()}, tmp_path / "w.pt")
     found = load_model("torchvision:fcn_resnet50", tmp_path / "w.pt")
     assert found.aux_classifier is not None
 
@@ -249,6 +247,11 @@ def test_checkpoint_of_another_model_names_the_first_keys(nets, tmp_path):
         ("vit_tiny_patch16_224", {"img_size": (64, 128), "in_chans": 1}, (2, 1, 64, 128)),
         ("swin_tiny_patch4_window7_224", {"img_size": 448}, (2, 3, 448, 448)),
         ("inception_v4", {}, (2, 3, 299, 299)),
+        ("resnet18", {"features_only": True, "in_chans": 4}, (2, 4, 224, 224)),
+        ("vit_tiny_patch16_224", {"features_only": True, "img_size": 64}, (2, 3, 64, 64)),
+        ("hiera_tiny_224", {"img_size": 192}, (2, 3, 192, 192)),  # names its grid of tokens alone
+        ("volo_d1_224", {"img_size": (224, 448), "num_classes": 0}, (2, 3, 224, 448)),  # has a table of positions alone
+        ("levit_128s", {"img_size": 288, "features_only": True}, (2, 3, 288, 288)),  # names the grids of its stages
         ("tresnet_m", {"in_chans": 4}, (2, 4, 224, 224)),  # its first convolution sees 16 times as many
     ],
 )
