@@ -263,11 +263,12 @@ def used_names(traced: Traced) -> dict[str, int]:
     """Parameters and buffers that the graph reads -> the order in which it does."""
     order: dict[str, int] = {}
     identity = {id(t): n for n, t in reversed(traced.tensors.items())}
+    modules = dict(traced.skeleton.named_modules(remove_duplicate=False))
     for node in traced.graph.nodes:
         if node.op == "get_attr":
             order.setdefault(str(node.target), len(order))
         elif node.op == "call_module":
-            leaf = traced.skeleton.get_submodule(str(node.target))
+            leaf = modules[str(node.target)]
             for tensor in (*leaf._parameters.values(), *leaf._buffers.values()):
                 if tensor is not None:
                     order.setdefault(identity[id(tensor)], len(order))

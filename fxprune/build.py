@@ -20,7 +20,8 @@ __all__ = ["build", "replace_tensors"]
 def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
     """A GraphModule with the tensors of `source` (the model, or its skeleton), and ``new node -> traced node``.
 
-    Leaf modules are copies, so that their settings can change; their tensors are still those of `source`.
+    Leaf modules are copies, so that their settings can change; their tensors are still those of `source`. The module has no
+    code yet: its graph can be interpreted and rewritten; `recompile` makes it run.
     """
     graph = fx.Graph()
     table: dict[fx.Node, fx.Node] = {}
@@ -38,8 +39,10 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     for name in (*root._modules, *root._parameters, *root._buffers):
         if name in _TAKEN:
             raise TraceError(f"the model has a part named {name!r}, a name that torch.fx.GraphModule uses itself: rename it")
-    module = fx.GraphModule(_Everything(), graph, type(source).__name__)
-    # GraphModule copies only what the graph names, into bare containers: the tree made here keeps order, ties and modes.
+    # GraphModule copies only what its graph names, into bare containers: the tree made here keeps order, ties and modes.
+    module = fx.GraphModule(nn.Module(), fx.Graph(), type(source).__name__)
+    module._graph = graph  # not by `module.graph = graph`, which compiles
+    graph.owning_module = module
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set = root._non_persistent_buffers_set
     module.training = source.training
@@ -49,15 +52,9 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
 _TAKEN = {n for n in dir(fx.GraphModule) if not n.startswith("__") and n not in dir(nn.Module)} | {"graph", "code", "meta"}
 
 
-class _Everything(nn.Module):
-    """Stands for any model while a GraphModule is made: it has every attribute."""
-
-    def __getattr__(self, name: str) -> nn.Module:
-        return self if name in self.__dict__.get("_modules", {}) else _Everything()
-
-
 def _rebuild(traced: Traced, source: nn.Module) -> nn.Module:
-    leaves = {id(source.get_submodule(str(n.target))): str(n.target) for n in traced.graph.nodes if n.op == "call_module"}
+    modules = dict(source.named_modules(remove_duplicate=False))
+    leaves = {id(modules[str(n.target)]): str(n.target) for n in traced.graph.nodes if n.op == "call_module"}
     names = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers(remove_duplicate=False))
     wanted = {id(names[n]) for n in used_names(traced) if n in names}
     made: dict[int, nn.Module | None] = {}

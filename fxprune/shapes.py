@@ -19,7 +19,7 @@ _NORMS = {"batch_norm", "layer_norm", "group_norm"}
 
 
 def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The result of an operator that keeps shape and dtype of its first argument; None where that is not sure.
+    """The result of an operator whose shape is plain, in the dtype of its first argument; None where that is not sure.
 
     Args:
         name: of the operator without namespace; a trailing underscore means in place.
@@ -32,15 +32,23 @@ def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | 
             return None
     elif plain in _BINARY:
         other = args[1] if len(args) > 1 else None
-        alike = isinstance(other, Tensor) and other.shape == x.shape and other.dtype == x.dtype and other.is_meta
-        if not (alike or type(other) in (int, float)) or "rounding_mode" in kwargs:
+        if not (type(other) in (int, float) or _spreads(other, x)) or "rounding_mode" in kwargs:
             return None
+    elif plain == "adaptive_avg_pool2d":
+        return x.new_empty((*x.shape[:-2], *args[1])) if x.dim() in (3, 4) else None
     elif plain in _NORMS:
         if not _affine_fits(plain, x, args):
             return None
     else:
         return None
     return x if name.endswith("_") else torch.empty_like(x)
+
+
+def _spreads(other: Any, x: Tensor) -> bool:
+    """Whether a tensor broadcasts to the shape of `x`, in its dtype."""
+    if not isinstance(other, Tensor) or not other.is_meta or other.dtype != x.dtype or other.dim() > x.dim():
+        return False
+    return all(n in (1, m) for n, m in zip(reversed(other.shape), reversed(x.shape), strict=False))
 
 
 def _affine_fits(name: str, x: Tensor, args: tuple[Any, ...]) -> bool:
