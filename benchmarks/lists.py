@@ -109,10 +109,13 @@ def count() -> dict[str, Any]:
 
 
 def torchvision_names() -> list[str]:
-    """Classification, segmentation, video and optical flow; detection is no single graph."""
-    from torchvision.models import detection, list_models, quantization
+    """Classification, quantizable classification (in float), segmentation, video and optical flow.
 
-    left = {*list_models(module=detection), *list_models(module=quantization)}
+    Detection is no single graph.
+    """
+    from torchvision.models import detection, list_models
+
+    left = set(list_models(module=detection))
     return [name for name in list_models() if name not in left]
 
 
