@@ -32,6 +32,7 @@ class Runner:
         self.device = torch.device("cpu") if found is None else found.device
         constants = {name: value.to(self.device) for name, value in analysis.traced.constants.items()}
         self.module, _ = build(analysis.traced, model, constants)
+        self.module.recompile()
         self.module.eval()
         self.tensors = dict(self.module.named_parameters(remove_duplicate=False))
         self._needed = in_evaluation(self.module.graph)
