@@ -16,6 +16,7 @@ _LAZY = {
     "apply": "fxprune.api",
     "plan": "fxprune.api",
     "prune": "fxprune.api",
+    "study": "fxprune.studies.running",
     "trace": "fxprune.api",
     "verify": "fxprune.api",
     "why": "fxprune.api",
@@ -26,6 +27,7 @@ _LAZY = {
     "Member": "fxprune.groups",
     "Plan": "fxprune.plans",
     "Report": "fxprune.report",
+    "Study": "fxprune.studies.results",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "PlanMismatch",
     "PruneError",
     "Report",
+    "Study",
     "TraceError",
     "analyze",
     "apply",
@@ -46,6 +49,7 @@ __all__ = [
     "plan",
     "prune",
     "save",
+    "study",
     "trace",
     "verify",
     "why",
@@ -69,3 +73,5 @@ if TYPE_CHECKING:
     from fxprune.groups import Group, Member
     from fxprune.plans import Plan
     from fxprune.report import Report
+    from fxprune.studies.results import Study
+    from fxprune.studies.running import study

@@ -1,4 +1,4 @@
-"""The `fxprune` command: prune, inspect, verify, demo.
+"""The `fxprune` command: prune, inspect, verify, study, demo.
 
 Results go to stdout, notes and progress to stderr. An error that fxprune raises on purpose is one sentence on
 stderr and exit code 2; a check that fails is exit code 1.
@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from fxprune.errors import InputError, PruneError
+from fxprune.many_values import ManyValues
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +61,13 @@ class Attention(str, Enum):
     NONE = "none"
 
 
+class Unit(str, Enum):
+    """What a study ranks: see `fxprune.study`."""
+
+    GROUP = "group"
+    LAYER = "layer"
+
+
 Model = Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)]
 Ratio = Annotated[
     float | None,
@@ -80,6 +88,10 @@ Seed = Annotated[int, typer.Option(help="Of fresh weights and of random choices.
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", "--weights", help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
 ]
 InputSize = Annotated[
     list[str] | None,
@@ -261,6 +273,63 @@ def verify(
         _show_errors(console, checks)
     if not checks.passed:
         raise typer.Exit(1)
+
+
+@app.command(cls=ManyValues)
+def study(
+    model: Model,
+    criteria: Annotated[
+        list[str] | None, typer.Option(help="Criteria to compare: several names.", show_default="l1 l2 fpgm fermat")
+    ] = None,
+    ratios: Annotated[
+        list[float] | None, typer.Option(help="Of channels that go: several.", show_default="0.1 0.3 0.5 0.7")
+    ] = None,
+    unit: Annotated[Unit, typer.Option(help="Rank groups of coupled channels, or the filters of each layer.")] = Unit.GROUP,
+    data: Annotated[
+        Path | None,
+        typer.Option(help=".npz file: 'inputs' as the model takes them, 'labels' if any.", show_default=False),
+    ] = None,
+    batches: Annotated[int | None, typer.Option(min=1, help="Use so many batches of 64 at most.", show_default=False)] = None,
+    noise: Annotated[float, typer.Option(help="Relative error of the weights that scores should survive.")] = 0.01,
+    ignore: Ignore = None,
+    attention: AttentionOption = Attention.HEAD_DIM,
+    seed: Seed = 0,
+    checkpoint: Weights = None,
+    input_size: InputSize = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for study.json, study.txt and pictures.", show_default=False)] = None,
+    plots: Annotated[bool, typer.Option(help="Draw pictures into the folder.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Say how alike criteria rank the channels of MODEL, and how well each can tell them apart."""
+    from fxprune.studies import command, text
+
+    with _Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
+        net = step("building the model", lambda: _build(model, checkpoint, seed))
+        found, written = command.run(
+            net,
+            _inputs(net, input_size),
+            criteria or ["l1", "l2", "fpgm", "fermat"],
+            data,
+            out,
+            plots,
+            step,
+            ratios=ratios or (0.1, 0.3, 0.5, 0.7),
+            unit=unit.value,
+            batches=batches,
+            noise=noise,
+            ignore=tuple(ignore or ()),
+            attention=attention.value,
+            seed=seed,
+        )
+    if as_json:
+        _print_json({**found.to_dict(), "written": [str(path) for path in written]})
+        return
+    console = Console()
+    text.show(found, console)
+    for path in written:
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    if checkpoint is None and model.startswith(("timm:", "torchvision:")):
+        _note("the weights are fresh random ones: --checkpoint FILE studies trained weights")
 
 
 @app.command()

@@ -1,0 +1,122 @@
+"""The scores of several criteria on one model: by group of coupled channels, or by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune.analysis import Analysis
+from fxprune.criteria import prepare
+from fxprune.criteria.base import Criterion
+from fxprune.criteria.random_scores import Random
+from fxprune.criteria.weights import WeightCriterion
+from fxprune.errors import InputError, NothingToPrune
+from fxprune.groups import Group, Member
+from fxprune.studies.distribution import output_axes
+
+__all__ = ["Scored", "Unit", "check_unit", "score_all", "units_of", "with_noise"]
+
+Unit = Literal["group", "layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of one criterion.
+
+    Attributes:
+        raw: ``{unit: scores [channels]}`` without normalisation between units.
+        ranked: the same as the criterion ranks units against each other.
+    """
+
+    raw: dict[str, np.ndarray] = field(default_factory=dict)
+    ranked: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def units_of(analysis: Analysis, unit: Unit) -> list[Group]:
+    """What is ranked: the groups that may be pruned; or the filters of each convolution and linear layer, on their own.
+
+    Raises:
+        NothingToPrune: there are none.
+    """
+    if unit == "group":
+        found = analysis.free
+    else:
+        found = []
+        for name, axis in output_axes(analysis).items():
+            size = analysis.traced.tensors[name].shape[axis]
+            if size > 1:
+                found.append(Group(name, size, (Member(name, axis, np.arange(size)[:, None], "producer"),)))
+    if not found:
+        raise NothingToPrune(f"the model has no {unit} of channels to rank")
+    return found
+
+
+def check_unit(criterion: Callable[..., Any], name: str, unit: Unit) -> None:
+    """Of a layer on its own only the weight is known.
+
+    Raises:
+        InputError: the criterion looks at more than that.
+    """
+    if unit not in ("group", "layer"):
+        raise InputError(f"unit must be 'group' or 'layer', not {unit!r}")
+    if unit == "layer" and isinstance(criterion, Criterion) and not isinstance(criterion, (WeightCriterion, Random)):
+        raise InputError(f"criterion {name!r} scores whole groups: leave out unit='layer', which is for criteria on weights")
+
+
+def score_all(
+    criteria: Sequence[Callable[..., Any]], names: Sequence[str], model: nn.Module, analysis: Analysis,
+    units: Sequence[Group], data: Iterable[Any] | None, loss: Callable[[Any, Any], Tensor] | None, batches: int | None,
+) -> list[Scored]:  # fmt: skip
+    """Score all units by all criteria, which stay as they are; those that observe the model share one pass over `data`.
+
+    Raises:
+        InputError: data are missing, or scores are not finite or of the wrong shape.
+    """
+    criteria = [copy.copy(c) for c in criteria]
+    together = [c for c in criteria if data is not None and getattr(c, "needs_data", False)]
+    for criterion in criteria:
+        if not any(criterion is c for c in together):
+            prepare(criterion, model, analysis)
+    if together:
+        from fxprune.statistics import gather
+
+        gather(model, analysis, together, data, loss=loss, batches=batches)  # type: ignore[arg-type]
+    tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    found = []
+    with torch.no_grad():
+        for criterion, name in zip(criteria, names, strict=True):
+            plain = criterion
+            if isinstance(criterion, Criterion):
+                plain = copy.copy(criterion)
+                plain.normalization = "none"
+            raw = {u.id: _checked(plain(u, tensors), name, u) for u in units}
+            ranked = raw if plain is criterion else {u.id: _checked(criterion(u, tensors), name, u) for u in units}
+            found.append(Scored(raw, ranked))
+    return found
+
+
+def with_noise(model: nn.Module, noise: float, seed: int) -> nn.Module:
+    """A copy in which every weight is off by a relative error, normal with deviation `noise`."""
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.is_floating_point():
+                error = torch.randn(parameter.shape, generator=generator).mul_(noise).add_(1)
+                parameter.mul_(error.to(parameter.device, parameter.dtype))
+    return twin
+
+
+def _checked(found: Any, name: str, unit: Group) -> np.ndarray:
+    scores = found.detach().double().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
+    if scores.shape != (unit.size,):
+        raise InputError(f"criterion {name!r} gave scores of shape {scores.shape} for {unit.id!r} of {unit.size} channels")
+    if not np.isfinite(scores).all():
+        raise InputError(f"criterion {name!r} gave scores that are not finite for {unit.id!r}: check the model's weights")
+    return scores
