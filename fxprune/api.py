@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from fxprune.analysis import Analysis, analyze_model
 from fxprune.criteria import prepare, resolve
 from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch
 from fxprune.explain import Answer, explain
+from fxprune.hints import naming_submodules
 from fxprune.inputs import example_of, settle_inputs
 from fxprune.plans import GroupPlan, Plan, fingerprint
-from fxprune.report import Checks, Report
+from fxprune.report import Checks, Report, report_of
 from fxprune.rewrite import Rewritten, rewrite, with_weights
 from fxprune.selection import Ratio, Scope, select
 from fxprune.solver import AttentionPolicy
+from fxprune.submodules import Submodules
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -43,11 +46,12 @@ def prune(
     data: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
-) -> fx.GraphModule:
+    submodules: str | Iterable[str] = (),
+) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
 
     Args:
-        model: any `nn.Module` whose forward can be recorded as one graph.
+        model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
         ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``.
         example_inputs: a tensor, a tuple of positional inputs or a dict of keyword inputs, of which only shapes and
             dtypes matter. Inferred for timm and torchvision models.
@@ -62,9 +66,15 @@ def prune(
         data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
         batches: observe so many batches at most.
+        submodules: names or globs of modules of a model that cannot be recorded whole, such as a detector
+            (``["backbone"]``). Each is recorded on the inputs that it gets when the model runs on the example; ratio and
+            scope hold for all of them together; their outputs keep all channels, as the rest of the model reads them.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
+        With `submodules`, a copy of the model in which those are GraphModules; `report.macs_before` and the like count
+        these alone, for one entry of the first one's input. To keep it, store the report's plan and the state_dict:
+        ``apply(model, plan, verify=False)`` makes a model that takes them. ``fxprune.save`` writes one submodule.
 
     Raises:
         InputError: an argument is out of range or names nothing.
@@ -74,9 +84,9 @@ def prune(
     """
     clock = _Clock()
     observed = (data, loss, batches)
-    made, analysis, rewritten = _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to,
-                                      attention, seed, clock, observed)  # fmt: skip
-    return _finish(model, made, analysis, rewritten, verify, clock)
+    target, made, analysis, rewritten = _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to,
+                                              attention, seed, submodules, clock, observed)  # fmt: skip
+    return _finish(target, made, analysis, rewritten, verify, clock)
 
 
 def plan(
@@ -94,28 +104,33 @@ def plan(
     data: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
+    submodules: str | Iterable[str] = (),
 ) -> Plan:
     """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`."""
     observed = (data, loss, batches)
-    return _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to, attention, seed, _Clock(),
-                 observed)[0]  # fmt: skip
+    return _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to, attention, seed, submodules,
+                 _Clock(), observed)[1]  # fmt: skip
 
 
-def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule:
+def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
     """Remove the channels of a plan from `model`, which may hold other weights than those it was made from.
+
+    A plan for submodules gives what `prune` with these submodules does.
 
     Raises:
         PlanMismatch: the plan was made for another model.
     """
     clock = _Clock()
-    if fingerprint(model) != plan.fingerprint:
+    whole = Submodules.of_plan(model, plan)
+    target = _Target(model if whole is None else whole.parts, whole)
+    if fingerprint(target.model) != plan.fingerprint:
         raise PlanMismatch(
             f"the plan was made for a {plan.model} with other parameters than this {type(model).__name__}: "
             "names or shapes differ"
         )
     args, named = example_of(plan.example)
     options = plan.options
-    analysis = analyze_model(model, args, named, attention=options["attention"], ignore=options["ignore"])
+    analysis = analyze_model(target.model, args, named, attention=options["attention"], ignore=options["ignore"])
     clock("analyze")
     gone = {}
     for entry in plan.groups:
@@ -132,7 +147,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     if _listed(analysis.kept_tensors(removed)) != plan.kept:
         raise PlanMismatch("the plan contradicts itself: its groups and its kept indices differ")
     clock("rewrite")
-    return _finish(model, plan, analysis, rewritten, verify, clock)
+    return _finish(target, plan, analysis, rewritten, verify, clock)
 
 
 def analyze(
@@ -141,21 +156,27 @@ def analyze(
     *,
     ignore: Iterable[str] = (),
     attention: AttentionPolicy = "head_dim",
+    submodules: str | Iterable[str] = (),
 ) -> Analysis:
-    """Find the coupled channels of `model`: ``.groups`` with members and roles, ``.graph`` for networkx."""
-    args, named = settle_inputs(model, example_inputs)
-    return analyze_model(model, args, named, attention=_attention(attention), ignore=_patterns(ignore))
+    """Find the coupled channels of `model`, or of its `submodules` (see `prune`): ``.groups`` with members and roles,
+    ``.graph`` for networkx."""
+    target = _target(model, submodules, example_inputs)
+    args, named = settle_inputs(target.model, target.inputs)
+    with naming_submodules(target.model, args, named):
+        return analyze_model(target.model, args, named, attention=_attention(attention), ignore=_patterns(ignore))
 
 
-def why(model_or_plan: nn.Module | Plan, layer: str, example_inputs: Any = None) -> Answer:
+def why(
+    model_or_plan: nn.Module | Plan, layer: str, example_inputs: Any = None, *, submodules: str | Iterable[str] = ()
+) -> Answer:
     """Say of a layer (module or parameter name) whether it is pruned, protected or frozen, with what it is coupled,
     and which operation decided. A slim model from `prune` or a plan answers from its plan."""
     if isinstance(model_or_plan, Plan):
         return explain(model_or_plan, layer)
-    report = getattr(model_or_plan, "meta", {}).get("fxprune") if isinstance(model_or_plan, fx.GraphModule) else None
+    report = report_of(model_or_plan)
     if report is not None:
         return explain(report.plan, layer)
-    analysis = analyze(model_or_plan, example_inputs)
+    analysis = analyze(model_or_plan, example_inputs, submodules=submodules)
     return explain(_document(model_or_plan, analysis, {}, {}, {}), layer, analysis)
 
 
@@ -168,27 +189,33 @@ def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
     from fxprune.tracer import trace_graph
 
     args, named = settle_inputs(model, example_inputs)
-    traced = trace_graph(model, args, named)
+    with naming_submodules(model, args, named):
+        traced = trace_graph(model, args, named)
     module, _ = build(traced, model, traced.constants)
     clone_tensors(module)
     module.recompile()
     return module
 
 
-def verify(
-    model: nn.Module, slim: fx.GraphModule, example_inputs: Any = None, *, latency: bool = True, seed: int = 0
-) -> Checks:
+def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, latency: bool = True, seed: int = 0) -> Checks:
     """Prove a slim model against its original and measure both.
 
     Permutation invariance of every group of the original, and masked equivalence of the slim model, each on the user's
-    weights and on random ones; MACs, parameters and (if asked) latency.
+    weights and on random ones; MACs, parameters and (if asked) latency. Where submodules were pruned, all of this is of
+    these, on the inputs that they got.
 
     Raises:
         InputError: `slim` does not come from `prune` or `apply` on a model like this one.
     """
     from fxprune.checks import verify_pair
 
-    return verify_pair(model, slim, example_inputs, latency=latency, seed=seed)
+    report = report_of(slim)
+    whole = None if report is None else Submodules.of_plan(model, report.plan)
+    if whole is None:
+        return verify_pair(model, slim, example_inputs, latency=latency, seed=seed)
+    if example_inputs is not None:
+        whole = Submodules.of(model, list(whole.calls), example_inputs)
+    return verify_pair(whole.parts, whole.joined_from(slim), whole.inputs, latency=latency, seed=seed)
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------------
@@ -207,16 +234,39 @@ class _Clock:
         self._last = now
 
 
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What is traced and pruned: the user's model, or the named submodules of it as one module."""
+
+    model: nn.Module
+    whole: Submodules | None
+    inputs: Any = None
+
+
+def _target(model: nn.Module, submodules: str | Iterable[str], example_inputs: Any) -> _Target:
+    names = (submodules,) if isinstance(submodules, str) else tuple(submodules)
+    if not names:
+        return _Target(model, None, example_inputs)
+    whole = Submodules.of(model, names, example_inputs)
+    return _Target(whole.parts, whole, whole.inputs)
+
+
 def _plan(
     model: nn.Module, ratio: Ratio, example_inputs: Any, criterion: Criterion, scope: Scope, ignore: Iterable[str],
-    max_ratio: float, round_to: int, attention: AttentionPolicy, seed: int, clock: _Clock,
+    max_ratio: float, round_to: int, attention: AttentionPolicy, seed: int, submodules: str | Iterable[str], clock: _Clock,
     observed: tuple[Iterable[Any] | None, Callable[[Any, Any], Tensor] | None, int | None] = (None, None, None),
-) -> tuple[Plan, Analysis, Rewritten]:  # fmt: skip
+) -> tuple[_Target, Plan, Analysis, Rewritten]:  # fmt: skip
     patterns = _patterns(ignore)
     _check_options(model, ratio, scope, max_ratio, round_to)
-    score = resolve(criterion, seed)
-    args, named = settle_inputs(model, example_inputs)
-    analysis = analyze_model(model, args, named, attention=_attention(attention), ignore=patterns)
+    policy, score = _attention(attention), resolve(criterion, seed)
+    target = _target(model, submodules, example_inputs)
+    if target.whole is not None and getattr(score, "needs_data", False):
+        raise InputError("a criterion that observes the model at work needs it as one graph: with submodules=[...] use one "
+                         "that reads weights alone")  # fmt: skip
+    model = target.model
+    args, named = settle_inputs(model, target.inputs)
+    with naming_submodules(model, args, named):
+        analysis = analyze_model(model, args, named, attention=policy, ignore=patterns)
     clock("analyze")
     if not analysis.free:
         raise NothingToPrune(_nothing(analysis))
@@ -239,7 +289,9 @@ def _plan(
         "attention": attention,
         "seed": seed,
     }
-    return _document(model, analysis, rewritten.gone, options, scores, rewritten.refused), analysis, rewritten
+    if target.whole is not None:
+        options["submodules"] = target.whole.described()
+    return target, _document(model, analysis, rewritten.gone, options, scores, rewritten.refused), analysis, rewritten
 
 
 def _document(
@@ -287,9 +339,13 @@ def _beaten(analysis: Analysis, name: str, gone: Mapping[str, np.ndarray]) -> st
 
 
 def _finish(
-    model: nn.Module, plan: Plan, analysis: Analysis, rewritten: Rewritten, verify: bool, clock: _Clock
-) -> fx.GraphModule:
+    target: _Target, plan: Plan, analysis: Analysis, rewritten: Rewritten, verify: bool, clock: _Clock
+) -> fx.GraphModule | nn.Module:
+    model, whole = target.model, target.whole
     slim = with_weights(rewritten, model)
+    if whole is not None:
+        parts = whole.split(slim)
+        slim = whole.join(parts)  # so that the check is of what is put back
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)
     if verify:
@@ -312,6 +368,8 @@ def _finish(
                 "this is a bug in fxprune, please report the model and the options"
             )
     report.seconds = clock.seconds
+    if whole is not None:
+        return whole.put_back(parts, report, check=verify)
     slim.meta["fxprune"] = report
     return slim
 

@@ -19,7 +19,7 @@ from fxprune.labels import Axis
 from fxprune.occurrences import Occurrences
 from fxprune.passes.slice_tensors import sliced
 from fxprune.plans import Plan, fingerprint
-from fxprune.report import Checks
+from fxprune.report import Checks, report_of
 
 __all__ = ["masked_error", "permutation_error", "randomize", "relative_error", "tolerance_of", "verify_pair"]
 
@@ -252,7 +252,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
 # -- both, and the numbers ---------------------------------------------------------------------------------------------
 
 
-def verify_pair(model: nn.Module, slim: fx.GraphModule, example_inputs: Any, *, latency: bool, seed: int) -> Checks:
+def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, latency: bool, seed: int) -> Checks:
     """See `fxprune.verify`."""
     plan = _plan_of(slim)
     if fingerprint(model) != plan.fingerprint:
@@ -354,11 +354,10 @@ def _latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int 
 
 
 def _plan_of(slim: Any) -> Plan:
-    report = getattr(slim, "meta", {}).get("fxprune") if isinstance(slim, fx.GraphModule) else None
+    report = report_of(slim) if isinstance(slim, fx.GraphModule) else None
     if report is None:
-        raise InputError("slim must be a GraphModule that fxprune.prune or fxprune.apply made (it carries the plan)")
-    plan: Plan = report.plan
-    return plan
+        raise InputError("slim must be the GraphModule, or model with pruned submodules, of fxprune.prune or fxprune.apply")
+    return report.plan
 
 
 def _shallow(model: Any) -> Any:

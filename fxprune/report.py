@@ -7,7 +7,7 @@ from typing import Any
 
 from fxprune.plans import Plan
 
-__all__ = ["Checks", "Report"]
+__all__ = ["Checks", "Report", "report_of"]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Checks:
 
 @dataclass
 class Report:
-    """What `prune` did: in ``slim.meta["fxprune"]``.
+    """What `prune` did: in ``slim.meta["fxprune"]``. Where submodules were pruned, `plan`, MACs and parameters are theirs.
 
     Attributes:
         plan: what went, what stayed, and why.
@@ -106,3 +106,10 @@ class Report:
             f"{self.model}: {m0 / 1e6:,.1f} -> {m1 / 1e6:,.1f} MMACs ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{p0 / 1e6:,.2f} -> {p1 / 1e6:,.2f} M parameters ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
         )
+
+
+def report_of(slim: Any) -> Report | None:
+    """The report of what `prune` or `apply` returned; None for anything else."""
+    meta = getattr(slim, "meta", None)
+    report = meta.get("fxprune") if isinstance(meta, dict) else None
+    return report if isinstance(report, Report) else None
