@@ -302,12 +302,18 @@ def _num_groups(site: Site) -> int:
 
 def _conv_groups(position: int) -> Callable[[Site], int]:
     def repair(site: Site) -> int:
-        groups = site.argument(position, "groups", 1)
+        given = site.argument(position, "groups", 1)
+        groups = site.value(given)
         if groups == 1:
             return 0
         dims = int(site.node.target.__name__[-2])  # type: ignore[union-attr]
-        left = groups_left(site.context, site.inputs[-dims - 1], groups)
-        return site.put(position, "groups", left) if left != groups else 0
+        channels = site.inputs[-dims - 1]
+        left = groups_left(site.context, channels, groups)
+        if left == groups:
+            return 0
+        if given is not groups:
+            raise Mismatch("the groups of a convolution follow the batch: none can go", site.context.groups_at([channels]))
+        return site.put(position, "groups", left)
 
     return repair
 

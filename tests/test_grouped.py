@@ -89,3 +89,33 @@ def test_both_factors_at_once_are_right() -> None:
     assert slim.grouped.groups == 2 and slim.grouped.weight.shape[:2] == (4, 2)
     assert fxprune.verify(model, slim, latency=False).masked_error <= 1e-6
 
+
+class KernelPerSample(nn.Module):
+    """Conditional convolution: each sample mixes its own kernel from experts, and one grouped convolution runs them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.route = nn.Linear(8, 4)
+        self.experts = nn.Parameter(torch.randn(4, 12 * 8 * 9))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        b, c, h, w = x.shape
+        weight = torch.sigmoid(self.route(x.mean((2, 3)))) @ self.experts
+        y = nn.functional.conv2d(x.reshape(1, b * c, h, w), weight.view(b * 12, 8, 3, 3), groups=b)
+        y = y.permute(1, 0, 2, 3).view(b, 12, y.shape[2], y.shape[3])
+        found: Tensor = self.head(torch.relu(y).mean((2, 3)))
+        return found
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_groups_that_follow_the_batch_are_no_channels(batch: int) -> None:
+    model = randomize(KernelPerSample(), 0).double().eval()
+    x = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
+    slim = fxprune.prune(model, 0.5, x, scope="layer")
+    assert not slim.meta["fxprune"].frozen_by_rewrite
+    assert slim.stem.weight.shape[0] == 4 and slim.experts.shape == (4, 12 * 4 * 9)
+    assert fxprune.verify(model, slim, x, latency=False).masked_error <= 1e-12
+    assert slim(torch.randn(5, 3, 8, 8, dtype=torch.float64)).shape == (5, 5)

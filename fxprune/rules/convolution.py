@@ -52,7 +52,9 @@ def _couple(call: Call, channels: Axis, inner: Axis, outer: Axis | None, width_o
         if outer is not None:
             call.unify(channels, inner)
         return
-    group = call.store.fresh(groups)
+    # Groups that follow the batch (a kernel for each sample) are no channels.
+    literal = call.mode.literal_sizes is None or call.mode.is_literal(groups)
+    group = call.store.fresh(groups) if literal else Axis(groups, None, True)
     if inner.size > 1 and group.labels is not None:  # a depthwise convolution follows its producer
         call.store.grouped.append(group.labels)
     if outer is not None:
