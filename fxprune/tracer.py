@@ -204,6 +204,12 @@ class _Tracer(fx.Tracer):
                 return call_on_meta(target, args, kwargs)
         except PruneError:
             raise
+        except NotImplementedError as error:
+            where = f" ({source})" if source else ""
+            raise TraceError(
+                f"the operation {node.format_node()} cannot run on shapes alone{where}: the size of its result depends on data, "
+                "or it has no kernel for the meta device; prune the other parts with submodules=[...]"
+            ) from error
         except Exception as error:
             where = f" ({source})" if source else ""
             raise TraceError(f"the operation {node.format_node()} failed on the example inputs{where}: {error}") from error
