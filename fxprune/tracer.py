@@ -207,8 +207,8 @@ class _Tracer(fx.Tracer):
         except NotImplementedError as error:
             where = f" ({source})" if source else ""
             raise TraceError(
-                f"the operation {node.format_node()} cannot run on shapes alone{where}: the size of its result depends on data, "
-                "or it has no kernel for the meta device; prune the other parts with submodules=[...]"
+                f"the operation {node.format_node()} cannot run on shapes alone{where}: the size of its result depends on "
+                "data, or it has no kernel for the meta device; prune the other parts with submodules=[...]"
             ) from error
         except Exception as error:
             where = f" ({source})" if source else ""
