@@ -135,6 +135,7 @@ def _listen(model: nn.Module, names: Collection[str]) -> dict[str, Call]:
     labels: dict[int, str] = {}
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        open_calls.append(module)
         name = labels[id(module)]
         call = _call_of(name, module, args, kwargs)
         if name not in calls:
@@ -143,7 +144,6 @@ def _listen(model: nn.Module, names: Collection[str]) -> dict[str, Call]:
             raise InputError(
                 f"submodule {name!r} is called in several ways (other types or options of inputs): name parts of it"
             )
-        open_calls.append(module)
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         open_calls.pop()

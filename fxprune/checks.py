@@ -377,6 +377,8 @@ def _copy_inputs(value: Any) -> Any:
         return value.clone()
     if isinstance(value, dict):
         return {k: _copy_inputs(v) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_copy_inputs(v) for v in value))
     return type(value)(_copy_inputs(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,9 @@ def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
-        return {"dict": {k: _describe(v) for k, v in value.items()}}
+        return {"dict": [[k, _describe(v)] for k, v in value.items()]}  # a list, since JSON documents sort their keys
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {"record": [[k, _describe(v)] for k, v in zip(value._fields, value, strict=True)]}
     if isinstance(value, (list, tuple)):
         return {"list" if isinstance(value, list) else "tuple": [_describe(v) for v in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -114,7 +117,9 @@ def _restore(value: Mapping[str, Any]) -> Any:
             raise ValueError(f"unknown dtype {value['dtype']!r}")
         return torch.empty(value["shape"], dtype=dtype, device="meta")
     if "dict" in value:
-        return {k: _restore(v) for k, v in value["dict"].items()}
+        return {k: _restore(v) for k, v in value["dict"]}
+    if "record" in value:  # of a class that only the model's code knows: its fields are what counts
+        return namedtuple("Record", [k for k, _ in value["record"]])(*(_restore(v) for _, v in value["record"]))
     if "list" in value:
         return [_restore(v) for v in value["list"]]
     if "tuple" in value:

@@ -15,6 +15,7 @@ from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.tree import Tree
 from fxprune.errors import InputError, PruneError
+from fxprune.report import report_of
 
 __all__ = ["class_name", "source_of"]
 
@@ -81,9 +82,9 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
         PruneError: something in it cannot be written as source that needs torch alone; the message names it.
     """
     if not isinstance(slim, torch.fx.GraphModule):
-        raise InputError(
-            f"expected a torch.fx.GraphModule, as prune() and trace() return, got {type(slim).__name__}"
-        )
+        pruned = [n for n, m in slim.named_modules() if isinstance(m, torch.fx.GraphModule)] if report_of(slim) else []
+        hint = f"; save its pruned submodules one by one, as slim.get_submodule({pruned[0]!r})" if pruned else ""
+        raise InputError(f"expected a torch.fx.GraphModule, as prune() and trace() return, got {type(slim).__name__}{hint}")
     if type(slim.graph._codegen) is not torch.fx.graph.CodeGen:
         raise PruneError(
             f"graphs that flatten their inputs ({type(slim.graph._codegen).__name__}, from torch.export) "
