@@ -104,7 +104,7 @@ def observed(name: str, model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> 
     return made
 
 
-@pytest.fixture(params=["small", "resnet18"])
+@pytest.fixture(params=["small", pytest.param("resnet18", marks=pytest.mark.slow)])
 def setting(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor, Tensor]:
     return make(request.param)
 
@@ -156,6 +156,7 @@ def test_taylor(setting: tuple[nn.Module, Tensor, Tensor]) -> None:
     assert_agree(model, images, theirs, observed("taylor", model, [(images, labels)]))
 
 
+@pytest.mark.slow
 def test_fpgm_on_weights_that_are_not_negative() -> None:
     model, images, _ = make("resnet18")
     theirs, ours = importance.FPGMImportance(p=1), criteria.resolve("fpgm", consumers=True)

@@ -16,6 +16,11 @@ import fxprune
 from fxprune.plans import Plan
 
 
+def slow(*values: object) -> object:
+    """A case that others like it stand for, but for ``pytest -m slow``."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def cut(name: str, shape: tuple[int, ...] | None = None, verify: bool = False) -> tuple[nn.Module, nn.Module, Plan]:
     """The dense network, the slim one and the plan."""
     preset = PRESETS[name]
@@ -55,7 +60,7 @@ def test_dcase21_net(percent: int, keras: int, macs: float) -> None:
 
 @pytest.mark.parametrize(
     ("percent", "params", "fewer"),
-    [(25, 40_810_058, (26.3, 42.5)), (50, 26_821_130, (51.6, 73.4)), (75, 13_394_378, (75.8, 92.5))],
+    [slow(25, 40_810_058, (26.3, 42.5)), slow(50, 26_821_130, (51.6, 73.4)), (75, 13_394_378, (75.8, 92.5))],
 )
 def test_vggish(percent: int, params: int, fewer: tuple[float, float]) -> None:
     model, slim, plan = cut(f"vggish-{percent}")
@@ -83,7 +88,7 @@ def test_last_five_convolutions_of_vgg16(percent: int, fewer: tuple[float, float
     assert slim.features.conv8.out_channels == 512
 
 
-@pytest.mark.parametrize(("percent", "fewer"), [(25, 17.0), (50, 34.0), (75, 51.0), (90, 61.3)])
+@pytest.mark.parametrize(("percent", "fewer"), [slow(25, 17.0), (50, 34.0), slow(75, 51.0), slow(90, 61.3)])
 def test_resnet50_for_cifar(percent: int, fewer: float) -> None:
     model, slim, _ = cut(f"resnet50-cifar-{percent}")
     assert with_statistics(model) == pytest.approx(24.1e6, abs=5e4)
