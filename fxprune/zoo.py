@@ -254,9 +254,7 @@ def _timm_shapes(model: nn.Module, config: Mapping[str, Any]) -> list[tuple[int,
         return [(channels, height, width)]
     # The size is built into the model, but no part names it.
     default = height, width
-    sizes = [default, *(size for size in _implied_sizes(model, default) if size != default)]
-    if len(sizes) == 1:
-        return [(channels, *default)]
+    sizes = _implied_sizes(model, default)
     fits = next((size for size in sizes if _runs(model, (channels, *size))), default)
     return [(channels, *fits)]
 

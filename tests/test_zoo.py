@@ -252,6 +252,8 @@ def test_checkpoint_of_another_model_names_the_first_keys(nets, tmp_path):
         ("hiera_tiny_224", {"img_size": 192}, (2, 3, 192, 192)),  # names its grid of tokens alone
         ("volo_d1_224", {"img_size": (224, 448), "num_classes": 0}, (2, 3, 224, 448)),  # has a table of positions alone
         ("levit_128s", {"img_size": 288, "features_only": True}, (2, 3, 288, 288)),  # names the grids of its stages
+        # On the meta device it would take any size: its tables of relative positions are indexed.
+        ("mvitv2_tiny", {"img_size": 160}, (2, 3, 160, 160)),
         ("tresnet_m", {"in_chans": 4}, (2, 4, 224, 224)),  # its first convolution sees 16 times as many
     ],
 )
