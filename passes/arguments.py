@@ -109,7 +109,7 @@ def _resized(site: Site, sizes: Sequence[Any], axes: Sequence[Axis]) -> tuple[li
             result.append(size)
             continue
         changed += 1
-        result.append(site.scaled(size, now, wanted) if axis.dynamic else wanted)
+        result.append(site.scaled(size, now, wanted))
     return result, changed
 
 
