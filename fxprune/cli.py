@@ -97,6 +97,12 @@ InputSize = Annotated[
     list[str] | None,
     typer.Option(help="Shape of one sample, as 3x224x224. Repeat it for several inputs.", show_default=False),
 ]
+Submodule = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name or glob of a part to prune, of a model that cannot be traced whole. Repeatable.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -113,6 +119,7 @@ def prune(
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
     input_size: InputSize = None,
+    submodule: Submodule = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False),
@@ -129,8 +136,8 @@ def prune(
 
     if plan is None and ratio is None:
         raise InputError("give --ratio, to make a plan, or --plan FILE, to apply one")
-    if plan is not None and (ratio is not None or plan_only):
-        raise InputError("--plan FILE applies a plan that was made before: leave out --ratio and --plan-only")
+    if plan is not None and (ratio is not None or plan_only or submodule):
+        raise InputError("--plan FILE applies a plan that was made before: leave out --ratio, --plan-only and --submodule")
     options: dict[str, Any] = {
         "criterion": criterion,
         "scope": scope.value,
@@ -139,6 +146,7 @@ def prune(
         "round_to": round_to,
         "attention": attention.value,
         "seed": seed,
+        "submodules": tuple(submodule or ()),
     }
     report, written = None, []
     with _Steps(as_json, total=2 + (out is not None)) as step:
@@ -156,8 +164,11 @@ def prune(
             made = report.plan
         if out is not None:
             if report is not None:
-                source = step("writing", lambda: codegen.save(slim, out / "slim.py"))
-                written += [source, source.with_suffix(".safetensors")]
+                names = [e["name"] for e in made.options.get("submodules", ())]
+                files = {n: out / f"{n.replace('.', '/')}.py" for n in names} or {"": out / "slim.py"}
+                found: dict[str, Any] = dict(slim.named_modules())
+                sources = step("writing", lambda: [codegen.save(found[name], file) for name, file in files.items()])
+                written += [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
             written.append(_write(out / "plan.json", made.to_json()))
     if as_json:
         document = _plan_document(made) if report is None else report.to_dict()
@@ -181,6 +192,7 @@ def inspect(
     model: Model,
     layer: Annotated[str | None, typer.Argument(help="Module or parameter to explain.", show_default=False)] = None,
     input_size: InputSize = None,
+    submodule: Submodule = None,
     as_json: Json = False,
 ) -> None:
     """List the groups of coupled channels of MODEL; with LAYER, say whether and why it may be pruned."""
@@ -190,9 +202,9 @@ def inspect(
         net = step("building the model", lambda: _build(model, None, 0))
         inputs = _inputs(net, input_size)
         if layer is not None:
-            answer = step("analyzing", lambda: api.why(net, layer, inputs))
+            answer = step("analyzing", lambda: api.why(net, layer, inputs, submodules=submodule or ()))
         else:
-            found = step("analyzing", lambda: api.analyze(net, inputs))
+            found = step("analyzing", lambda: api.analyze(net, inputs, submodules=submodule or ()))
     if layer is not None:
         _print_json(asdict(answer)) if as_json else typer.echo(str(answer))
         return
@@ -238,6 +250,7 @@ def verify(
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
     input_size: InputSize = None,
+    submodule: Submodule = None,
     as_json: Json = False,
 ) -> None:
     """Prune MODEL with every parameter randomised, prove the result against the original, measure both."""
@@ -262,9 +275,10 @@ def verify(
                 attention=attention.value,
                 verify=False,
                 seed=seed,
+                submodules=submodule or (),
             ),
         )
-        checks = step("verifying", lambda: api.verify(net, slim, inputs, seed=seed))
+        checks = step("verifying", lambda: api.verify(net, slim, None if submodule else inputs, seed=seed))
     if as_json:
         _print_json({"model": slim.meta["fxprune"].model, "ratio": ratio, **checks.to_dict()})
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import OrderedDict, namedtuple
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.checks import randomize
+from fxprune.cli import main
 
 X = torch.randn(2, 3, 16, 16)
 Maps = namedtuple("Maps", ["fine", "coarse"])
@@ -400,3 +403,28 @@ def test_a_model_that_fails_on_its_inputs_is_told_nothing_of_submodules() -> Non
 def test_a_list_of_images_is_one_input() -> None:
     slim = fxprune.prune(detector(), 0.5, list(X), submodules="body")
     assert slim.body.stem.out_channels == 8
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_prunes_submodules(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    (tmp_path / "net.py").write_text("from test_submodules import detector, images\n")
+    command = [f"{tmp_path / 'net.py'}:detector", "--input-size", "3x16x16"]
+
+    def call(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments])
+        out, err = capsys.readouterr()
+        assert not stopped.value.code, err
+        return out
+
+    named = ["--submodule", "body", "--submodule", "head.branch", "--out", str(tmp_path / "slim")]
+    call("prune", *command, "--ratio", "0.5", *named)
+    assert fxprune.load(tmp_path / "slim/body.py")(X)["coarse"].shape == (2, 8, 8, 8)
+    assert fxprune.load(tmp_path / "slim/head/branch.py")(torch.randn(2, 8, 4, 4)).shape == (2, 4, 4, 4)
+    report = json.loads(call("prune", *command, "--plan", str(tmp_path / "slim/plan.json"), "--json"))
+    assert report["model"] == "Detector[body, head.branch]"
+    assert "pruned" in call("verify", *command, "--submodule", "body")
+    assert "head.branch.0.weight" in call("inspect", *command, "--submodule", "head*")
