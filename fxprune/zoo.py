@@ -220,8 +220,8 @@ def infer_example_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:
 
     timm: the channels, height and width of ``pretrained_cfg``, corrected by the ``img_size`` and ``in_chans``
     that the model was built with; where a model takes one size and no part names it, the first of those that its
-    feature maps imply and that it runs on (on the meta device). torchvision: 224 pixels; 299 for inception, 128 for
-    optical flow; 16 frames for video.
+    feature maps imply and that it runs on (on the meta device). torchvision: 224 pixels; 299 for inception, 320 for
+    detection, 128 for optical flow; 16 frames for video.
     """
     module = type(model).__module__
     if module.startswith("torchvision.models."):
@@ -315,7 +315,7 @@ def _in_channels(model: nn.Module, config: Mapping[str, Any], default: int) -> i
 def _torchvision_shapes(model: nn.Module, module: str) -> list[tuple[int, ...]]:
     family, _, rest = module.partition(".")
     if family == "detection":
-        return []  # takes a list of images
+        return [(3, 320, 320)]  # takes a list of images, or a batch: it resizes them
     if family == "optical_flow":
         return [(3, 128, 128)] * 2  # the least that RAFT's correlation pyramid accepts
     if family == "video":

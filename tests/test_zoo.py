@@ -297,13 +297,13 @@ def test_inputs_have_the_dtype_of_the_model():
     assert infer_example_inputs(model.to(torch.bfloat16))[0].dtype is torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Linear(3, 2),
-        on_meta(load_model, "torchvision:ssdlite320_mobilenet_v3_large"),
-    ],
-    ids=["own module", "detection takes lists"],
-)
-def test_inputs_that_cannot_be_inferred(model):
-    assert infer_example_inputs(model) is None
+def test_inputs_of_a_detector():
+    model = load_model("torchvision:ssdlite320_mobilenet_v3_large").eval()
+    (found,) = infer_example_inputs(model)
+    assert tuple(found.shape) == (2, 3, 320, 320)
+    with torch.no_grad():
+        assert len(model(torch.rand(found.shape))) == 2
+
+
+def test_inputs_that_cannot_be_inferred():
+    assert infer_example_inputs(nn.Linear(3, 2)) is None
