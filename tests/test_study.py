@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import CifarResNet
+from safetensors.torch import save_file
 from scipy import stats
 from torch import Tensor, nn
 
@@ -220,6 +224,13 @@ def test_criteria_that_observe_share_a_pass(net):
 def test_an_iterator_is_kept_for_the_second_pass(net):
     once, kept = (fxprune.study(net, ["apoz"], X, data=d, weights=False) for d in (iter([(X, Y)]), [(X, Y)]))
     assert once == kept
+
+
+def test_the_first_batches_are_kept_for_the_second_pass(net):
+    """A shuffled loader would begin with others."""
+    data = Counted()
+    fxprune.study(net, ["apoz"], X, data=data, batches=1, weights=False)
+    assert data.passes == 1
 
 
 def test_scores_are_those_that_prune_uses(net):
@@ -468,6 +479,19 @@ def test_aura_map_shows_shared_channels_in_every_block():
     found = aura_map(Residual().eval(), [X], X)
     assert found.sites == ("bn1", "bn2")
     assert [c.tolist() for c in found.channels] == [list(range(8))] * 2
+
+
+@pytest.mark.slow
+def test_benchmark_of_criteria(tmp_path):
+    """On fresh weights of a small network of that family."""
+    root = Path(__file__).parent.parent
+    save_file(CifarResNet(8).state_dict(), tmp_path / "small.safetensors")
+    command = [sys.executable, root / "benchmarks" / "study.py", "--weights", "small.safetensors", "--out", tmp_path]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| l1, l2 |" in (tmp_path / "small-layers.md").read_text()
+    assert (tmp_path / "small-layers-similarity.png").exists()
 
 
 # -- command line --------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def save(drawn: Mapping[str, Figure], out: str | Path, formats: Iterable[str] = 
 
 def similarity(study: Study) -> Figure:
     """Spearman's correlation between criteria: mean over layers, over all channels as ranked, and without normalisation."""
-    names, side = study.criteria, max(2.6, 0.55 * len(study.criteria) + 1.2)
+    names, side = study.criteria, max(2.6, 0.42 * len(study.criteria) + 1.6)
     figure = _figure(3 * side + 1.2, side + 0.9)
     axes = figure.subplots(1, 3, squeeze=False)[0]
     sources: list[tuple[str, Callable[[Any], Number]]] = [

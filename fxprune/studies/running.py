@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def study(
 
     Args:
         model, example_inputs, ignore, attention, data, loss, batches: as in `fxprune.prune`. Criteria that observe the
-            model share one pass over the data; a second one is made on the weights with an error.
+            model share one pass over the data; a second one, over the same, is made on the weights with an error.
         criteria: registered names, or callables ``(group, tensors) -> scores``; at least one.
         unit: what is ranked: ``"group"``, the coupled channels that can be pruned; or ``"layer"``, the filters of each layer
             on their own, whether or not they can be, as in the paper (for criteria that read weights alone).
@@ -77,7 +77,8 @@ def study(
     analysis = analyze_model(model, args, named, attention=attention, ignore=tuple(ignore))
     units = units_of(analysis, unit)
     exclusive = analysis.exclusive if unit == "group" else {}
-    if data is not None and noise and iter(data) is data:  # an iterator is used up after one pass
+    # An iterator is used up after one pass, and a shuffled loader begins with other batches the second time.
+    if data is not None and noise and (batches is not None or isinstance(data, Iterator)):
         data = list(itertools.islice(data, batches))
     scored = score_all(made, names, model, analysis, units, data, loss, batches)
     compare = _Comparison(units, cuts, exclusive)
