@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 import fxprune
 from fxprune.zoo import infer_example_inputs, load_model
 
-__all__ = ["check_fxprune", "free_share"]
+__all__ = ["check_fxprune", "fixed_entries", "free_share"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 GROWTH = 64  # pixels by which the other resolution is larger: a multiple of every patch and window stride
@@ -45,9 +45,13 @@ def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: St
             if group.status == "frozen":
                 frozen[group.reason] = frozen.get(group.reason, 0) + group.size
         top = sorted(frozen.items(), key=lambda item: -item[1])[:5]
+        fixed = sorted(fixed_entries(analysis, model).items(), key=lambda item: -item[1])[:3]
         return {
             "traced": True,
             "free_share": round(free_share(analysis, model), 4),
+            "fixed_parameters": [
+                {"name": name, "entries": round(n), "reason": analysis.whole.get(name, "")[:200]} for name, n in fixed if n >= 1
+            ],
             "unknown_ops": sorted(map(str, analysis.traced.mode.unknown)),
             "frozen": [{"channels": n, "reason": reason[:200]} for reason, n in top],
         }
@@ -118,20 +122,25 @@ def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: St
         stage(name, work)
 
 
-def free_share(analysis: fxprune.Analysis, model: nn.Module) -> float:
-    """Share of the model's parameter entries that lie in at least one channel that may go."""
+def fixed_entries(analysis: fxprune.Analysis, model: nn.Module) -> dict[str, float]:
+    """Of each parameter, how many entries lie in no channel that may go."""
     free: dict[str, dict[int, set[int]]] = {}
     for group in analysis.free:
         for member in group.members:
             axes = free.setdefault(member.name, {})
             axes.setdefault(member.axis, set()).update(member.indices.ravel().tolist())
-    total = covered = 0.0
+    fixed: dict[str, float] = {}
     for name, parameter in model.named_parameters():
-        total += parameter.numel()
         axes = free.get(name, {})
         stays = math.prod(1 - len(entries) / parameter.shape[axis] for axis, entries in axes.items())
-        covered += parameter.numel() * (1 - stays)
-    return covered / max(total, 1)
+        fixed[name] = parameter.numel() * stays
+    return fixed
+
+
+def free_share(analysis: fxprune.Analysis, model: nn.Module) -> float:
+    """Share of the model's parameter entries that lie in at least one channel that may go."""
+    total = sum(p.numel() for p in model.parameters())
+    return 1 - sum(fixed_entries(analysis, model).values()) / max(total, 1)
 
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:

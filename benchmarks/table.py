@@ -13,6 +13,8 @@ import lists
 __all__ = ["passed", "write_tables"]
 
 Row = dict[str, Any]
+LOWEST = 10  # models whose frozen channels the table explains
+ENOUGH = 0.4  # share of MACs below which it explains them too
 MUST = ("traced", "shape", "batch", "round_trip", "backward")
 _HEAD = (
     *("model", "params", "free", "MACs", "params after", "permutation", "masked"),
@@ -27,7 +29,7 @@ _LEGEND = """\
 - *shape*: the output shapes of the original. *batch*: the same at another batch size. *size*: at another
   resolution (n/a where the original takes one only; not needed to pass).
 - *train*: backward and a step of the optimiser. *reload*: saved, run in a fresh process without fxprune,
-  same bits.
+  same output.
 - *s*, *MiB*: time of `prune(verify=False)` on one thread, and its peak memory above the loaded model.
 - *TP*: Torch-Pruning, as its own examples run it; `ok`: it runs, with the output shapes of the original
   (its values are not checked).
@@ -64,7 +66,7 @@ def write_tables(rows: list[Row], out: Path, environment: Mapping[str, str]) -> 
         lines = [f"{title}: {line}" for line in _summaries(pairs)]
         summary += lines
         text += [f"## {title[0].upper()}{title[1:]}\n", *(f"- {line}" for line in lines), ""]
-        text += [_table(pairs), _failures(pairs)]
+        text += [_table(pairs), _failures(pairs), _least_free(found)]
     text.append(_LEGEND)
     (out / "coverage.md").write_text("\n".join(text) + "\n")
     document = {"environment": dict(environment), "summary": summary, "rows": rows}
@@ -90,6 +92,19 @@ def _summaries(pairs: list[tuple[Row, Row | None]]) -> Iterable[str]:
         theirs = [peer for _, peer in found if peer is not None]
         line += f"; Torch-Pruning: {sum(map(passed, theirs))} of {len(theirs)} run" if theirs else ""
         yield line
+        yield from _beside(name, found)
+
+
+def _beside(name: str, pairs: list[tuple[Row, Row | None]]) -> Iterable[str]:
+    """MACs removed where both tools run."""
+    both = [(row, peer) for row, peer in pairs if peer is not None and passed(row) and passed(peer) and "macs" in peer]
+    if not both:
+        return
+    cuts = [(_share(row, "macs"), _share(peer, "macs"), row["model"]) for row, peer in both]
+    ours, theirs = mean(c[0] for c in cuts), mean(c[1] for c in cuts)
+    behind = [f"{model} ({a:.0%} against {b:.0%})" for a, b, model in cuts if a < b - 0.01]
+    line = f"{name}, the {len(both)} that both run: MACs down by {ours:.0%}, with Torch-Pruning by {theirs:.0%}"
+    yield line + (f"; it removes more of {', '.join(behind)}" if behind else "; it removes more of none")
 
 
 def _table(pairs: list[tuple[Row, Row | None]]) -> str:
@@ -117,8 +132,13 @@ def _cells(row: Row, peer: Row | None) -> list[str]:
 
 
 def _cut(row: Row, name: str) -> str:
-    before, after = row.get(name, (0, 0))
-    return f"-{1 - after / before:.0%}" if before else ""
+    return f"-{_share(row, name):.0%}" if row.get(name, (0, 0))[0] else ""
+
+
+def _share(row: Row, name: str) -> float:
+    """Share of the MACs or parameters that went."""
+    before, after = row[name]
+    return 1 - after / before if before else 0.0
 
 
 def _error(row: Row, name: str) -> str:
@@ -150,6 +170,25 @@ def _failures(pairs: list[tuple[Row, Row | None]]) -> str:
         name = f"{row['tool']} {row['model']}"
         lines += [f"- {name}, {stage}: {_escaped(text)}" for stage, text in errors.items()]
     return "\n".join(["### What failed\n", *lines]) + "\n" if lines else ""
+
+
+def _least_free(rows: list[Row]) -> str:
+    """The models with the smallest shares of free parameters, and those that lose the fewest MACs, with what is frozen."""
+    lowest = sorted((r for r in rows if "free_share" in r), key=lambda r: r["free_share"])[:LOWEST]
+    little = [r for r in rows if "macs" in r and _share(r, "macs") < ENOUGH and r not in lowest]
+    lines = [f"### The {len(lowest)} lowest shares of free parameters, and who loses less than {ENOUGH:.0%} of its MACs\n"]
+    for row in (*lowest, *little):
+        reasons = [f"{entry['channels']} x {_escaped(entry['reason'])}" for entry in row.get("frozen", [])]
+        whole = [f"{e['name']} ({e['entries'] / row['parameters']:.1%}{_because(e)})" for e in row.get("fixed_parameters", [])]
+        cut = f"MACs {_cut(row, 'macs')}" if "macs" in row else "not pruned"
+        lines.append(f"- {row['model']}: {row['free_share']:.1%} free, {cut}; channels frozen: {'; '.join(reasons) or 'none'}")
+        if whole:
+            lines[-1] += f"; most of what stays is in {', '.join(whole)}"
+    return "\n".join(lines) + "\n" if lowest else ""
+
+
+def _because(entry: Row) -> str:
+    return f": {_escaped(entry['reason'])}" if entry["reason"] else ""
 
 
 def _escaped(text: str) -> str:
