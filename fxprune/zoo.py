@@ -192,9 +192,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy `state` into `model`; every name and shape must match, else nothing is copied."""
+    """Copy `state` into `model`; every name and shape must match, else nothing is copied.
+
+    Checkpoints from before PyTorch 0.4.1 have no count of the batches that a norm has seen: it stays as it is.
+    """
     own = model.state_dict()
-    missing = [name for name in own if name not in state]
+    missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
     wrong = [
         f"{name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
@@ -208,7 +211,7 @@ def _load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"{source} is of another model ({'; '.join(complaints)}); if that was built with other options, "
             "such as a number of classes, build it the same way in a factory of your own: file.py:factory"
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict({name: state.get(name, value) for name, value in own.items()})
 
 
 def _some(items: list[str]) -> str:

@@ -158,6 +158,21 @@ def test_checkpoint_of_torch_save(nets, tmp_path, wrap):
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), found.parameters(), strict=True))
 
 
+def test_checkpoint_without_counts_of_batches(tmp_path):
+    """As PyTorch wrote them before 0.4.1."""
+    (tmp_path / "norm.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.BatchNorm2d(3))\n")
+    state = {
+        "0.weight": torch.rand(3),
+        "0.bias": torch.rand(3),
+        "0.running_mean": torch.rand(3),
+        "0.running_var": torch.rand(3),
+    }
+    save_file(state, tmp_path / "old.safetensors")
+    loaded = load_model(f"{tmp_path / 'norm.py'}:net", tmp_path / "old.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert loaded["0.num_batches_tracked"] == 0
+
+
 def test_checkpoint_in_safetensors(nets, tmp_path):
     source = load_model(f"{nets}:Tiny")
     save_file(source.state_dict(), tmp_path / "w.safetensors")
