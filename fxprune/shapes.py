@@ -18,7 +18,10 @@ _BINARY = {"add", "sub", "mul", "div"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm"}
 
 
-def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | tuple[Tensor, ...] | None:
     """The result of an operator whose shape is plain, in the dtype of its first argument; None where that is not sure.
 
     Args:
@@ -36,6 +39,8 @@ def quick(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | 
             return None
     elif plain == "adaptive_avg_pool2d":
         return x.new_empty((*x.shape[:-2], *args[1])) if x.dim() in (3, 4) else None
+    elif name in _RECURRENT:
+        return _recurrent(x, args)
     elif plain in _NORMS:
         if not _affine_fits(plain, x, args):
             return None
@@ -59,6 +64,18 @@ def _affine_fits(name: str, x: Tensor, args: tuple[Any, ...]) -> bool:
         shape = tuple(args[1])
         return tuple(x.shape[x.dim() - len(shape) :]) == shape and all(t is None or tuple(t.shape) == shape for t in args[2:4])
     return x.dim() > 1 and x.shape[1] % args[1] == 0 and all(t is None or t.shape == x.shape[1:2] for t in args[2:4])
+
+
+def _recurrent(x: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """``(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)``: the kernels on meta
+    tensors go step by step through the sequence."""
+    if len(args) != 9 or not isinstance(args[2], (list, tuple)) or x.dim() != 3:  # packed sequences are another overload
+        return None
+    states = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+    if args[2][0].shape[1] != x.shape[2]:  # the kernel says what is wrong
+        return None
+    width = states[0].shape[-1] * (2 if args[7] else 1)
+    return x.new_empty((*x.shape[:2], width)), *(torch.empty_like(s) for s in states)
 
 
 class QuickShapes(TorchDispatchMode):

@@ -294,12 +294,13 @@ def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether the model takes such an input, tried on shapes alone."""
     import torch
 
+    from fxprune.shapes import QuickShapes
     from fxprune.skeleton import skeleton_of
 
     skeleton = skeleton_of(model)[0].eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
-        with torch.inference_mode(), torch.device("meta"):  # constants that forward makes, too
+        with torch.inference_mode(), torch.device("meta"), QuickShapes():  # constants that forward makes, too
             skeleton(torch.empty(2, *shape, dtype=dtype))
     except Exception:  # whatever a model raises on an input that it does not take
         return False
