@@ -344,7 +344,7 @@ def _finish(
     model, whole = target.model, target.whole
     slim = with_weights(rewritten, model)
     if whole is not None:
-        parts = whole.split(slim)
+        parts = whole.split(slim, analysis.traced.skeleton)
         slim = whole.join(parts)  # so that the check is of what is put back
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)

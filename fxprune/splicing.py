@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fxprune.calls import Call, arguments, holds_tensors
+from fxprune.errors import PruneError
 from fxprune.modes import guard_modes
 
 __all__ = ["Part", "attach", "join", "split"]
@@ -47,11 +48,22 @@ class Part(fx.GraphModule):
                 raise
             return found.__get__(self, type(original)) if hasattr(found, "__get__") else found
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # torch.fx pickles the code alone and traces it again, which fails on these, or freezes the mode.
+        if any(n.target in (len, operator.is_) or str(n.target).endswith("training") for n in self.graph.nodes):
+            raise PruneError(
+                f"{type(self).__name__} cannot be pickled, as its graph checks its inputs or its mode: store the state_dict "
+                "and the plan instead, which fxprune.apply puts together"
+            )
+        return super().__reduce__()
 
-def split(joint: fx.GraphModule, model: nn.Module, calls: Mapping[str, Call]) -> dict[str, Part]:
+
+def split(
+    joint: fx.GraphModule, model: nn.Module, calls: Mapping[str, Call], written: Set[str] = frozenset()
+) -> dict[str, Part]:
     """A GraphModule for each submodule of `model` in `calls`, over the modules of `joint`, which computes all of them.
 
-    Nodes keep their names.
+    Nodes keep their names. Settings stay but for those `written` (full names) in forward, which a graph does not do.
     """
     nodes = list(joint.graph.nodes)
     inputs = iter([n for n in nodes if n.op == "placeholder"])
@@ -74,7 +86,7 @@ def split(joint: fx.GraphModule, model: nn.Module, calls: Mapping[str, Call]) ->
         mine = {component[n] for n in _nodes_of(output, *known) if n in component}
         body = {n for n in nodes if component.get(n) in mine and n.op != "placeholder"}
         read = {n for n in _nodes_of(output, *(n.all_input_nodes for n in body)) if n.op == "get_attr"}
-        root = _dressed(joint.get_submodule(name), original)
+        root = _dressed(joint.get_submodule(name), original, name, written)
         local = _Local(joint, root, name)
         for node in nodes:
             if node in body or node in read:
@@ -85,7 +97,7 @@ def split(joint: fx.GraphModule, model: nn.Module, calls: Mapping[str, Call]) ->
             for node, value in given:
                 _guard(graph, node, value, f"{name} was recorded with another value of {node.target}")
         guard_modes(graph)
-        parts[name] = _part(root, graph, original)
+        parts[name] = _part(root, graph, original, name, written)
     return parts
 
 
@@ -190,7 +202,7 @@ def _assert_equal(graph: fx.Graph, node: fx.Node, value: Any, message: str) -> N
         new.meta.update(scope="", source="")
 
 
-def _part(root: nn.Module, graph: fx.Graph, original: nn.Module) -> Part:
+def _part(root: nn.Module, graph: fx.Graph, original: nn.Module, name: str, written: Set[str]) -> Part:
     part = Part(nn.Module(), fx.Graph(), type(original).__name__)
     part._modules, part._parameters, part._buffers = root._modules, root._parameters, root._buffers
     part._non_persistent_buffers_set = root._non_persistent_buffers_set
@@ -199,35 +211,43 @@ def _part(root: nn.Module, graph: fx.Graph, original: nn.Module) -> Part:
     if isinstance(original, fx.GraphModule):
         original = original.meta.get("original", original)
     if not isinstance(original, fx.GraphModule):
-        part.meta["original"] = _bare(original)
+        part.meta["original"] = _bare(original, name, written)
     return part
 
 
-def _dressed(slim: nn.Module, original: nn.Module) -> nn.Module:
+def _dressed(slim: nn.Module, original: nn.Module, name: str, written: Set[str]) -> nn.Module:
     """`slim` with the classes and settings of `original` for the modules that only hold others."""
     made: dict[int, nn.Module] = {}
 
-    def visit(here: nn.Module, there: nn.Module) -> nn.Module:
+    def visit(here: nn.Module, there: nn.Module, path: str) -> nn.Module:
         if type(here) is not nn.Module:  # a leaf, which the graph calls
             return here
         if id(here) not in made:
-            made[id(here)] = new = nn.Module() if isinstance(there, fx.GraphModule) else _bare(there)
-            new._modules = {k: m and visit(m, there.get_submodule(k)) for k, m in here._modules.items()}
+            made[id(here)] = new = nn.Module() if isinstance(there, fx.GraphModule) else _bare(there, path, written)
+            new.__dict__["forward"] = _refuse
+            new._modules = {k: m and visit(m, there.get_submodule(k), f"{path}.{k}") for k, m in here._modules.items()}
             new._parameters, new._buffers = dict(here._parameters), dict(here._buffers)
             new._non_persistent_buffers_set = set(here._non_persistent_buffers_set)
             new.training = here.training
         return made[id(here)]
 
-    return visit(slim, original)
+    return visit(slim, original, name)
 
 
-def _bare(module: nn.Module) -> nn.Module:
+def _refuse(*args: Any, **kwargs: Any) -> Any:
+    raise PruneError(
+        "a module inside a recorded submodule is called by itself, but its code is of the model before pruning: call the "
+        "submodule, or name the modules inside it in submodules=[...]"
+    )
+
+
+def _bare(module: nn.Module, name: str, written: Set[str]) -> nn.Module:
     """A module of the same class with copies of its settings, without tensors, parts and hooks."""
     kind = type(module)
     new = kind.__new__(kind)
     new.__dict__.update(nn.Module().__dict__)
     for key, value in module.__dict__.items():
-        if key not in _INTERNAL and not _holds_state(value):
+        if key not in _INTERNAL and f"{name}.{key}" not in written and not _holds_state(value):
             new.__dict__[key] = copy.deepcopy(value)
     return new
 

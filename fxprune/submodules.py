@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor, fx, nn
 
@@ -34,6 +36,7 @@ class Parts(nn.Module):
     def __init__(self, model: nn.Module, calls: Mapping[str, Call]) -> None:
         super().__init__()
         self._fxprune_calls = dict(calls)
+        self._fxprune_written: set[str] = set()  # attributes that forward sets, by full name
         self.training = model.training
         for name in calls:
             attach(self, name, model.get_submodule(name), model)
@@ -45,8 +48,25 @@ class Parts(nn.Module):
         for name, call in self._fxprune_calls.items():
             args = [_rebuilt(next(remaining), v) if holds_tensors(v) else v for v in call.args]
             kwargs = {k: _rebuilt(next(remaining), v) if holds_tensors(v) else v for k, v in call.kwargs.items()}
-            outputs.append(self.get_submodule(name)(*args, **kwargs))
+            part = self.get_submodule(name)
+            names = {id(m): f"{name}.{n}" if n else name for n, m in part.named_modules()}
+            with _noting_writes(names, self._fxprune_written):
+                outputs.append(part(*args, **kwargs))
         return tuple(outputs)
+
+
+@contextmanager
+def _noting_writes(names: Mapping[int, str], written: set[str]) -> Iterator[None]:
+    """Collect the attributes that modules get while they run."""
+    original = nn.Module.__setattr__
+
+    def noted(module: nn.Module, name: str, value: Any) -> None:
+        if id(module) in names:
+            written.add(f"{names[id(module)]}.{name}")
+        original(module, name, value)
+
+    with patch.object(nn.Module, "__setattr__", noted):
+        yield
 
 
 def _rebuilt(value: Any, like: Any) -> Any:
@@ -130,9 +150,9 @@ class Submodules:
         """What a plan stores: enough to record the submodules again without running the model."""
         return [{"name": name, "inputs": describe(call.args, call.kwargs)} for name, call in self.calls.items()]
 
-    def split(self, joint: fx.GraphModule) -> dict[str, Part]:
-        """One GraphModule for each submodule, from the one of all."""
-        return split(joint, self.model, self.calls)
+    def split(self, joint: fx.GraphModule, traced: nn.Module) -> dict[str, Part]:
+        """One GraphModule for each submodule, from the one of all; `traced` is the `Parts` that was recorded."""
+        return split(joint, self.model, self.calls, traced._fxprune_written)  # type: ignore[arg-type]
 
     def join(self, parts: Mapping[str, fx.GraphModule]) -> fx.GraphModule:
         """The inverse of `split`."""
@@ -174,7 +194,8 @@ class Submodules:
                 ) from own
             raise NotEquivalent(
                 f"with its submodules pruned, {type(self.model).__name__} fails where it ran before: {type(error).__name__}: "
-                f"{error}; it may use parts of {', '.join(map(repr, self.calls))} other than by calling them"
+                f"{error}; it may use parts of {', '.join(map(repr, self.calls))} other than by calling them, or call them "
+                "with other sizes"
             ) from error
 
 

@@ -359,6 +359,47 @@ def test_a_result_that_does_not_run_is_refused() -> None:
         fxprune.prune(model, 0.5, X, submodules="part")
 
 
+def test_settings_that_forward_writes_do_not_go_stale() -> None:
+    class Writes(Options):
+        limit = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = 0
+            self.unit = 4
+
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            self.rows = len(x)
+            return super().forward(x)
+
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.part(x) * (m.part.rows if reads else m.part.unit * m.part.limit)
+
+    reads = False
+    assert fxprune.prune(Caller(Writes(), call), 0.5, X, submodules="part").part.unit == 4
+    reads = True
+    with pytest.raises(fxprune.NotEquivalent, match="no attribute 'rows'"):
+        fxprune.prune(Caller(Writes(), call), 0.5, X, submodules="part")
+
+
+def test_code_of_the_model_before_pruning_is_not_run_on_parts() -> None:
+    slim = fxprune.prune(Caller(nn.Sequential(Options(), nn.Linear(4, 4)), lambda m, x: m.part(x)), 0.5, X, submodules="part")
+    with pytest.raises(fxprune.PruneError, match="called by itself"):
+        slim.part.get_submodule("0")(X)
+    with pytest.raises(fxprune.PruneError, match="called by itself"):
+        copy.deepcopy(slim).part.get_submodule("0")(X)
+
+
+def test_what_pickling_would_break_is_not_pickled(tmp_path) -> None:
+    slim = fxprune.prune(detector().eval(), 0.5, images(), submodules=["body"])
+    torch.save(slim, tmp_path / "slim.pt")
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "slim.pt", weights_only=False)(X)[1], slim(X)[1])
+    listed = fxprune.prune(detector(), 0.5, images(), submodules=["head"])
+    with pytest.raises(fxprune.PruneError, match="store the state_dict and the plan"):
+        torch.save(listed, tmp_path / "listed.pt")
+
+
 def test_nothing_to_prune_inside() -> None:
     with pytest.raises(fxprune.NothingToPrune, match="part of the model's output"):
         fxprune.prune(detector(), 0.5, images(), submodules="body.fine")
