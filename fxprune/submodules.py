@@ -109,10 +109,10 @@ class Submodules:
             raise InputError("the model has an attribute 'meta' of its own, where the report goes: rename it")
         try:
             calls = record(model, args, named, names)
-        except InputError:
-            if not isinstance(example_inputs, list):
+        except InputError as error:
+            if error.__cause__ is None or not isinstance(example_inputs, list):
                 raise
-            # A list of images is one input, too.
+            # The model fails on as many inputs: a list of images is one.
             args = (list(args),)
             calls = record(model, args, named, names)
         return cls(model, calls, (args, named))

@@ -434,6 +434,13 @@ def test_the_error_looks_into_submodules_that_cannot_be_traced_either() -> None:
             call(Outer(), X)
 
 
+def test_the_error_looks_into_a_submodule_that_was_named() -> None:
+    outer = Caller(detector(), lambda m, x: m.part(list(x)))
+    with pytest.raises(fxprune.TraceError, match=r"submodules=\['part.body', 'part.head'\]"):
+        fxprune.prune(outer, 0.5, X, submodules="part")
+    fxprune.prune(outer, 0.5, X, submodules=["part.body", "part.head"])
+
+
 def test_a_model_that_fails_on_its_inputs_is_told_nothing_of_submodules() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(16, 12), nn.Linear(12, 5)), nn.Linear(6, 2))
     with pytest.raises(fxprune.TraceError) as caught:
