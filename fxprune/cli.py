@@ -6,32 +6,43 @@ stderr and exit code 2; a check that fails is exit code 1.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
+from fxprune.cli_options import (
+    Attention,
+    AttentionOption,
+    Batches,
+    Checkpoint,
+    Criterion,
+    Data,
+    Ignore,
+    InputSize,
+    Json,
+    MaxRatio,
+    Model,
+    Ratio,
+    RoundTo,
+    Scope,
+    ScopeOption,
+    Seed,
+    Submodule,
+    Unit,
+    Weights,
+)
+from fxprune.cli_output import Steps, note, print_json, quiet, show_cost, show_errors, show_groups, show_plan
 from fxprune.errors import InputError, PruneError
 from fxprune.many_values import ManyValues
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from fxprune.plans import GroupPlan, Plan
-    from fxprune.report import Checks
 
 __all__ = ["app", "main"]
 
@@ -41,69 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_ROWS = 40  # groups that a table shows; --json lists all
-
-
-class Scope(str, Enum):
-    """How channels compete: see `fxprune.prune`."""
-
-    GLOBAL = "global"
-    LAYER = "layer"
-
-
-class Attention(str, Enum):
-    """What attention gives up: see `fxprune.prune`."""
-
-    HEAD_DIM = "head_dim"
-    HEADS = "heads"
-    BOTH = "both"
-    NONE = "none"
-
-
-class Unit(str, Enum):
-    """What a study ranks: see `fxprune.study`."""
-
-    GROUP = "group"
-    LAYER = "layer"
-
-
-Model = Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)]
-Ratio = Annotated[
-    float | None,
-    typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default=False),
-]
-Criterion = Annotated[
-    str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
-]
-ScopeOption = Annotated[Scope, typer.Option(help="One ranking over all groups, or the ratio in every group.")]
-Ignore = Annotated[
-    list[str] | None,
-    typer.Option(help="Name or glob of layers that stay whole. Repeatable.", show_default=False),
-]
-MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
-RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
-AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
-Seed = Annotated[int, typer.Option(help="Of fresh weights and of random choices.")]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", "--weights", help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
-]
-InputSize = Annotated[
-    list[str] | None,
-    typer.Option(help="Shape of one sample, as 3x224x224. Repeat it for several inputs.", show_default=False),
-]
-Submodule = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Name or glob of a part to prune, of a model that cannot be traced whole. Repeatable.", show_default=False
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @app.command()
@@ -120,6 +68,8 @@ def prune(
     checkpoint: Checkpoint = None,
     input_size: InputSize = None,
     submodule: Submodule = None,
+    data: Data = None,
+    batches: Batches = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False),
@@ -136,8 +86,10 @@ def prune(
 
     if plan is None and ratio is None:
         raise InputError("give --ratio, to make a plan, or --plan FILE, to apply one")
-    if plan is not None and (ratio is not None or plan_only or submodule):
-        raise InputError("--plan FILE applies a plan that was made before: leave out --ratio, --plan-only and --submodule")
+    if plan is not None and (ratio is not None or plan_only or submodule or data):
+        raise InputError(
+            "--plan FILE applies a plan that was made before: leave out --ratio, --plan-only, --submodule and --data"
+        )
     options: dict[str, Any] = {
         "criterion": criterion,
         "scope": scope.value,
@@ -149,10 +101,14 @@ def prune(
         "submodules": tuple(submodule or ()),
     }
     report, written = None, []
-    with _Steps(as_json, total=2 + (out is not None)) as step:
+    with Steps(as_json, total=2 + (out is not None)) as step:
         given = None if plan is None else Plan.from_json(_read(plan))
         net = step("building the model", lambda: _build(model, checkpoint, seed))
         inputs = _inputs(net, input_size)
+        if data is not None:
+            from fxprune.studies.command import load_batches
+
+            options |= {"data": load_batches(data, net), "batches": batches}
         if plan_only:
             made = step("planning", lambda: api.plan(net, ratio, inputs, **options))  # type: ignore[arg-type]
         else:
@@ -171,20 +127,21 @@ def prune(
                 written += [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
             written.append(_write(out / "plan.json", made.to_json()))
     if as_json:
-        document = _plan_document(made) if report is None else report.to_dict()
-        _print_json({**document, "written": [str(path) for path in written]})
+        planned = {**json.loads(made.to_json()), "macs": list(made.macs), "params": list(made.params)}
+        document = planned if report is None else report.to_dict()
+        print_json({**document, "written": [str(path) for path in written]})
         return
     console = Console()
-    _show_plan(console, made)
-    _show_cost(console, made.macs, made.params, "planned" if report is None else "pruned")
+    show_plan(console, made)
+    show_cost(console, made.macs, made.params, "planned" if report is None else "pruned")
     if report is not None and report.checks is not None:
-        _show_errors(console, report.checks)
+        show_errors(console, report.checks)
     for path in written:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if checkpoint is None and not model.endswith(".py") and model.startswith(("timm:", "torchvision:")):
-        _note("the weights are fresh random ones: --checkpoint FILE prunes trained weights")
+        note("the weights are fresh random ones: --checkpoint FILE prunes trained weights")
     if out is None:
-        _note("nothing was written: --out DIR keeps the result")
+        note("nothing was written: --out DIR keeps the result")
 
 
 @app.command()
@@ -198,7 +155,7 @@ def inspect(
     """List the groups of coupled channels of MODEL; with LAYER, say whether and why it may be pruned."""
     from fxprune import api
 
-    with _Steps(as_json, total=2) as step:
+    with Steps(as_json, total=2) as step:
         net = step("building the model", lambda: _build(model, None, 0))
         inputs = _inputs(net, input_size)
         if layer is not None:
@@ -206,7 +163,7 @@ def inspect(
         else:
             found = step("analyzing", lambda: api.analyze(net, inputs, submodules=submodule or ()))
     if layer is not None:
-        _print_json(asdict(answer)) if as_json else typer.echo(str(answer))
+        print_json(asdict(answer)) if as_json else typer.echo(str(answer))
         return
     if as_json:
         groups = [
@@ -220,21 +177,9 @@ def inspect(
             }
             for g in found.groups
         ]
-        _print_json({"model": found.model_name, "macs": found.macs(), "params": found.params(), "groups": groups})
+        print_json({"model": found.model_name, "macs": found.macs(), "params": found.params(), "groups": groups})
         return
-    table = Table(_group_column(), "channels", "status", "tensors", "why", title=f"Groups of {escape(model)}")
-    for g in found.groups[:_ROWS]:
-        why = g.reason or ("" if g.exact else "statistics change")
-        table.add_row(escape(g.id), str(g.size), g.status, str(len(g.members)), escape(why))
-    console = Console()
-    console.print(table)
-    _more(console, len(found.groups))
-    free = sum(g.size for g in found.free)
-    console.print(
-        f"{len(found.free)} of {len(found.groups)} groups may be pruned: {free:,} channels; "
-        f"{found.macs() / 1e6:,.1f} MMACs, {found.params() / 1e6:,.2f} M parameters",
-        highlight=False,
-    )
+    show_groups(Console(), model, found)
 
 
 @app.command()
@@ -257,7 +202,7 @@ def verify(
     from fxprune import api
     from fxprune.checks import randomize
 
-    with _Steps(as_json, total=3) as step:
+    with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: _build(model, checkpoint, seed))
         inputs = _inputs(net, input_size)
         net = randomize(net, seed)
@@ -280,11 +225,11 @@ def verify(
         )
         checks = step("verifying", lambda: api.verify(net, slim, None if submodule else inputs, seed=seed))
     if as_json:
-        _print_json({"model": slim.meta["fxprune"].model, "ratio": ratio, **checks.to_dict()})
+        print_json({"model": slim.meta["fxprune"].model, "ratio": ratio, **checks.to_dict()})
     else:
         console = Console()
-        _show_cost(console, checks.macs, checks.params, "pruned", checks.latency)
-        _show_errors(console, checks)
+        show_cost(console, checks.macs, checks.params, "pruned", checks.latency)
+        show_errors(console, checks)
     if not checks.passed:
         raise typer.Exit(1)
 
@@ -299,11 +244,8 @@ def study(
         list[float] | None, typer.Option(help="Of channels that go: several.", show_default="0.1 0.3 0.5 0.7")
     ] = None,
     unit: Annotated[Unit, typer.Option(help="Rank groups of coupled channels, or the filters of each layer.")] = Unit.GROUP,
-    data: Annotated[
-        Path | None,
-        typer.Option(help=".npz file: 'inputs' as the model takes them, 'labels' if any.", show_default=False),
-    ] = None,
-    batches: Annotated[int | None, typer.Option(min=1, help="Use so many batches of 64 at most.", show_default=False)] = None,
+    data: Data = None,
+    batches: Batches = None,
     noise: Annotated[float, typer.Option(help="Relative error of the weights that scores should survive.")] = 0.01,
     ignore: Ignore = None,
     attention: AttentionOption = Attention.HEAD_DIM,
@@ -317,7 +259,7 @@ def study(
     """Say how alike criteria rank the channels of MODEL, and how well each can tell them apart."""
     from fxprune.studies import command, text
 
-    with _Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
+    with Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
         net = step("building the model", lambda: _build(model, checkpoint, seed))
         found, written = command.run(
             net,
@@ -336,14 +278,14 @@ def study(
             seed=seed,
         )
     if as_json:
-        _print_json({**found.to_dict(), "written": [str(path) for path in written]})
+        print_json({**found.to_dict(), "written": [str(path) for path in written]})
         return
     console = Console()
     text.show(found, console)
     for path in written:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if checkpoint is None and model.startswith(("timm:", "torchvision:")):
-        _note("the weights are fresh random ones: --checkpoint FILE studies trained weights")
+        note("the weights are fresh random ones: --checkpoint FILE studies trained weights")
 
 
 @app.command()
@@ -356,10 +298,10 @@ def demo(
     """Train a small residual CNN on real images, prune it to half of its MACs or less, fine-tune, compare."""
     from fxprune.demo import run
 
-    with _quiet(as_json):
+    with quiet(as_json):
         result = run(out, json=as_json, epochs=epochs, seed=seed)
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -418,126 +360,4 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-# -- output --------------------------------------------------------------------------------------------------
-
-Result = TypeVar("Result")
-
-
-class _Steps:
-    """A progress bar on stderr over named steps; silent where stderr is no terminal."""
-
-    def __init__(self, as_json: bool, total: int) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total)
-        self._quiet = _quiet(as_json)
-
-    def __call__(self, name: str, work: Callable[[], Result]) -> Result:
-        self._progress.update(self._task, description=name)
-        result = work()
-        self._progress.advance(self._task)
-        return result
-
-    def __enter__(self) -> _Steps:
-        self._quiet.__enter__()
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
-        self._quiet.__exit__(kind, error, trace)
-
-
-def _quiet(as_json: bool) -> contextlib.AbstractContextManager[Any]:
-    """With --json, stdout holds the document alone: what a model file prints when built goes to stderr."""
-    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(_finite(document), indent=1, sort_keys=True))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: those become null."""
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plan_document(plan: Plan) -> dict[str, Any]:
-    return {**json.loads(plan.to_json()), "macs": list(plan.macs), "params": list(plan.params)}
-
-
-def _show_plan(console: Console, plan: Plan) -> None:
-    """Groups that lose channels, one a row; those that keep all of them, counted by reason."""
-    pruned = [g for g in plan.groups if len(g.kept) < g.size]
-    title = f"Groups of {escape(plan.model)}"
-    table = Table(_group_column(), "before", "after", "kept", "removal", title=title)
-    for g in pruned[:_ROWS]:
-        kind = "exact" if g.exact else "statistics change"
-        table.add_row(escape(g.id), str(g.size), str(len(g.kept)), f"{len(g.kept) / g.size:.0%}", kind)
-    console.print(table)
-    _more(console, len(pruned))
-    whole = Counter(_whole(g) for g in plan.groups if len(g.kept) == g.size)
-    for reason, count in whole.most_common():
-        console.print(f"{count} whole: {reason}", markup=False, highlight=False)
-
-
-def _group_column() -> Column:
-    return Column("group", overflow="fold")  # a name cut short cannot be passed to `inspect`
-
-
-def _whole(group: GroupPlan) -> str:
-    return f"{group.status}, {group.reason}" if group.reason else "free, ranked above the cut"
-
-
-def _more(console: Console, count: int) -> None:
-    if count > _ROWS:
-        console.print(f"... and {count - _ROWS} more: --json lists all", highlight=False)
-
-
-def _show_cost(
-    console: Console,
-    macs: tuple[int, int],
-    params: tuple[int, int],
-    after: str,
-    latency: tuple[float, float] | None = None,
-) -> None:
-    table = Table("", "original", after, "ratio")
-    table.add_row("MACs (M)", *_pair(macs, 1e-6, ",.1f"))
-    table.add_row("parameters (M)", *_pair(params, 1e-6, ",.3f"))
-    if latency is not None:
-        table.add_row("latency (ms)", *_pair(latency, 1e3, ",.2f"))
-    console.print(table)
-
-
-def _pair(values: tuple[float, float], scale: float, form: str) -> list[str]:
-    before, after = (value * scale for value in values)
-    return [format(before, form), format(after, form), f"{after / before:.3f}" if before else "-"]
-
-
-def _show_errors(console: Console, checks: Checks) -> None:
-    for name, error in (
-        ("permutation invariance of the original", checks.permutation_error),
-        ("pruned against masked original", checks.masked_error),
-    ):
-        if error is not None:
-            verdict = "ok" if error <= checks.tolerance else "[bold red]FAILED[/]"
-            console.print(
-                f"{verdict}: {name}, relative error {error:.1e} (limit {checks.tolerance:.0e})",
-                highlight=False,
-            )
-
-
-def _note(text: str) -> None:
-    Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
+# -- output -------

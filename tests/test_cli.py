@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -256,3 +257,15 @@ def test_help_is_quick():
     """The help and a mistyped command need neither torch nor timm."""
     code = "import sys, fxprune.cli; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_criteria_that_observe_take_data_from_a_file(run, net: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", inputs=rng.normal(size=(8, 3, 16, 16)).astype(np.float32), labels=rng.integers(0, 4, 8))
+    command = ("prune", net, "--ratio", 0.5, "--criterion", "taylor", "--input-size", "3x16x16")
+    code, _, said = run(*command)
+    assert code == 2 and "data" in said
+    code, _, _ = run(*command, "--data", tmp_path / "data.npz", "--out", tmp_path)
+    assert code == 0
+    plan = fxprune.Plan.from_json((tmp_path / "plan.json").read_text())
+    assert plan.options["criterion"] == "taylor" and plan.macs[1] < plan.macs[0]

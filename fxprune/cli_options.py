@@ -1,0 +1,97 @@
+"""The options that commands of `fxprune` share: their types, names and help."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Attention",
+    "AttentionOption",
+    "Batches",
+    "Checkpoint",
+    "Criterion",
+    "Data",
+    "Ignore",
+    "InputSize",
+    "Json",
+    "MaxRatio",
+    "Model",
+    "Ratio",
+    "RoundTo",
+    "Scope",
+    "ScopeOption",
+    "Seed",
+    "Submodule",
+    "Unit",
+    "Weights",
+]
+
+
+class Scope(str, Enum):
+    """How channels compete: see `fxprune.prune`."""
+
+    GLOBAL = "global"
+    LAYER = "layer"
+
+
+class Attention(str, Enum):
+    """What attention gives up: see `fxprune.prune`."""
+
+    HEAD_DIM = "head_dim"
+    HEADS = "heads"
+    BOTH = "both"
+    NONE = "none"
+
+
+class Unit(str, Enum):
+    """What a study ranks: see `fxprune.study`."""
+
+    GROUP = "group"
+    LAYER = "layer"
+
+
+Model = Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default=False),
+]
+Criterion = Annotated[
+    str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
+]
+ScopeOption = Annotated[Scope, typer.Option(help="One ranking over all groups, or the ratio in every group.")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="Name or glob of layers that stay whole. Repeatable.", show_default=False),
+]
+MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
+RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
+AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
+Seed = Annotated[int, typer.Option(help="Of fresh weights and of random choices.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", "--weights", help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
+]
+InputSize = Annotated[
+    list[str] | None,
+    typer.Option(help="Shape of one sample, as 3x224x224. Repeat it for several inputs.", show_default=False),
+]
+Submodule = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name or glob of a part to prune, of a model that cannot be traced whole. Repeatable.", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help=".npz file: 'inputs' as the model takes them, 'labels' if any.", show_default=False),
+]
+Batches = Annotated[int | None, typer.Option(min=1, help="Use so many batches of 64 at most.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

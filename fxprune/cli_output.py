@@ -1,0 +1,161 @@
+"""What commands of `fxprune` print: tables and checks for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from fxprune.analysis import Analysis
+    from fxprune.plans import GroupPlan, Plan
+    from fxprune.report import Checks
+
+__all__ = ["Steps", "note", "print_json", "quiet", "show_cost", "show_errors", "show_groups", "show_plan"]
+
+_ROWS = 40  # groups that a table shows; --json lists all
+
+Result = TypeVar("Result")
+
+
+class Steps:
+    """A progress bar on stderr over named steps; silent where stderr is no terminal."""
+
+    def __init__(self, as_json: bool, total: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._quiet = quiet(as_json)
+
+    def __call__(self, name: str, work: Callable[[], Result]) -> Result:
+        self._progress.update(self._task, description=name)
+        result = work()
+        self._progress.advance(self._task)
+        return result
+
+    def __enter__(self) -> Steps:
+        self._quiet.__enter__()
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        self._quiet.__exit__(kind, error, trace)
+
+
+def quiet(as_json: bool) -> contextlib.AbstractContextManager[Any]:
+    """With --json, stdout holds the document alone: what a model file prints when built goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(_finite(document), indent=1, sort_keys=True))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: those become null."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_groups(console: Console, name: str, found: Analysis) -> None:
+    """The groups of an analysis, one a row, and what may go in all."""
+    table = Table(_group_column(), "channels", "status", "tensors", "why", title=f"Groups of {escape(name)}")
+    for g in found.groups[:_ROWS]:
+        why = g.reason or ("" if g.exact else "statistics change")
+        table.add_row(escape(g.id), str(g.size), g.status, str(len(g.members)), escape(why))
+    console.print(table)
+    _more(console, len(found.groups))
+    free = sum(g.size for g in found.free)
+    console.print(
+        f"{len(found.free)} of {len(found.groups)} groups may be pruned: {free:,} channels; "
+        f"{found.macs() / 1e6:,.1f} MMACs, {found.params() / 1e6:,.2f} M parameters",
+        highlight=False,
+    )
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Groups that lose channels, one a row; those that keep all of them, counted by reason."""
+    pruned = [g for g in plan.groups if len(g.kept) < g.size]
+    title = f"Groups of {escape(plan.model)}"
+    table = Table(_group_column(), "before", "after", "kept", "removal", title=title)
+    for g in pruned[:_ROWS]:
+        kind = "exact" if g.exact else "statistics change"
+        table.add_row(escape(g.id), str(g.size), str(len(g.kept)), f"{len(g.kept) / g.size:.0%}", kind)
+    console.print(table)
+    _more(console, len(pruned))
+    whole = Counter(_whole(g) for g in plan.groups if len(g.kept) == g.size)
+    for reason, count in whole.most_common():
+        console.print(f"{count} whole: {reason}", markup=False, highlight=False)
+
+
+def _group_column() -> Column:
+    return Column("group", overflow="fold")  # a name cut short cannot be passed to `inspect`
+
+
+def _whole(group: GroupPlan) -> str:
+    return f"{group.status}, {group.reason}" if group.reason else "free, ranked above the cut"
+
+
+def _more(console: Console, count: int) -> None:
+    if count > _ROWS:
+        console.print(f"... and {count - _ROWS} more: --json lists all", highlight=False)
+
+
+def show_cost(
+    console: Console,
+    macs: tuple[int, int],
+    params: tuple[int, int],
+    after: str,
+    latency: tuple[float, float] | None = None,
+) -> None:
+    table = Table("", "original", after, "ratio")
+    table.add_row("MACs (M)", *_pair(macs, 1e-6, ",.1f"))
+    table.add_row("parameters (M)", *_pair(params, 1e-6, ",.3f"))
+    if latency is not None:
+        table.add_row("latency (ms)", *_pair(latency, 1e3, ",.2f"))
+    console.print(table)
+
+
+def _pair(values: tuple[float, float], scale: float, form: str) -> list[str]:
+    before, after = (value * scale for value in values)
+    return [format(before, form), format(after, form), f"{after / before:.3f}" if before else "-"]
+
+
+def show_errors(console: Console, checks: Checks) -> None:
+    for name, error in (
+        ("permutation invariance of the original", checks.permutation_error),
+        ("pruned against masked original", checks.masked_error),
+    ):
+        if error is not None:
+            verdict = "ok" if error <= checks.tolerance else "[bold red]FAILED[/]"
+            console.print(
+                f"{verdict}: {name}, relative error {error:.1e} (limit {checks.tolerance:.0e})",
+                highlight=False,
+            )
+
+
+def note(text: str) -> None:
+    Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
