@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx
 
 __all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "is_proxy", "proxies_in", "value_of"]
@@ -71,7 +72,9 @@ class Proxy(fx.Proxy):
         return any(item is x or item == x for x in self)
 
     def __hash__(self) -> int:
-        return id(self)
+        value = self.__dict__.get("value")
+        # A device or a dtype is a key by what it is: models keep results under x.device, and look them up so.
+        return hash(value) if isinstance(value, (torch.device, torch.dtype)) else id(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -129,7 +132,6 @@ class Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.owner.tracer.method(self.owner, self.name, args, kwargs)
-
 
 
 def value_of(a: Any) -> Any:

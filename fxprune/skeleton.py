@@ -54,10 +54,13 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         made: nn.Module = memo[id(module)]
         return made
     kind = type(module)
-    state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
-    reduces = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
-    if reduces or type(state) is not dict or any(hasattr(kind, name) for name in _OWN_WAY):
+    own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
+    if own or any(hasattr(kind, name) for name in _OWN_WAY):
         made = copy.deepcopy(module, memo)  # a module that says how it is copied
+        return made
+    state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
+    if type(state) is not dict:
+        made = copy.deepcopy(module, memo)
         return made
     made = memo[id(module)] = kind.__new__(kind)
     copied: dict[str, Any] = {}

@@ -80,9 +80,7 @@ class Traced:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(
-        self, skeleton: nn.Module, mode: LabelMode, origin: Mapping[int, Tensor], proxy_class: type[Proxy]
-    ) -> None:
+    def __init__(self, skeleton: nn.Module, mode: LabelMode, origin: Mapping[int, Tensor], proxy_class: type[Proxy]) -> None:
         super().__init__()
         self.proxy_class = proxy_class
         self.root = skeleton
@@ -455,8 +453,10 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     """Trace `model` on the given inputs: their values are not read, only shapes, dtypes and structure.
 
     Raises:
+        InputError: the model is compiled or TorchScript.
         TraceError: the forward depends on data, or does what a graph cannot hold; the message names the place.
     """
+    _refuse_compiled(model)
     skeleton, origin = skeleton_of(model)
     training = {id(m): m.training for m in skeleton.modules()}
     args, named = tuple(to_meta(tuple(inputs))), to_meta(dict(kwargs or {}))
@@ -475,6 +475,16 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     return traced
 
 
+def _refuse_compiled(model: nn.Module) -> None:
+    """Compiled code has no Python forward to record."""
+    for name, part in model.named_modules():
+        what = f"the part {name!r}" if name else "the model"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InputError(f"{what} is TorchScript, which holds no Python code: give the nn.Module that it was made from")
+        if isinstance(getattr(part, "_orig_mod", None), nn.Module):  # what torch.compile returns
+            raise InputError(f"{what} is compiled: give the module inside, its ._orig_mod, and compile the result")
+
+
 def _trace_once(
     skeleton: nn.Module, origin: Mapping[int, Tensor], args: tuple[Any, ...], named: dict[str, Any], training: bool,
     proxy_class: type[Proxy] = Proxy,
@@ -486,9 +496,7 @@ def _trace_once(
     with torch.inference_mode(), _patched(tracer):
         made = [_placeholder(tracer, name, value) for name, value in zip(names, (*args, *named.values()), strict=True)]
         try:
-            result = type(skeleton).forward(
-                skeleton, *made[: len(args)], **dict(zip(named, made[len(args) :], strict=True))
-            )
+            result = type(skeleton).forward(skeleton, *made[: len(args)], **dict(zip(named, made[len(args) :], strict=True)))
             output = tracer.graph.output(tracer.create_arg(result))
         except PruneError:
             raise
@@ -502,6 +510,8 @@ def _trace_once(
             ) from error
         output.meta.update(scope="", source="")
         tracer.values[output] = map_aggregate(result, value_of)
+        if next(_tensors_of(tracer.values[output]), None) is None:
+            raise TraceError(f"the forward of {type(skeleton).__name__} returns no tensor that a graph could compute")
         label_outputs(mode, tracer.values[output])
     traced = _finish(tracer.graph, skeleton, mode, tracer.values, tracer.constants, tracer.lowered, (args, named))
     return traced, tracer.branched_on_training
