@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis import used_names
-from fxprune.errors import TraceError
+from fxprune.errors import PruneError, TraceError
 from fxprune.lowering import pure_leaf
 from fxprune.modes import guard_modes
 from fxprune.tracer import Traced
 
-__all__ = ["build", "replace_tensors"]
+__all__ = ["Recorded", "build", "replace_tensors"]
+
+
+class Recorded(fx.GraphModule):
+    """A GraphModule that is not pickled where that would change what it does."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # torch.fx pickles the code alone and traces it again, which freezes the mode, and fails on checks of the inputs.
+        if any(n.target in (len, operator.is_) or str(n.target).endswith("training") for n in self.graph.nodes):
+            raise PruneError(
+                f"{type(self).__name__} cannot be pickled, as its graph depends on the mode or checks its inputs: write it "
+                "with fxprune.save, or store its state_dict and the plan, which fxprune.apply puts together"
+            )
+        return super().__reduce__()
 
 
 def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
@@ -40,7 +55,7 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
         if name in _TAKEN:
             raise TraceError(f"the model has a part named {name!r}, a name that torch.fx.GraphModule uses itself: rename it")
     # GraphModule copies only what its graph names, into bare containers: the tree made here keeps order, ties and modes.
-    module = fx.GraphModule(nn.Module(), fx.Graph(), type(source).__name__)
+    module = Recorded(nn.Module(), fx.Graph(), type(source).__name__)
     module._graph = graph  # not by `module.graph = graph`, which compiles
     graph.owning_module = module
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxprune.build import Recorded
 from fxprune.calls import Call, arguments, holds_tensors
 from fxprune.errors import PruneError
 from fxprune.modes import guard_modes
@@ -28,7 +29,7 @@ __all__ = ["Part", "attach", "join", "split"]
 _INTERNAL = frozenset(nn.Module().__dict__)
 
 
-class Part(fx.GraphModule):
+class Part(Recorded):
     """A recorded submodule in the place of the original, whose settings and other methods it keeps.
 
     Only `forward` is the graph's: any other method (``head.compute_loss``) is the code of the original's class.
@@ -47,15 +48,6 @@ class Part(fx.GraphModule):
             if found is None:
                 raise
             return found.__get__(self, type(original)) if hasattr(found, "__get__") else found
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # torch.fx pickles the code alone and traces it again, which fails on these, or freezes the mode.
-        if any(n.target in (len, operator.is_) or str(n.target).endswith("training") for n in self.graph.nodes):
-            raise PruneError(
-                f"{type(self).__name__} cannot be pickled, as its graph checks its inputs or its mode: store the state_dict "
-                "and the plan instead, which fxprune.apply puts together"
-            )
-        return super().__reduce__()
 
 
 def split(

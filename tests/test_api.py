@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -308,3 +309,23 @@ def test_unknown_operator_is_pruned_around() -> None:
 def test_importing_is_fast_and_light() -> None:
     code = "import sys, fxprune; print([m for m in ('torch', 'timm', 'torchvision', 'scipy', 'networkx') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_pickling_keeps_the_function_or_is_refused(tmp_path: Path) -> None:
+    """torch.fx traces a pickled module again, and would freeze the mode of one that asks for it."""
+    slim = fxprune.prune(model(), 0.5, X).eval()
+    torch.save(slim, tmp_path / "slim.pt")
+    assert same_result(torch.load(tmp_path / "slim.pt", weights_only=False)(X), slim(X))
+
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(nn.functional.dropout(self.one(x), 0.5, self.training))
+
+    slim = fxprune.prune(Dropping(), 0.5, torch.zeros(2, 6))
+    with pytest.raises(fxprune.PruneError, match=r"fxprune\.save"):
+        torch.save(slim, tmp_path / "dropping.pt")
+    assert copy.deepcopy(slim).eval()(torch.zeros(2, 6)).shape == (2, 4)

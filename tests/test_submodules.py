@@ -396,7 +396,7 @@ def test_what_pickling_would_break_is_not_pickled(tmp_path) -> None:
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "slim.pt", weights_only=False)(X)[1], slim(X)[1])
     listed = fxprune.prune(detector(), 0.5, images(), submodules=["head"])
-    with pytest.raises(fxprune.PruneError, match="store the state_dict and the plan"):
+    with pytest.raises(fxprune.PruneError, match="store its state_dict and the plan"):
         torch.save(listed, tmp_path / "listed.pt")
 
 
