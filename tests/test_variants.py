@@ -64,7 +64,12 @@ def check(model: nn.Module, example: tuple[Tensor, ...], *, fewer: float, folder
         expected, expected3 = shapes(model(*inputs)), shapes(model(*three))
     analysis = fxprune.analyze(model, example, attention="both")
     assert not analysis.traced.mode.unknown
-    assert permutation_error(analysis, model) < 1e-4
+    error = permutation_error(analysis, model)
+    if error >= 1e-4:  # where rounding grows, float64 tells it from a fault
+        double = copy.deepcopy(model).double()
+        wide = fxprune.analyze(double, tuple(t.double() for t in example), attention="both")
+        error = permutation_error(wide, double)
+    assert error < 1e-4
     for scope in ("layer", "global"):
         # Masked equivalence is checked inside: a difference raises.
         slim = fxprune.prune(model, 0.5, example, scope=scope, attention="both")  # type: ignore[arg-type]
@@ -194,6 +199,30 @@ def test_a_forward_without_a_tensor_is_refused() -> None:
 
     with pytest.raises(fxprune.TraceError, match="returns no tensor"):
         fxprune.prune(Nothing(3, 2), 0.5, torch.empty(1, 3))
+
+
+class Tables(nn.Module):
+    """Positions resampled to the image, and a window of them repeated as often as it fits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.table, self.window = nn.Parameter(torch.randn(1, 8, 4, 4)), nn.Parameter(torch.randn(1, 8, 4, 4))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        table = nn.functional.interpolate(self.table, size=x.shape[-2:], mode="bicubic")
+        high, wide = (a // b for a, b in zip(table.shape[-2:], self.window.shape[-2:], strict=True))
+        return self.head((x + table + self.window.tile((high, wide))).relu())
+
+
+def test_a_table_that_is_resampled_to_the_image_follows_it() -> None:
+    model = Tables()
+    slim = fxprune.prune(model, 0.5, torch.empty(1, 3, 8, 8))
+    for size in (8, 12, 20):
+        x = torch.randn(2, 3, size, size + 4)
+        assert torch.equal(fxprune.trace(model, torch.empty(1, 3, 8, 8))(x), model(x))
+        assert slim(x).shape == model(x).shape
 
 
 # -- torchvision -----------------------------------------------------------------------------------------------

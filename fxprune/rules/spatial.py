@@ -12,11 +12,16 @@ from fxprune.rules import rule
 
 
 def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> list[Axis]:
-    """Keep all axes but the last `space`, which are fixed and take the output's sizes."""
+    """Keep all axes but the last `space`, which are fixed and take the output's sizes.
+
+    A table that is resampled to the size of the image, ``interpolate(table, size=(h, w))``, follows that size.
+    """
     made = list(source[: len(source) - space])
+    asked = call.get("output_size") is not None and call.mode.literal_sizes is not None
     for axis, size in zip(source[len(source) - space :], out.shape[-space:], strict=True):
         call.fix(axis)
-        made.append(Axis(int(size), None, axis.dynamic))
+        computed = asked and not call.mode.is_literal(int(size))
+        made.append(Axis(int(size), None, axis.dynamic or computed))
     return made
 
 
