@@ -110,6 +110,10 @@ def _refined(analysis: Analysis, colors: np.ndarray, salts: list[int]) -> np.nda
             for event, product in enumerate(store.products, start=len(store.pairs)):
                 left, right = (_mix(colors[f] + salts[3 * event + i]) for i, f in enumerate((product.left, product.right)))
                 np.add.at(new, product.whole, _mix(left[:, None] + right[None, :] * 3).ravel())
+                # A factor is also known by the entries that it takes part in, each with its partner.
+                whole = colors[product.whole].reshape(len(left), len(right)) + salts[3 * event + 2]
+                np.add.at(new, product.left, _mix(whole + right[None, :]).sum(1))
+                np.add.at(new, product.right, _mix(whole - left[:, None]).sum(0))
             colors = new
             found = len(np.unique(colors))
             if found <= apart:

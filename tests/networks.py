@@ -624,9 +624,7 @@ class Permuted(Stemmed):
 @network(
     "index_select with repeats",
     free=["conv1.weight:0"],
-    coupled=[
-        (f"conv1.weight:0[{i}:{i + 1}]", f"head.weight:1[{k}:{k + 1}]") for k, i in enumerate((*ORDER, 0, 5))
-    ],
+    coupled=[(f"conv1.weight:0[{i}:{i + 1}]", f"head.weight:1[{k}:{k + 1}]") for k, i in enumerate((*ORDER, 0, 5))],
 )
 class Selection(Stemmed):
     def __init__(self) -> None:
@@ -929,6 +927,26 @@ class Grouped(Stemmed):
 
 
 @network(
+    "grouped convolution of channels that are told apart by their place",
+    free=["conv1.weight:0", "conv2.weight:0"],
+    coupled=[("conv2.weight:0", "head.weight:1")],
+    placed=True,
+)
+class GroupedOfParts(Stemmed):
+    """Channels 1 to 6 are written over: three of the first group of four, and three of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = conv(12, 6, 1)
+        self.conv2 = conv(12, 12, groups=3)
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, 1:7] += self.part(x)
+        return torch.relu(self.conv2(torch.relu(y)))
+
+
+@network(
     "grouped convolution in a bottleneck (ResNeXt)",
     free=["conv1.weight:0", "conv2.weight:0", "conv3.weight:0"],
     coupled=[("conv1.weight:0", "conv4.weight:0"), ("conv3.weight:0", "conv4.weight:1")],
@@ -1132,9 +1150,7 @@ class NormedWeight(Stemmed):
     class Standardised(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             flat = self.weight.reshape(1, self.out_channels, -1)
-            weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(
-                self.weight
-            )
+            weight = F.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(self.weight)
             return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def __init__(self) -> None:
@@ -1279,9 +1295,7 @@ class LayerNorm2d(Stemmed):
 
     def middle(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        return F.layer_norm(x, self.norm.normalized_shape, self.norm.weight, self.norm.bias).permute(
-            0, 3, 1, 2
-        )
+        return F.layer_norm(x, self.norm.normalized_shape, self.norm.weight, self.norm.bias).permute(0, 3, 1, 2)
 
 
 @network(
@@ -1735,9 +1749,7 @@ network("nn.MultiheadAttention, batch first", inputs=lambda batch: (tokens(batch
 # type: ignore[arg-type]
 
 
-@network(
-    "nn.MultiheadAttention, sequence first", inputs=lambda batch: (tokens(batch).transpose(0, 1),), **MHA
-)  # type: ignore[arg-type]
+@network("nn.MultiheadAttention, sequence first", inputs=lambda batch: (tokens(batch).transpose(0, 1),), **MHA)  # type: ignore[arg-type]
 class TorchAttentionSequenceFirst(TorchAttention):
     batch_first = False
 
@@ -1798,9 +1810,7 @@ class WindowAttention(FusedQkv):
         b, h, w, c = x.shape
         x = torch.roll(x, shifts=(-2, -2), dims=(1, 2))
         x = x.view(b, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
-        qkv = (
-            self.qkv(x).reshape(x.shape[0], 16, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(x).reshape(x.shape[0], 16, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0] * self.scale, qkv[1], qkv[2]
         bias = self.table[self.index.view(-1)].view(16, 16, -1).permute(2, 0, 1).contiguous()
         weights = (q @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
