@@ -27,7 +27,8 @@ _LEGEND = """\
 - *permutation*, *masked*: relative errors with every parameter randomised, in float32; where that is
   above 1e-4, a second number: in float64.
 - *shape*: the output shapes of the original. *batch*: the same at another batch size. *size*: at another
-  resolution (n/a where the original takes one only; not needed to pass).
+  resolution (n/a where the original takes one only; *asserts*: the original's Python branches on the size,
+  and the slim model says that it was traced for the other branch; not needed to pass).
 - *train*: backward and a step of the optimiser. *reload*: saved, run in a fresh process without fxprune,
   same output.
 - *s*, *MiB*: time of `prune(verify=False)` on one thread, and its peak memory above the loaded model.
@@ -149,6 +150,8 @@ def _error(row: Row, name: str) -> str:
 
 def _mark(row: Row, name: str) -> str:
     if name in row:
+        if row[name] is False and "traced for inputs where" in row.get(f"{name}_error", ""):
+            return "asserts"
         return {True: "✓", False: "✗", None: "n/a"}[row[name]]
     return "✗" if name in row.get("errors", {}) else ""
 
