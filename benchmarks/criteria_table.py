@@ -67,13 +67,17 @@ def _cost(rows: list[Row]) -> Iterable[str]:
     yield "### Times faster\n"
     yield from _table(
         ["network", "fast", "slow", "images", "times"],
-        [[c["network"], c["fast"], c["slow"], str(c["images"]), f"{'over ' if c['more'] else ''}{c['times']:.3g}"]
+        [[c["network"], c["fast"], c["slow"], str(c["images"]), f"{'over ' if c['more'] else ''}{_short(c['times'])}"]
          for c in claims(rows)],
     )  # fmt: skip
 
 
 def _seconds(row: Row) -> str:
     return f"{row['seconds']:.3g}" if "seconds" in row else str(row["error"])
+
+
+def _short(times: float) -> str:
+    return f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
 
 
 def _accuracy(rows: list[Row]) -> Iterable[str]:
