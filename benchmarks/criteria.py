@@ -4,7 +4,7 @@
     python benchmarks/criteria.py --data FOLDER --weights resnet20.safetensors time, accuracy and stability
 
 FOLDER holds CIFAR-10 as ``cifar10-jpeg-train.npz`` and ``cifar10-jpeg-test.npz``: see `criteria_data`. Results are appended to
-``criteria.jsonl`` as they come, and what is there is not measured again. Needs a system that can fork.
+``criteria.jsonl`` as they come, and what is there is not measured again. Needs Linux: each row is measured in a forked child.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def limited(work: Callable[[], Any], seconds: float, gib: float) -> Any:
 
     Args:
         seconds: of processor time.
-        gib: of address space on top of what this process has.
+        gib: of address space on top of what this process has (read from /proc: Linux).
     """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
