@@ -33,11 +33,21 @@ class Occurrences:
         self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
         with np.errstate(over="ignore"):
             np.add.at(self.classes, analysis.solution.root, _mix(self.colors))
+            self._by_place()
         # Copies that mirror each other (``x + x.flip(1)``) have one colour: calling one of them the first settles the rest.
         for _ in range(_CHOICES):
             if not self._choose():
                 break
             self.colors = _refined(analysis, self.colors, salts)
+
+    def _by_place(self) -> None:
+        """A factor of a composite changes places with another only if all their entries are alike, place by place: the other
+        factor need not move with it."""
+        for whole, left, right in self.analysis.solution.composites:
+            entries = self.classes[whole].reshape(len(left), len(right))
+            rows, columns = np.arange(len(left)), np.arange(len(right))
+            np.add.at(self.classes, left, _mix(entries + _mix(columns + 1)[None, :]).sum(1))
+            np.add.at(self.classes, right, _mix(entries - _mix(rows + 1)[:, None]).sum(0))
 
     def _choose(self) -> bool:
         """Tell copies of one colour apart by their place, in one tensor a group; False if there are none."""

@@ -113,6 +113,18 @@ def test_each_step_alone(name: str) -> None:
     assert done == 4
 
 
+FOUND = {
+    "a group of channels, some of them written over": (("assign", 1, 0), ("grouped", 0, 0)),
+    "two groups, written over in mirrored places": (("assign", 2, 0), ("grouped", 0, 0)),
+}
+
+
+@pytest.mark.parametrize("steps", FOUND.values(), ids=FOUND.keys())
+def test_what_the_random_search_has_found(steps: Any) -> None:
+    """Programs that were wrong once, at the options that showed it."""
+    assert check(Program(steps), 0.1, "layer", "head_dim", 1)
+
+
 def test_programs_run_and_print() -> None:
     """The text of a program builds the same network again."""
 
