@@ -50,7 +50,7 @@ def _cost(rows: list[Row]) -> Iterable[str]:
     yield (
         "Processor time on one thread, forward passes included, tracing not; random weights, batches of 100 random images "
         "(vgg16bn 32 x 32, resnet50 64 x 64, vggish 96 x 64, dcase21 40 x 500). Criteria that read weights alone have one "
-        "figure; what fewer images took too long for was not tried on more.\n"
+        "figure. What fewer images took too long for was not tried on more; an empty cell was not measured.\n"
     )
     networks = list(dict.fromkeys(r["network"] for r in found))
     counts = sorted({r["images"] for r in found if r["images"]})
