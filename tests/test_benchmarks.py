@@ -78,3 +78,10 @@ def test_coverage_of_the_peer(tmp_path: Path) -> None:
     assert [row["tool"] for row in rows] == ["fxprune", "torch-pruning"]
     assert rows[1]["shape"]
     assert rows[1]["macs"][0] == rows[0]["macs"][0]
+
+
+def test_scale(tmp_path: Path) -> None:
+    done = run("scale.py", "--models", "timm:test_vit", "--json", "--out", tmp_path)
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["parameters_after"] < row["parameters"] and row["analyze_seconds"] > 0
+    assert "| timm:test_vit |" in (tmp_path / "scale.md").read_text()
