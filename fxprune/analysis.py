@@ -393,18 +393,11 @@ def _factors(
     solution: Solution, slot: np.ndarray, element: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Replace entries of composite classes by one entry for each factor."""
+    table = solution.factors
     for _ in range(8):  # products nest a few levels at most
-        factor: dict[int, tuple[int, int]] = {}
-        for whole, left, right in solution.composites:
-            pairs = zip(np.repeat(left, len(right)).tolist(), np.tile(right, len(left)).tolist(), strict=True)
-            factor.update(zip(whole.tolist(), pairs, strict=True))
-        if not factor:
-            return slot, element, classes
-        table = np.full((solution.classes, 2), -1)
-        table[list(factor)] = list(factor.values())
         composite = table[classes, 0] >= 0
         if not composite.any():
-            return slot, element, classes
+            break
         parts = table[classes[composite]]
         slot = np.concatenate([slot[~composite], slot[composite], slot[composite]])
         element = np.concatenate([element[~composite], element[composite], element[composite]])

@@ -237,7 +237,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
             order[part] = random.permutation(part)
         for member in group.members:
             index = np.arange(data[member.name].shape[member.axis])
-            entries = occurrences.indices(member)
+            entries = occurrences.indices(group, member)
             index[entries.ravel()] = entries[order].ravel()
             picked = torch.from_numpy(index).to(device)
             data[member.name] = data[member.name].index_select(member.axis, picked)

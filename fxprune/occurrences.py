@@ -24,10 +24,8 @@ class Occurrences:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
-        composite = np.zeros(analysis.solution.classes, bool)
-        for whole, _, _ in analysis.solution.composites:
-            composite[whole] = True
-        self._composite = composite[analysis.solution.root]
+        self._factors = analysis.solution.factors
+        self._composite = self._factors[analysis.solution.root, 0] >= 0
         colors, salts = _first_colors(analysis)
         self.colors = _refined(analysis, colors, salts)
         self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
@@ -75,14 +73,32 @@ class Occurrences:
         _, part = np.unique(self.classes[group.labels], return_inverse=True)
         return [np.flatnonzero(part == number) for number in range(int(part.max()) + 1)]
 
-    def indices(self, member: Member) -> np.ndarray:
-        """``member.indices`` with the copies of each channel in one order."""
+    def indices(self, group: Group, member: Member) -> np.ndarray:
+        """``member.indices`` of a group with the copies of each channel in one order."""
         labels = self._labels(member)
-        # The entries of a composite (heads x head_dim) stand in the order of the other factor.
-        if member.indices.shape[1] == 1 or self._composite[labels].any():
+        if member.indices.shape[1] == 1:
             return member.indices
+        if self._composite[labels].any():
+            return self._by_other_factors(group, member, labels)
         order = np.argsort(self.colors[labels], axis=1, kind="stable")
         return np.take_along_axis(member.indices, order, axis=1)
+
+    def _by_other_factors(self, group: Group, member: Member, labels: np.ndarray) -> np.ndarray:
+        """Entries of a composite (heads x head_dim) in the order of their other factors, then of their colours."""
+        classes = self.analysis.solution.root[labels].tolist()
+        colors = self.colors[labels].tolist()
+        rows = []
+        for channel, entries, shades, own in zip(member.indices.tolist(), classes, colors, group.labels.tolist(), strict=True):
+            keys = [([f for f in self._leaves(c) if f != own], shade) for c, shade in zip(entries, shades, strict=True)]
+            rows.append([channel[i] for i in sorted(range(len(channel)), key=keys.__getitem__)])
+        return np.array(rows, np.int64)
+
+    def _leaves(self, label: int, depth: int = 8) -> list[int]:
+        """The classes that a class is a composite of, itself if it is none."""
+        left, right = self._factors[label].tolist()
+        if left < 0 or not depth:
+            return [label]
+        return [leaf for factor in (left, right) for leaf in self._leaves(factor, depth - 1)]
 
 
 def _first_colors(analysis: Analysis) -> tuple[np.ndarray, list[int]]:

@@ -14,6 +14,7 @@ a convolution x the channels in each, of which the selection then takes the fact
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,19 @@ class Solution:
     @property
     def classes(self) -> int:
         return len(self.fixed)
+
+    @cached_property
+    def factors(self) -> np.ndarray:
+        """Int array ``[classes, 2]``: the two classes with which an entry of a composite goes; -1 for all other classes.
+
+        Where one factor of an entry cannot go, the entry is one class with the other factor: no composite.
+        """
+        table = np.full((self.classes, 2), -1)
+        for whole, left, right in self.composites:
+            pairs = np.stack([np.repeat(left, len(right)), np.tile(right, len(left))], axis=1)
+            proper = ~self.fixed[whole] & (pairs != whole[:, None]).all(1)
+            table[whole[proper]] = pairs[proper]
+        return table
 
     def close(self, removed: np.ndarray) -> np.ndarray:
         """Spread a bool array ``[classes]`` of removed classes to the composites that contain them."""

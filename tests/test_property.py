@@ -47,9 +47,7 @@ def check(program: Program, ratio: float, scope: Any, attention: Any, round_to: 
         return False
     checks = fxprune.verify(model, slim, latency=False)
     assert checks.permutation_error is not None and checks.masked_error is not None
-    assert checks.permutation_error <= TOLERANCE, (
-        f"permutation changes the output by {checks.permutation_error:.3g}"
-    )
+    assert checks.permutation_error <= TOLERANCE, f"permutation changes the output by {checks.permutation_error:.3g}"
     assert checks.masked_error <= TOLERANCE, f"slim and masked original differ by {checks.masked_error:.3g}"
     assert not slim.meta["fxprune"].frozen_by_rewrite, slim.meta["fxprune"].frozen_by_rewrite
 
@@ -58,17 +56,11 @@ def check(program: Program, ratio: float, scope: Any, attention: Any, round_to: 
     plan = slim.meta["fxprune"].plan
     before, after = named_tensors(model), named_tensors(slim)
     for name, axes in plan.kept.items():
-        assert all(
-            after[name].shape[axis] == len(kept) < before[name].shape[axis] for axis, kept in axes.items()
-        )
+        assert all(after[name].shape[axis] == len(kept) < before[name].shape[axis] for axis, kept in axes.items())
     if not plan.kept:
         assert_same(expected, found)
     elif round_to == 2:
-        assert all(
-            len(g.kept) * _multiplicity(model, inputs, attention, g.id) % 2 == 0
-            for g in plan.groups
-            if g.removed
-        )
+        assert all(len(g.kept) * _multiplicity(model, inputs, attention, g.id) % 2 == 0 for g in plan.groups if g.removed)
 
     exact = all(g.exact for g in plan.groups if g.removed)
     if exact and not {name for name, _, _ in program.steps} & READ_BY_PRODUCTS:
@@ -116,6 +108,9 @@ def test_each_step_alone(name: str) -> None:
 FOUND = {
     "a group of channels, some of them written over": (("assign", 1, 0), ("grouped", 0, 0)),
     "two groups, written over in mirrored places": (("assign", 2, 0), ("grouped", 0, 0)),
+    "groups of shuffled channels": (("permute", 0, 0), ("transposed", 0, 1)),
+    "groups of which some are fixed": (("split", 4, 2), ("grouped", 0, 3), ("glu", 0, 0)),
+    "groups of which one entry each is free": (("conv", 1, 2), ("pixels", 1, 2), ("transposed", 0, 1), ("split", 2, 0)),
 }
 
 

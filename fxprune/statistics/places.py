@@ -33,10 +33,7 @@ class Places:
         for number, group in enumerate(groups):
             self._group[group.labels] = number
             self._channel[group.labels] = np.arange(group.size)
-        self._factors = np.full((solution.classes, 2), -1)
-        for whole, left, right in solution.composites:
-            self._factors[whole, 0] = np.repeat(left, len(right))
-            self._factors[whole, 1] = np.tile(right, len(left))
+        self._factors = solution.factors
         run = in_evaluation(analysis.traced.graph)
         self.nodes: list[fx.Node] = []
         self.at: dict[fx.Node, Mapping[str, tuple[int, np.ndarray]]] = {}
