@@ -121,7 +121,10 @@ def time_model(spec: str, options: argparse.Namespace) -> Row:
             elif turn:
                 seconds[tool].append(round(taken, 4))
             else:
-                macs[tool] = [count_macs(originals[tool], inputs), count_macs(result, inputs)]
+                try:
+                    macs[tool] = [count_macs(originals[tool], inputs), count_macs(result, inputs)]
+                except Exception as error:  # what the tool made does not run
+                    errors[tool] = first_line(error)
     row: Row = {"model": spec, "errors": errors, "macs": macs, "seconds": seconds}
     for tool, found in seconds.items():
         row[tool] = median(found) if found and tool not in errors else None
