@@ -302,7 +302,7 @@ def _document(
     groups = []
     for g in analysis.groups:
         lost = set(gone[g.id].tolist()) if g.status == "free" and g.id in gone else set()
-        reason = (refused or {}).get(g.id) or _beaten(analysis, g.id, gone) if g.status == "free" else g.reason
+        reason = (refused or {}).get(g.id) or _spared(analysis, g.id, gone) if g.status == "free" else g.reason
         groups.append(
             GroupPlan(
                 id=g.id,
@@ -330,7 +330,7 @@ def _document(
     )
 
 
-def _beaten(analysis: Analysis, name: str, gone: Mapping[str, np.ndarray]) -> str:
+def _spared(analysis: Analysis, name: str, gone: Mapping[str, np.ndarray]) -> str:
     """Why a free group loses nothing although others do, if that is because of the groups that exclude it."""
     others = sorted(analysis.exclusive.get(name, set()) & set(gone))
     if name in gone or not others:

@@ -37,7 +37,7 @@ from fxprune.cli_options import (
     Unit,
     Weights,
 )
-from fxprune.cli_output import Steps, note, print_json, quiet, show_cost, show_errors, show_groups, show_plan
+from fxprune.cli_output import Steps, note, print_json, quiet, show_cost, show_errors, show_groups, show_plan, write_text
 from fxprune.errors import InputError, PruneError
 from fxprune.many_values import ManyValues
 
@@ -125,7 +125,7 @@ def prune(
                 found: dict[str, Any] = dict(slim.named_modules())
                 sources = step("writing", lambda: [codegen.save(found[name], file) for name, file in files.items()])
                 written += [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
-            written.append(_write(out / "plan.json", made.to_json()))
+            written.append(write_text(out / "plan.json", made.to_json()))
     if as_json:
         planned = {**json.loads(made.to_json()), "macs": list(made.macs), "params": list(made.params)}
         document = planned if report is None else report.to_dict()
@@ -349,15 +349,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the plan {str(path)!r}: {error}") from error
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise PruneError(f"cannot write {path}: {error}") from error
-    return path
 
 
 # -- output -------

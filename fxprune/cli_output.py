@@ -8,6 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +18,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from fxprune.errors import PruneError
+
 if TYPE_CHECKING:
     from fxprune.analysis import Analysis
     from fxprune.plans import GroupPlan, Plan
     from fxprune.report import Checks
 
-__all__ = ["Steps", "note", "print_json", "quiet", "show_cost", "show_errors", "show_groups", "show_plan"]
+__all__ = ["Steps", "note", "print_json", "quiet", "show_cost", "show_errors", "show_groups", "show_plan", "write_text"]
 
 _ROWS = 40  # groups that a table shows; --json lists all
 
@@ -159,3 +162,17 @@ def show_errors(console: Console, checks: Checks) -> None:
 
 def note(text: str) -> None:
     Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file, and its folders; gives the path.
+
+    Raises:
+        PruneError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise PruneError(f"cannot write {path}: {error}") from error
+    return path

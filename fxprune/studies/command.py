@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.cli_output import write_text
 from fxprune.criteria import resolve
-from fxprune.errors import InputError, PruneError
+from fxprune.errors import InputError
 from fxprune.inputs import random_like, settle_inputs
 from fxprune.studies.aura_map import aura_map
 from fxprune.studies.results import Study
@@ -59,12 +60,12 @@ def run(
         found = dataclasses.replace(found, notes=(*found.notes, note))
     if out is None:
         return found, []
-    written = [_write(out / "study.json", found.to_json()), _write(out / "study.txt", f"{found}\n")]
+    written = [write_text(out / "study.json", found.to_json()), write_text(out / "study.txt", f"{found}\n")]
     aura = None
     if data is not None and batches is not None:
         kept = {name: options[name] for name in ("ignore", "attention", "batches") if name in options}
         aura = step("measuring aura entropies", lambda: aura_map(model, batches, inputs, **kept))
-        written.append(_write(out / "aura.json", json.dumps(aura.to_dict(), sort_keys=True) + "\n"))
+        written.append(write_text(out / "aura.json", json.dumps(aura.to_dict(), sort_keys=True) + "\n"))
     if plots:
         from fxprune.studies import plots as drawing
 
@@ -116,12 +117,3 @@ def random_batches(model: nn.Module, inputs: tuple[Tensor, ...] | None, seed: in
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(output.shape[1], (_RANDOM_BATCHES, len(output)), generator=generator)
     return [(*batch, y) for batch, y in zip(batches, labels, strict=True)]
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise PruneError(f"cannot write {path}: {error}") from error
-    return path
