@@ -1,8 +1,9 @@
 """Lets ``fxprune.passes`` be imported from a checkout, where the passes lie beside the package.
 
 The wheel places the top-level folder ``passes/`` inside ``fxprune``. In a checkout it stays beside it, and a
-local ``fxprune/`` that shadows an installed one has no ``passes`` below it. `install` then adds a finder for
-that one name::
+local ``fxprune/`` that shadows an installed one has no ``passes`` below it. `install` then puts a finder for that one
+name before all others, so that the passes beside the imported ``fxprune/`` are used even where another checkout is
+installed::
 
     checkout/pyproject.toml
     checkout/fxprune/_layout.py   -> import fxprune.passes
@@ -43,15 +44,15 @@ class SiblingFinder(MetaPathFinder):
 def install(package: Path = Path(__file__).parent) -> bool:
     """Add a `SiblingFinder` if `package` is the source folder of a checkout; return whether it was added.
 
-    The finder goes last, so that an installed ``fxprune.passes`` wins. A ``pyproject.toml`` must lie beside
-    the folder: a stranger's ``passes`` in site-packages is never taken for ours.
+    A wheel has ``passes`` inside the package and needs no finder. A ``pyproject.toml`` must lie beside the folder: a
+    stranger's ``passes`` in site-packages is never taken for ours.
     """
     sibling = package.parent / "passes"
     if (package / "passes").exists() or not (sibling / "__init__.py").is_file():
         return False
     if not (package.parent / "pyproject.toml").is_file():
         return False
-    sys.meta_path.append(SiblingFinder(sibling))
+    sys.meta_path.insert(0, SiblingFinder(sibling))  # an editable install of another checkout has a finder, too
     return True
 
 

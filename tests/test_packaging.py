@@ -130,6 +130,15 @@ def test_editable_install(checkout, elsewhere, empty, options):
         assert python(empty, "-c", IMPORT, cwd=place).endswith("passes/__init__.py")
 
 
+def test_another_checkout_is_installed(checkout, tmp_path, empty):
+    """The passes beside the imported package are used, not those of the checkout that is installed."""
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other)
+    install(empty, other, "-e", ".")
+    assert python(empty, "-c", IMPORT, cwd=checkout) == str(checkout / "passes" / "__init__.py")
+    assert python(empty, "-c", IMPORT, cwd=other) == str(other / "passes" / "__init__.py")
+
+
 def test_nothing_installed(checkout, empty):
     assert python(empty, "-c", IMPORT, cwd=checkout) == str(checkout / "passes" / "__init__.py")
     test = "tests/test_packaging.py::test_a_pass_is_loaded_once"
@@ -166,7 +175,7 @@ def test_finder_in_a_checkout(tmp_path, finders):
     before = len(finders)
     package = place(tmp_path, "pyproject.toml", "fxprune/__init__.py", "passes/__init__.py")
     assert _layout.install(package)
-    finder = finders[-1]
+    finder = finders[0]
     assert len(finders) == before + 1
     assert finder.find_spec("fxprune.passes", None).origin == str(tmp_path / "passes" / "__init__.py")
     assert finder.find_spec("fxprune.passes.base", None) is None
