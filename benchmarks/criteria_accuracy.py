@@ -12,7 +12,7 @@ from criteria_data import Batches, Cifar, batches
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.plans import Plan
+from fxprune.planning.plan import Plan
 
 __all__ = ["accuracy_tasks", "plan_for"]
 

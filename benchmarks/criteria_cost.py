@@ -15,7 +15,7 @@ from torch import nn
 
 import fxprune
 from fxprune import criteria
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
 
 __all__ = ["COST", "Row", "Task", "cost_tasks", "reads_data", "score"]
 

@@ -123,7 +123,7 @@ def _parameters(spec: str) -> int | str:
     """Parameters of a model that is built on the meta device, or why it cannot be built."""
     import torch
 
-    from fxprune.zoo import load_model
+    from fxprune.inputs.models import load_model
 
     # The constructors of torchvision's regnets call .item(): those are built for real.
     device = "cpu" if spec.startswith("torchvision:regnet") else "meta"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.skeleton import skeleton_of, to_meta
+from fxprune.tracing.skeleton import skeleton_of, to_meta
 
 __all__ = [
     "code_hash",

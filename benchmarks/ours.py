@@ -16,7 +16,7 @@ from stages import Stages
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.zoo import infer_example_inputs, load_model
+from fxprune.inputs.models import infer_example_inputs, load_model
 
 __all__ = ["check_fxprune", "fixed_entries", "free_share"]
 

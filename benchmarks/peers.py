@@ -87,7 +87,7 @@ class Peer:
 
 def build_for_peer(spec: str) -> nn.Module:
     """The model as the examples build it: no auxiliary heads (torchvision)."""
-    from fxprune.zoo import load_model
+    from fxprune.inputs.models import load_model
 
     kind, _, name = spec.partition(":")
     if kind == "torchvision" and name in ("googlenet", "inception_v3"):

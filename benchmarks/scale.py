@@ -22,7 +22,7 @@ from measure import environment, memory, reset_peak
 from rich.console import Console
 
 import fxprune
-from fxprune.zoo import load_model
+from fxprune.inputs.models import load_model
 
 MODELS = ("timm:vit_giant_patch14_224", "timm:eva_giant_patch14_224")
 GIB = 2**30

@@ -35,7 +35,7 @@ from measure import count_macs, environment, first_line
 from torch import nn
 
 import fxprune
-from fxprune.zoo import infer_example_inputs, load_model
+from fxprune.inputs.models import infer_example_inputs, load_model
 
 Row = dict[str, Any]
 Tool = Callable[[], Callable[[], nn.Module]]  # prepares one run, untimed, and returns what is timed

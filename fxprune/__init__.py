@@ -22,11 +22,11 @@ _LAZY = {
     "why": "fxprune.api",
     "load": "fxprune.codegen",
     "save": "fxprune.codegen",
-    "Analysis": "fxprune.analysis",
-    "Group": "fxprune.groups",
-    "Member": "fxprune.groups",
-    "Plan": "fxprune.plans",
-    "Report": "fxprune.report",
+    "Analysis": "fxprune.analysis.analysis",
+    "Group": "fxprune.analysis.groups",
+    "Member": "fxprune.analysis.groups",
+    "Plan": "fxprune.planning.plan",
+    "Report": "fxprune.planning.report",
     "Study": "fxprune.studies.results",
 }
 
@@ -67,11 +67,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
+    from fxprune.analysis.groups import Group, Member
     from fxprune.api import analyze, apply, plan, prune, trace, verify, why
     from fxprune.codegen import load, save
-    from fxprune.groups import Group, Member
-    from fxprune.plans import Plan
-    from fxprune.report import Report
+    from fxprune.planning.plan import Plan
+    from fxprune.planning.report import Report
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

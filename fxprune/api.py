@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis, analyze_model
+from fxprune.analysis.analysis import Analysis, analyze_model
 from fxprune.criteria import prepare, resolve
 from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch
-from fxprune.explain import Answer, explain
-from fxprune.hints import naming_submodules
-from fxprune.inputs import example_of, settle_inputs
-from fxprune.plans import GroupPlan, Plan, fingerprint
-from fxprune.report import Checks, Report, report_of
+from fxprune.inputs.examples import example_of, settle_inputs
+from fxprune.labels.solver import AttentionPolicy
+from fxprune.planning.explain import Answer, explain
+from fxprune.planning.plan import GroupPlan, Plan, fingerprint
+from fxprune.planning.report import Checks, Report, report_of
+from fxprune.planning.selection import Ratio, Scope, select
 from fxprune.rewrite import Rewritten, rewrite, with_weights
-from fxprune.selection import Ratio, Scope, select
-from fxprune.solver import AttentionPolicy
-from fxprune.submodules import Submodules
+from fxprune.submodules.hints import naming_submodules
+from fxprune.submodules.parts import Submodules
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -185,8 +185,8 @@ def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
 
     Batch size and the spatial sizes that the model leaves free stay free; ``train()`` and ``eval()`` keep their meaning.
     """
-    from fxprune.build import build, clone_tensors
-    from fxprune.tracer import trace_graph
+    from fxprune.tracing.module import build, clone_tensors
+    from fxprune.tracing.tracer import trace_graph
 
     args, named = settle_inputs(model, example_inputs)
     with naming_submodules(model, args, named):
@@ -207,7 +207,7 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     Raises:
         InputError: `slim` does not come from `prune` or `apply` on a model like this one.
     """
-    from fxprune.checks import verify_pair
+    from fxprune.proofs.verify import verify_pair
 
     report = report_of(slim)
     whole = None if report is None else Submodules.of_plan(model, report.plan)
@@ -349,7 +349,7 @@ def _finish(
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)
     if verify:
-        from fxprune.checks import masked_error_and_tolerance
+        from fxprune.proofs.verify import masked_error_and_tolerance
 
         error, tolerance = masked_error_and_tolerance(analysis, rewritten.context.removed, model, slim)
         pruned = [analysis.group(name) for name in rewritten.gone]
@@ -386,7 +386,7 @@ def _listed(kept: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, dict[int,
 
 
 def _example(args: Any, named: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from fxprune.inputs import describe
+    from fxprune.inputs.examples import describe
 
     return describe(args, named)
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis
-from fxprune.build import build, copied, replace_tensors
+from fxprune.analysis.analysis import Analysis
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.drop_unused import DropUnused
 from fxprune.passes.resize_arguments import ResizeArguments
 from fxprune.passes.resize_leaves import ResizeLeaves
 from fxprune.passes.slice_tensors import SliceTensors, sliced
+from fxprune.tracing.module import build, copied, replace_tensors
 
 __all__ = ["Rewritten", "rewrite", "with_weights"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fxprune.passes.base import Context, Mismatch
-from fxprune.passes.resize_leaves import groups_left
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from fxprune.labels import Axis
+from fxprune.labels.store import Axis
+from fxprune.passes.base import Context, Mismatch
+from fxprune.passes.resize_leaves import groups_left
 
 __all__ = ["REPAIRS", "Site"]
 

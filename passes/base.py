@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor, fx
 
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
 from fxprune.errors import PruneError
-from fxprune.labels import Axis
+from fxprune.labels.store import Axis
 
 __all__ = ["Context", "Mismatch", "Pass", "run_passes"]
 

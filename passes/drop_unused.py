@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.passes.base import Context, Pass
 from torch import fx
 
-from fxprune.graph_run import keeps
+from fxprune.passes.base import Context, Pass
+from fxprune.tracing.interpret import keeps
 
 __all__ = ["DropUnused"]
 

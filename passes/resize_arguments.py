@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from fxprune.passes.arguments import REPAIRS, Site
-from fxprune.passes.base import Context, Mismatch, Pass
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from fxprune.analysis import axes_in
-from fxprune.graph_run import call_on_meta
-from fxprune.shapes import QuickShapes
+from fxprune.analysis.analysis import axes_in
+from fxprune.passes.arguments import REPAIRS, Site
+from fxprune.passes.base import Context, Mismatch, Pass
+from fxprune.tracing.interpret import call_on_meta
+from fxprune.tracing.quick_shapes import QuickShapes
 
 __all__ = ["ResizeArguments"]
 

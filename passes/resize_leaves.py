@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from fxprune.passes.base import Context, Mismatch, Pass
 from torch import fx, nn
 
-from fxprune.labels import Axis
+from fxprune.labels.store import Axis
+from fxprune.passes.base import Context, Mismatch, Pass
 
 __all__ = ["ResizeLeaves", "groups_left"]
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from fxprune.passes.base import Context, Pass
 from torch import Tensor, fx
 
-from fxprune.build import copied, replace_tensors
+from fxprune.passes.base import Context, Pass
+from fxprune.tracing.module import copied, replace_tensors
 
 __all__ = ["SliceTensors", "sliced"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Group
 from fxprune.codegen.roundtrip import same_result
-from fxprune.groups import Group
 
 __all__ = [
     "Channels",

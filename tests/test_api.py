@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.checks import randomize, relative_error
 from fxprune.codegen.roundtrip import same_result
+from fxprune.proofs.verify import randomize, relative_error
 
 
 class Residual(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cli import main
+from fxprune.cli.commands import main
 from fxprune.criteria import names
 
 NETS = """
@@ -135,7 +135,7 @@ def test_options_reach_prune(run, net):
 
 def test_checkpoint(run, net, tmp_path):
     """The channels with the largest weights of the checkpoint stay."""
-    from fxprune.zoo import load_model
+    from fxprune.inputs.models import load_model
 
     model = load_model(net)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_verify_json(run, net):
 
 def test_a_failed_check_is_exit_code_1(run, net, monkeypatch):
     from fxprune import api
-    from fxprune.report import Checks
+    from fxprune.planning.report import Checks
 
     wrong = Checks(permutation_error=float("nan"), masked_error=0.5, tolerance=1e-4)
     monkeypatch.setattr(api, "verify", lambda *args, **options: wrong)
@@ -255,7 +255,7 @@ def test_an_unknown_criterion_lists_all(run, net):
 
 def test_help_is_quick():
     """The help and a mistyped command need neither torch nor timm."""
-    code = "import sys, fxprune.cli; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'sklearn')))"
+    code = "import sys, fxprune.cli.commands; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

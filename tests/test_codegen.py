@@ -30,7 +30,7 @@ from fxprune.codegen.reader import read_safetensors
 from fxprune.codegen.roundtrip import flat_tensors, same_bits, same_result
 from fxprune.codegen.wrapping import wrap
 from fxprune.errors import InputError, NotEquivalent, PruneError
-from fxprune.tracer import select_mode
+from fxprune.tracing.tracer import select_mode
 
 
 def forward_text(slim: GraphModule) -> str:

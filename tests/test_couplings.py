@@ -33,7 +33,7 @@ from torch import nn
 
 import fxprune
 from fxprune import codegen
-from fxprune.checks import randomize
+from fxprune.proofs.verify import randomize
 
 SCOPES = ("layer", "global")
 

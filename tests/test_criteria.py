@@ -13,11 +13,11 @@ from torch import nn
 
 import fxprune
 from fxprune import criteria
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria import registry
 from fxprune.criteria.base import Criterion, normalize, reduce
 from fxprune.criteria.magnitude import L1, L2
 from fxprune.errors import InputError
-from fxprune.groups import Group, Member
 
 
 @pytest.fixture(autouse=True)

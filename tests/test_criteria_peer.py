@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import criteria
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.weights import members_with
-from fxprune.groups import Group, Member
 
 tp = pytest.importorskip("torch_pruning")
 importance = pytest.importorskip("torch_pruning.pruner.importance")

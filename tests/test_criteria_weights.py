@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import criteria
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.distances import geometric_median, pairwise_distances
 from fxprune.criteria.weights import channel_weights
-from fxprune.groups import Group, Member
 
 FILTERWISE = ["l1", "l2", "fpgm", "fermat", "whc", "operator_norm", "lamp"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.demo import DigitsNet, accuracy, digits, run
+from fxprune.cli.demo import DigitsNet, accuracy, digits, run
 from fxprune.errors import InputError, PruneError
 
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 import fxprune
-from fxprune.checks import randomize
+from fxprune.proofs.verify import randomize
 
 SIDE = 128
 

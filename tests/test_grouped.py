@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.checks import randomize
+from fxprune.proofs.verify import randomize
 
 X = torch.zeros(1, 3, 8, 8)
 

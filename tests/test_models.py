@@ -13,10 +13,10 @@ from models import CifarResNet
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.analysis import analyze_model
-from fxprune.checks import count_macs, permutation_error, randomize, relative_error
+from fxprune.analysis.analysis import analyze_model
 from fxprune.codegen import check_round_trip
-from fxprune.zoo import infer_example_inputs, load_model
+from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.proofs.verify import count_macs, permutation_error, randomize, relative_error
 
 CNNS = [
     "torchvision:resnet18", "torchvision:resnet50", "torchvision:resnext50_32x4d", "torchvision:vgg16_bn",

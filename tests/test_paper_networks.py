@@ -13,7 +13,7 @@ from models.cifar_resnet import Selector
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.plans import Plan
+from fxprune.planning.plan import Plan
 
 
 def slow(*values: object) -> object:

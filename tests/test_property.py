@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import fxprune
 from fxprune import codegen
-from fxprune.checks import randomize
+from fxprune.proofs.verify import randomize
 
 TOLERANCE = 1e-8
 

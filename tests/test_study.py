@@ -23,10 +23,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.cli import main
+from fxprune.cli.commands import main
+from fxprune.cli.many_values import repeated
 from fxprune.criteria.random_scores import Random
 from fxprune.errors import InputError, NothingToPrune, PruneError
-from fxprune.many_values import repeated
 from fxprune.studies import Study, aura_map, plots
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import _levene, test_filters

@@ -14,8 +14,8 @@ from helpers import assert_equivalent, fingerprint, parameters_of, run
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.checks import randomize
-from fxprune.cli import main
+from fxprune.cli.commands import main
+from fxprune.proofs.verify import randomize
 
 X = torch.randn(2, 3, 16, 16)
 Maps = namedtuple("Maps", ["fine", "coarse"])

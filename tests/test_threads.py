@@ -26,7 +26,7 @@ from networks import NETWORKS, conv, image, tokens
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.checks import randomize
+from fxprune.proofs.verify import randomize
 
 Case = Callable[[Path], None]
 THREADS: dict[str, Case] = {}

@@ -20,9 +20,9 @@ from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 import fxprune
-from fxprune.checks import permutation_error, randomize
 from fxprune.codegen import check_round_trip
-from fxprune.zoo import infer_example_inputs, load_model
+from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.proofs.verify import permutation_error, randomize
 
 
 class Features(nn.Module):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.zoo import infer_example_inputs, load_model, read_state_dict
+from fxprune.inputs.models import infer_example_inputs, load_model, read_state_dict
 
 NETS = """
 from dataclasses import dataclass

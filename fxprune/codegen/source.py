@@ -15,7 +15,7 @@ from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.tree import Tree
 from fxprune.errors import InputError, PruneError
-from fxprune.report import report_of
+from fxprune.planning.report import report_of
 
 __all__ = ["class_name", "source_of"]
 

@@ -17,7 +17,7 @@ from fxprune.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Criterion", "Tensors", "names", "prepare", "register", "resolve"]
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fxprune.analysis.groups import Group
 from fxprune.criteria.aura_entropy import AuraCriterion
 from fxprune.criteria.base import Normalization, Tensors
 from fxprune.criteria.entropy import entropy, levels
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import InputError
-from fxprune.groups import Group
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
     from fxprune.statistics.maps import Maps
 
 __all__ = ["AuraMILayer"]

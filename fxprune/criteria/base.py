@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, nearest
-from fxprune.groups import Group
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize", "reduce"]
 

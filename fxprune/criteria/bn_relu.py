@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Normalization, Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.norms import mean_over_entries, norms_of
-from fxprune.groups import Group
 
 __all__ = ["BatchNormReLU"]
 

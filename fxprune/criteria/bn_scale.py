@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.norms import mean_over_entries, norms_of
-from fxprune.groups import Group
 
 __all__ = ["BatchNormScale"]
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Normalization, Tensors
 from fxprune.criteria.norms import norms_of
 from fxprune.criteria.weights import channel_weights, members_with
 from fxprune.errors import InputError
-from fxprune.groups import Group
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["CPMC"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Tensors
-from fxprune.groups import Group, Member
 
 __all__ = ["Norm", "mean_over_entries", "norms_of"]
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group, Member, Role
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.weights import members_with
 from fxprune.errors import InputError
-from fxprune.groups import Group, Member, Role
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
     from fxprune.statistics.gradients import Gradients
     from fxprune.statistics.maps import Maps
     from fxprune.statistics.site import Hook

@@ -7,8 +7,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Tensors
-from fxprune.groups import Group
 
 __all__ = ["Random"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxprune.analysis.groups import Group, Member, Role
 from fxprune.criteria.base import Criterion, Tensors
-from fxprune.groups import Group, Member, Role
 
 __all__ = ["WeightCriterion", "channel_weights", "members_with"]
 

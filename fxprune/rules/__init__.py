@@ -1,7 +1,7 @@
 """How labels flow through ATen operators: a table of small functions, one a family.
 
 To teach fxprune a new operator, add a function decorated with ``@rule("name", ...)`` to the file of its family (or a new
-file, listed in `_FAMILIES`) and a small network to ``tests/networks.py``. A rule gets a `fxprune.propagate.Call`, records
+file, listed in `_FAMILIES`) and a small network to ``tests/networks.py``. A rule gets a `Call`, records
 what must go together (`unify`), what cannot go (`fix`), and labels the output (`set`). Operators that PyTorch tags as
 pointwise share one rule without being named.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from fxprune.propagate import Call
+    from fxprune.tracing.label_mode import Call
 
 __all__ = ["find", "names", "rule"]
 

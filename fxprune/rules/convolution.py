@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fxprune.labels import Axis
-from fxprune.propagate import Call
+from fxprune.labels.store import Axis
 from fxprune.rules import rule
+from fxprune.tracing.label_mode import Call
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxprune.labels import Axis
-from fxprune.propagate import Call, tensors_in
+from fxprune.labels.store import Axis
 from fxprune.rules import rule
+from fxprune.tracing.label_mode import Call, tensors_in
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from fxprune.labels import Axis
-from fxprune.propagate import Call, tensors_in
+from fxprune.labels.store import Axis
 from fxprune.rules import rule
 from fxprune.rules.elementwise import broadcast
+from fxprune.tracing.label_mode import Call, tensors_in
 
 _BY_NUMBER = "entries of this axis are addressed by number"
 

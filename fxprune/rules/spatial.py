@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor
 
-from fxprune.labels import Axis
-from fxprune.propagate import Call, tensors_in
+from fxprune.labels.store import Axis
 from fxprune.rules import rule
+from fxprune.tracing.label_mode import Call, tensors_in
 
 
 def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> list[Axis]:

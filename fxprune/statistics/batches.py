@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
 
 __all__ = ["Batch", "class_labels", "read_batch"]

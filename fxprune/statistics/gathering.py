@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
 from fxprune.criteria.observing import ObservingCriterion
 from fxprune.statistics.gradients import Loss
 from fxprune.statistics.running import Statistics, processes

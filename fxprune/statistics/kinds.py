@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import fx, nn
 
-from fxprune.modes import select_mode
-from fxprune.tracer import Traced
+from fxprune.tracing.modes import select_mode
+from fxprune.tracing.tracer import Traced
 
 __all__ = ["Kind", "is_sum", "kind_of"]
 

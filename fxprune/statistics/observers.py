@@ -20,7 +20,7 @@ from fxprune.statistics.store import Store
 from fxprune.statistics.walk import Observer, Runner
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Observers"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, fx
 
-from fxprune.analysis import Analysis
-from fxprune.labels import Axis
-from fxprune.modes import in_evaluation
+from fxprune.analysis.analysis import Analysis
+from fxprune.labels.store import Axis
+from fxprune.tracing.modes import in_evaluation
 
 __all__ = ["Places"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
 from fxprune.criteria.observing import ActivationCriterion, GradientCriterion, Key, ObservingCriterion, Sums
 from fxprune.errors import InputError
 from fxprune.statistics.batches import Batch, class_labels, read_batch

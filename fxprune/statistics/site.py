@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fxprune.groups import Member
+from fxprune.analysis.groups import Member
 
 __all__ = ["Hook", "Site"]
 

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from torch import fx, nn
 
-from fxprune.analysis import Analysis
-from fxprune.groups import Member
+from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.groups import Member
 from fxprune.statistics.kinds import Kind, is_sum, kind_of
 from fxprune.statistics.places import Places
 from fxprune.statistics.site import Hook, Site

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis
-from fxprune.build import build
+from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
-from fxprune.modes import in_evaluation
+from fxprune.tracing.modes import in_evaluation
+from fxprune.tracing.module import build
 
 __all__ = ["Runner"]
 

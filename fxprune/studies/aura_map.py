@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import analyze_model
+from fxprune.analysis.analysis import analyze_model
 from fxprune.criteria.aura_entropy import AuraEntropy
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import NothingToPrune
-from fxprune.inputs import settle_inputs
-from fxprune.solver import AttentionPolicy
+from fxprune.inputs.examples import settle_inputs
+from fxprune.labels.solver import AttentionPolicy
 from fxprune.statistics import Maps, gather
 from fxprune.statistics.site import Site
 from fxprune.statistics.sites import Sites
-from fxprune.tracer import Traced
+from fxprune.tracing.tracer import Traced
 
 __all__ = ["AuraMap", "aura_map"]
 

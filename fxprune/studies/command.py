@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.cli_output import write_text
+from fxprune.cli.output import write_text
 from fxprune.criteria import resolve
 from fxprune.errors import InputError
-from fxprune.inputs import random_like, settle_inputs
+from fxprune.inputs.examples import random_like, settle_inputs
 from fxprune.studies.aura_map import aura_map
 from fxprune.studies.results import Study
 from fxprune.studies.running import study

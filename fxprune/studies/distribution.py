@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, used_names
+from fxprune.analysis.analysis import Analysis, used_names
 
 __all__ = ["Blocks", "EqualVariance", "Gaussianity", "WeightTests", "ZeroMean", "output_axes", "test_filters", "weight_tests"]
 

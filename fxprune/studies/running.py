@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis, analyze_model
+from fxprune.analysis.analysis import Analysis, analyze_model
+from fxprune.analysis.groups import Group
 from fxprune.criteria import resolve
 from fxprune.errors import InputError
-from fxprune.groups import Group
-from fxprune.inputs import settle_inputs
-from fxprune.selection import select
-from fxprune.solver import AttentionPolicy
+from fxprune.inputs.examples import settle_inputs
+from fxprune.labels.solver import AttentionPolicy
+from fxprune.planning.selection import select
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import weight_tests
 from fxprune.studies.results import SCOPES, Applicability, Number, Overlap, Pair, Study

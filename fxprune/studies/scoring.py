@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Analysis
+from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria import prepare
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.random_scores import Random
 from fxprune.criteria.weights import WeightCriterion
 from fxprune.errors import InputError, NothingToPrune
-from fxprune.groups import Group, Member
 from fxprune.studies.distribution import output_axes
 
 __all__ = ["Scored", "Unit", "check_unit", "score_all", "units_of", "with_noise"]

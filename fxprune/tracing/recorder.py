@@ -1,4 +1,4 @@
-"""The recorder behind `fxprune.tracer`: every operation on a proxy becomes a node, and runs on the meta device."""
+"""The recorder behind `fxprune.tracing.tracer`: every operation on a proxy becomes a node, and runs on the meta device."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import PruneError, TraceError
-from fxprune.graph_run import FACTORIES, call_on_meta, literals_in
-from fxprune.labels import Axis
-from fxprune.lowering import lowered_forward, pure_leaf
-from fxprune.propagate import LabelMode
-from fxprune.proxy import IndexProxy, Method, Proxy, Sizes, is_proxy, proxies_in, value_of
-from fxprune.skeleton import tensor_names
+from fxprune.labels.store import Axis
+from fxprune.tracing.interpret import FACTORIES, call_on_meta, literals_in
+from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.lowering import lowered_forward, pure_leaf
+from fxprune.tracing.proxy import IndexProxy, Method, Proxy, Sizes, is_proxy, proxies_in, value_of
+from fxprune.tracing.skeleton import tensor_names
 
 __all__ = ["OWN_FILES", "Recorder", "is_constant", "patched"]
 
@@ -374,7 +374,7 @@ def _source_line() -> str:
     return ""
 
 
-OWN_FILES = (f"{Path(__file__).parent}{os.sep}", f"{torch.__path__[0]}{os.sep}", mock.__file__)
+OWN_FILES = (f"{Path(__file__).parents[1]}{os.sep}", f"{torch.__path__[0]}{os.sep}", mock.__file__)
 
 
 @contextmanager

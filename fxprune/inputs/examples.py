@@ -19,7 +19,7 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be an nn.Module, not {type(model).__name__}")
     if example_inputs is None:
-        from fxprune.zoo import infer_example_inputs
+        from fxprune.inputs.models import infer_example_inputs
 
         found = infer_example_inputs(model)
         if found is None:

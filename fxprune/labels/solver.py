@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from fxprune.labels import Cause, LabelStore, Product
+from fxprune.labels.store import Cause, LabelStore, Product
 
 __all__ = ["AttentionPolicy", "Solution", "solve"]
 

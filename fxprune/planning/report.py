@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fxprune.plans import Plan
+from fxprune.planning.plan import Plan
 
 __all__ = ["Checks", "Report", "report_of"]
 

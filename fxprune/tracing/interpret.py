@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune.labels import Axis, Cause
-from fxprune.lowering import pure_leaf
-from fxprune.modes import select_mode, writes
-from fxprune.propagate import LabelMode
+from fxprune.labels.store import Axis, Cause
+from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.lowering import pure_leaf
+from fxprune.tracing.modes import select_mode, writes
 
 __all__ = ["FACTORIES", "call_on_meta", "keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxprune.analysis import Analysis, axes_in
-from fxprune.groups import Group, Member
+from fxprune.analysis.analysis import Analysis, axes_in
+from fxprune.analysis.groups import Group, Member
 
 __all__ = ["Occurrences"]
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import Analysis, analyze_model, axes_in
-from fxprune.build import build, copied, replace_tensors
+from fxprune.analysis.analysis import Analysis, analyze_model, axes_in
 from fxprune.errors import InputError
-from fxprune.inputs import example_of, random_like, settle_inputs
-from fxprune.labels import Axis
-from fxprune.occurrences import Occurrences
+from fxprune.inputs.examples import example_of, random_like, settle_inputs
+from fxprune.labels.store import Axis
 from fxprune.passes.slice_tensors import sliced
-from fxprune.plans import Plan, fingerprint
-from fxprune.report import Checks, report_of
+from fxprune.planning.plan import Plan, fingerprint
+from fxprune.planning.report import Checks, report_of
+from fxprune.proofs.occurrences import Occurrences
+from fxprune.tracing.module import build, copied, replace_tensors
 
 __all__ = ["masked_error", "permutation_error", "randomize", "relative_error", "tolerance_of", "verify_pair"]
 
@@ -220,7 +220,7 @@ def _attribute(module: nn.Module, node: fx.Node) -> Any:
 def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> float:
     """Relative change of the output of `model` when the channels of every free group are permuted, wherever they occur.
 
-    Channels change places with those that play the same part in the model (`fxprune.occurrences`).
+    Channels change places with those that play the same part in the model (`fxprune.proofs.occurrences`).
     """
     random = np.random.default_rng(seed)
     original = _shallow(model).eval()
@@ -312,7 +312,7 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
     """MACs of one sample by `torch.utils.flop_counter`, on the meta device (no weights, fused attention counted)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from fxprune.skeleton import skeleton_of
+    from fxprune.tracing.skeleton import skeleton_of
 
     skeleton, _ = skeleton_of(model)
     skeleton.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module

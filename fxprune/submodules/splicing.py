@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune.build import Recorded
-from fxprune.calls import Call, arguments, holds_tensors
 from fxprune.errors import PruneError
-from fxprune.modes import guard_modes
+from fxprune.submodules.calls import Call, arguments, holds_tensors
+from fxprune.tracing.modes import guard_modes
+from fxprune.tracing.module import Recorded
 
 __all__ = ["Part", "attach", "join", "split"]
 

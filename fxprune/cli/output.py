@@ -21,9 +21,9 @@ from rich.table import Column, Table
 from fxprune.errors import PruneError
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
-    from fxprune.plans import GroupPlan, Plan
-    from fxprune.report import Checks
+    from fxprune.analysis.analysis import Analysis
+    from fxprune.planning.plan import GroupPlan, Plan
+    from fxprune.planning.report import Checks
 
 __all__ = ["Steps", "note", "print_json", "quiet", "show_cost", "show_errors", "show_groups", "show_plan", "write_text"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.calls import Call, OutOfTime, run_real, watch
 from fxprune.errors import PruneError, TraceError
-from fxprune.skeleton import skeleton_of, to_meta
+from fxprune.submodules.calls import Call, OutOfTime, run_real, watch
+from fxprune.tracing.skeleton import skeleton_of, to_meta
 
 __all__ = ["naming_submodules", "traceable_submodules"]
 
@@ -63,7 +63,7 @@ def traceable_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[s
 
 def _traceable(model: nn.Module, calls: Mapping[str, Call], end: float) -> list[str]:
     """Try the children of a module, largest first, and look into those that fail."""
-    from fxprune.analysis import analyze_model
+    from fxprune.analysis.analysis import analyze_model
 
     size = {id(m): sum(p.numel() for p in m.parameters()) for m in model.modules()}
     names = {id(m): name for name, m in model.named_modules()}

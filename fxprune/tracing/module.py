@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis import used_names
+from fxprune.analysis.analysis import used_names
 from fxprune.errors import PruneError, TraceError
-from fxprune.lowering import pure_leaf
-from fxprune.modes import guard_modes
-from fxprune.tracer import Traced
+from fxprune.tracing.lowering import pure_leaf
+from fxprune.tracing.modes import guard_modes
+from fxprune.tracing.tracer import Traced
 
 __all__ = ["Recorded", "build", "replace_tensors"]
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Group, Member, Role, Status
 from fxprune.errors import InputError, nearest
-from fxprune.groups import Group, Member, Role, Status
-from fxprune.labels import Axis
-from fxprune.modes import in_evaluation
-from fxprune.solver import AttentionPolicy, Solution, solve
-from fxprune.tracer import Traced, trace_graph
+from fxprune.labels.solver import AttentionPolicy, Solution, solve
+from fxprune.labels.store import Axis
+from fxprune.tracing.modes import in_evaluation
+from fxprune.tracing.tracer import Traced, trace_graph
 
 if TYPE_CHECKING:
     import networkx

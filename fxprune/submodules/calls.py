@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PruneError
-from fxprune.inputs import random_like
-from fxprune.skeleton import skeleton_of, to_meta
+from fxprune.inputs.examples import random_like
+from fxprune.tracing.skeleton import skeleton_of, to_meta
 
 __all__ = ["Argument", "Call", "OutOfTime", "arguments", "holds_tensors", "record", "run_real", "watch"]
 

@@ -17,12 +17,12 @@ from unittest.mock import patch
 
 from torch import Tensor, fx, nn
 
-from fxprune.calls import Call, holds_tensors, record, run_real
 from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest
-from fxprune.inputs import describe, example_of, settle_inputs
-from fxprune.plans import Plan
-from fxprune.report import Report
-from fxprune.splicing import Part, attach, join, split
+from fxprune.inputs.examples import describe, example_of, settle_inputs
+from fxprune.planning.plan import Plan
+from fxprune.planning.report import Report
+from fxprune.submodules.calls import Call, holds_tensors, record, run_real
+from fxprune.submodules.splicing import Part, attach, join, split
 
 __all__ = ["Parts", "Submodules"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import TraceError
-from fxprune.propagate import LabelMode
+from fxprune.tracing.label_mode import LabelMode
 
 __all__ = ["new_mode", "skeleton_of", "tensor_names", "to_meta"]
 

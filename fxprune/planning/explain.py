@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fxprune.errors import InputError, nearest
-from fxprune.plans import GroupPlan, Plan
+from fxprune.planning.plan import GroupPlan, Plan
 
 if TYPE_CHECKING:
-    from fxprune.analysis import Analysis
+    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Answer", "explain"]
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, nearest
-from fxprune.groups import Group
 
 __all__ = ["Ratio", "Scope", "select"]
 

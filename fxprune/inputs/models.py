@@ -294,8 +294,8 @@ def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether the model takes such an input, tried on shapes alone."""
     import torch
 
-    from fxprune.shapes import QuickShapes
-    from fxprune.skeleton import skeleton_of
+    from fxprune.tracing.quick_shapes import QuickShapes
+    from fxprune.tracing.skeleton import skeleton_of
 
     skeleton = skeleton_of(model)[0].eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())

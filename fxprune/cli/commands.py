@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fxprune.cli_options import (
+from fxprune.cli.many_values import ManyValues
+from fxprune.cli.options import (
     Attention,
     AttentionOption,
     Batches,
@@ -37,9 +38,8 @@ from fxprune.cli_options import (
     Unit,
     Weights,
 )
-from fxprune.cli_output import Steps, note, print_json, quiet, show_cost, show_errors, show_groups, show_plan, write_text
+from fxprune.cli.output import Steps, note, print_json, quiet, show_cost, show_errors, show_groups, show_plan, write_text
 from fxprune.errors import InputError, PruneError
-from fxprune.many_values import ManyValues
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -200,7 +200,7 @@ def verify(
 ) -> None:
     """Prune MODEL with every parameter randomised, prove the result against the original, measure both."""
     from fxprune import api
-    from fxprune.checks import randomize
+    from fxprune.proofs.verify import randomize
 
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: _build(model, checkpoint, seed))
@@ -296,7 +296,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a small residual CNN on real images, prune it to half of its MACs or less, fine-tune, compare."""
-    from fxprune.demo import run
+    from fxprune.cli.demo import run
 
     with quiet(as_json):
         result = run(out, json=as_json, epochs=epochs, seed=seed)
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _build(spec: str, checkpoint: Path | None, seed: int) -> nn.Module:
     import torch
 
-    from fxprune.zoo import load_model
+    from fxprune.inputs.models import load_model
 
     torch.manual_seed(seed)
     # A slim model is saved in the mode of its original: whoever loads the file expects evaluation.

@@ -1,7 +1,7 @@
 """Dimension labels: one integer per index of every tensor axis; indices that must go together end in one class.
 
 While a graph runs on meta tensors, the rules (`fxprune.rules`) only *record*: these labels are one channel, this one
-cannot be removed, this axis of ``a * b`` entries is a product of two axes. `fxprune.solver` works it all out afterwards,
+cannot be removed, this axis of ``a * b`` entries is a product of two axes. `fxprune.labels.solver` works it all out afterwards,
 because what decides about a reshape often comes later in the graph.
 """
 

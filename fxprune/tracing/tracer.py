@@ -8,7 +8,7 @@ value of its node there, so that Python code which asks for a bool, a length or 
 * all other sizes are plain numbers: they are what a rewrite changes;
 * ``self.training`` is a node, and code that branches on it is traced both ways and merged (`select_mode`).
 
-The same run labels the axes of every tensor (`fxprune.propagate`).
+The same run labels the axes of every tensor (`fxprune.tracing.label_mode`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import InputError, PruneError, TraceError
-from fxprune.graph_run import keeps, label_outputs, labels_of, run_graph
-from fxprune.labels import Axis
-from fxprune.modes import merge_modes, select_mode
-from fxprune.propagate import LabelMode
-from fxprune.proxy import IndexProxy, Proxy, value_of
-from fxprune.recorder import OWN_FILES, Recorder, is_constant, patched
-from fxprune.skeleton import new_mode, skeleton_of, to_meta
+from fxprune.labels.store import Axis
+from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
+from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.modes import merge_modes, select_mode
+from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
+from fxprune.tracing.recorder import OWN_FILES, Recorder, is_constant, patched
+from fxprune.tracing.skeleton import new_mode, skeleton_of, to_meta
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 

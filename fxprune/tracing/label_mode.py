@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.groups import Role
-from fxprune.labels import Axis, Cause, LabelStore
-from fxprune.shapes import quick
+from fxprune.analysis.groups import Role
+from fxprune.labels.store import Axis, Cause, LabelStore
+from fxprune.tracing.quick_shapes import quick
 
 __all__ = ["Call", "LabelMode", "MacTerm", "tensors_in"]
 
