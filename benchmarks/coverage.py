@@ -58,9 +58,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--list", nargs="+", default=["families"], metavar="LIST|MODEL", dest="models",
+        "--list",
+        nargs="+",
+        default=["families"],
+        metavar="LIST|MODEL",
+        dest="models",
         help=f"{', '.join(lists.LISTS)}, or names such as timm:resnet50 (default: families)",
-    )  # fmt: skip
+    )
     parser.add_argument("--scope", choices=["layer", "global"], default="layer")
     parser.add_argument("--attention", choices=["head_dim", "heads", "both", "none"], default="head_dim")
     parser.add_argument("--ratio", type=float, default=0.5)
@@ -69,9 +73,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600, help="time limit of one model and one tool")
     parser.add_argument("--memory", type=float, default=12, help="memory limit likewise, in GiB")
     parser.add_argument(
-        "--again", choices=["failed", "stale", "all"],
+        "--again",
+        choices=["failed", "stale", "all"],
         help="also run models that have a result: those that failed, those made by other code, or all",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--report", action="store_true", help="run nothing: only write the tables")
     return parser.parse_args(arguments)
@@ -148,8 +153,11 @@ def run_one(job: Row, seconds: float, limit: float) -> Row:
         with (Path(folder) / "output").open("w+") as output:
             child = subprocess.Popen(
                 [sys.executable, str(HERE / "one_model.py"), str(events), json.dumps(job)],
-                stdout=output, stderr=subprocess.STDOUT, env=environ, start_new_session=True,
-            )  # fmt: skip
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                start_new_session=True,
+            )
             _running.add(child)
             try:
                 stopped = _watch(child, start + seconds, seconds, limit)

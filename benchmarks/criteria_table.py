@@ -37,8 +37,16 @@ def claims(rows: list[Row]) -> list[Row]:
             quick, long = cost.get((network, fast, few)), cost.get((network, slow, many))
             if quick and long and "seconds" in quick and ("seconds" in long or "limit" in long):
                 times = (long.get("seconds") or long["limit"]) / max(quick["seconds"], 1e-4)
-                found.append({"network": network, "fast": fast, "slow": slow, "images": many, "times": round(times, 2),
-                              "more": "seconds" not in long})  # fmt: skip
+                found.append(
+                    {
+                        "network": network,
+                        "fast": fast,
+                        "slow": slow,
+                        "images": many,
+                        "times": round(times, 2),
+                        "more": "seconds" not in long,
+                    }
+                )
     return found
 
 
@@ -67,9 +75,11 @@ def _cost(rows: list[Row]) -> Iterable[str]:
     yield "### Times faster\n"
     yield from _table(
         ["network", "fast", "slow", "images", "times"],
-        [[c["network"], c["fast"], c["slow"], str(c["images"]), f"{'over ' if c['more'] else ''}{_short(c['times'])}"]
-         for c in claims(rows)],
-    )  # fmt: skip
+        [
+            [c["network"], c["fast"], c["slow"], str(c["images"]), f"{'over ' if c['more'] else ''}{_short(c['times'])}"]
+            for c in claims(rows)
+        ],
+    )
 
 
 def _seconds(row: Row) -> str:

@@ -50,8 +50,7 @@ def resized(inputs: Sequence[Tensor], batch: int, grow: int = 0, seed: int = 0) 
     """Random inputs like `inputs`, with another batch size and the last two axes larger by `grow`."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(
-        torch.randn(batch, *x.shape[1:-2], x.shape[-2] + grow, x.shape[-1] + grow, generator=generator)
-        for x in inputs
+        torch.randn(batch, *x.shape[1:-2], x.shape[-2] + grow, x.shape[-1] + grow, generator=generator) for x in inputs
     )
 
 

@@ -111,9 +111,14 @@ def _markdown(document: Row) -> str:
     lines += ["| " + " | ".join(_HEAD) + " |", "|---" + "|---:" * (len(_HEAD) - 1) + "|"]
     for row in document["rows"]:
         cells = (
-            row["model"], f"{row['parameters'] / 1e9:.2f} B", f"{row['analyze_seconds']:.1f}", f"{row['process_gib']:.2f}",
-            f"{row['prune_seconds']:.1f}", f"{row['above_model']:.2f}", f"{row['parameters_after'] / 1e9:.2f} B",
-        )  # fmt: skip
+            row["model"],
+            f"{row['parameters'] / 1e9:.2f} B",
+            f"{row['analyze_seconds']:.1f}",
+            f"{row['process_gib']:.2f}",
+            f"{row['prune_seconds']:.1f}",
+            f"{row['above_model']:.2f}",
+            f"{row['parameters_after'] / 1e9:.2f} B",
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

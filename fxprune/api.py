@@ -84,8 +84,21 @@ def prune(
     """
     clock = _Clock()
     observed = (data, loss, batches)
-    target, made, analysis, rewritten = _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to,
-                                              attention, seed, submodules, clock, observed)  # fmt: skip
+    target, made, analysis, rewritten = _plan(
+        model,
+        ratio,
+        example_inputs,
+        criterion,
+        scope,
+        ignore,
+        max_ratio,
+        round_to,
+        attention,
+        seed,
+        submodules,
+        clock,
+        observed,
+    )
     return _finish(target, made, analysis, rewritten, verify, clock)
 
 
@@ -108,8 +121,21 @@ def plan(
 ) -> Plan:
     """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`."""
     observed = (data, loss, batches)
-    return _plan(model, ratio, example_inputs, criterion, scope, ignore, max_ratio, round_to, attention, seed, submodules,
-                 _Clock(), observed)[1]  # fmt: skip
+    return _plan(
+        model,
+        ratio,
+        example_inputs,
+        criterion,
+        scope,
+        ignore,
+        max_ratio,
+        round_to,
+        attention,
+        seed,
+        submodules,
+        _Clock(),
+        observed,
+    )[1]
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
@@ -252,17 +278,29 @@ def _target(model: nn.Module, submodules: str | Iterable[str], example_inputs: A
 
 
 def _plan(
-    model: nn.Module, ratio: Ratio, example_inputs: Any, criterion: Criterion, scope: Scope, ignore: Iterable[str],
-    max_ratio: float, round_to: int, attention: AttentionPolicy, seed: int, submodules: str | Iterable[str], clock: _Clock,
+    model: nn.Module,
+    ratio: Ratio,
+    example_inputs: Any,
+    criterion: Criterion,
+    scope: Scope,
+    ignore: Iterable[str],
+    max_ratio: float,
+    round_to: int,
+    attention: AttentionPolicy,
+    seed: int,
+    submodules: str | Iterable[str],
+    clock: _Clock,
     observed: tuple[Iterable[Any] | None, Callable[[Any, Any], Tensor] | None, int | None] = (None, None, None),
-) -> tuple[_Target, Plan, Analysis, Rewritten]:  # fmt: skip
+) -> tuple[_Target, Plan, Analysis, Rewritten]:
     patterns = _patterns(ignore)
     _check_options(model, ratio, scope, max_ratio, round_to)
     policy, score = _attention(attention), resolve(criterion, seed)
     target = _target(model, submodules, example_inputs)
     if target.whole is not None and getattr(score, "needs_data", False):
-        raise InputError("a criterion that observes the model at work needs it as one graph: with submodules=[...] use one "
-                         "that reads weights alone")  # fmt: skip
+        raise InputError(
+            "a criterion that observes the model at work needs it as one graph: with submodules=[...] use one "
+            "that reads weights alone"
+        )
     model = target.model
     args, named = settle_inputs(model, target.inputs)
     with naming_submodules(model, args, named):
@@ -295,9 +333,13 @@ def _plan(
 
 
 def _document(
-    model: nn.Module, analysis: Analysis, gone: Mapping[str, np.ndarray], options: dict[str, Any],
-    scores: Mapping[str, np.ndarray], refused: Mapping[str, str] | None = None,
-) -> Plan:  # fmt: skip
+    model: nn.Module,
+    analysis: Analysis,
+    gone: Mapping[str, np.ndarray],
+    options: dict[str, Any],
+    scores: Mapping[str, np.ndarray],
+    refused: Mapping[str, str] | None = None,
+) -> Plan:
     removed = analysis.removed(gone)
     groups = []
     for g in analysis.groups:

@@ -82,8 +82,12 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return call_on_meta(node.target, args, kwargs)
     except Exception as error:
-        axes = [a for n in node.all_input_nodes if n in context.origin
-                for a in axes_in(context.analysis.traced.axes[context.origin[n]])]  # fmt: skip
+        axes = [
+            a
+            for n in node.all_input_nodes
+            if n in context.origin
+            for a in axes_in(context.analysis.traced.axes[context.origin[n]])
+        ]
         axes += axes_in(context.analysis.traced.axes[context.origin[node]])
         raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_at(axes)) from error
 
@@ -92,8 +96,14 @@ def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
     if isinstance(value, Tensor):
         shape = context.shape(expected)
         if tuple(value.shape) != shape:
-            axes = [*expected, *(a for n in node.all_input_nodes for a in axes_in(
-                context.analysis.traced.axes[context.origin[n]] if n in context.origin else ()))]  # fmt: skip
+            axes = [
+                *expected,
+                *(
+                    a
+                    for n in node.all_input_nodes
+                    for a in axes_in(context.analysis.traced.axes[context.origin[n]] if n in context.origin else ())
+                ),
+            ]
             raise Mismatch(
                 f"node {node.name} has shape {tuple(value.shape)} where {shape} is predicted", context.groups_at(axes)
             )

@@ -80,9 +80,7 @@ class Piece(nn.Module):
 STEPS: dict[str, tuple[type[Piece], Callable[[Shape], bool]]] = {}
 
 
-def step(
-    name: str, possible: Callable[[Shape], bool] = lambda s: True
-) -> Callable[[type[Piece]], type[Piece]]:
+def step(name: str, possible: Callable[[Shape], bool] = lambda s: True) -> Callable[[type[Piece]], type[Piece]]:
     """Register a piece under a name; where it is not possible, the step does nothing."""
 
     def register(piece: type[Piece]) -> type[Piece]:
@@ -458,9 +456,7 @@ class Attention(Piece):
         if self.b % 2:
             q, k, v = self.qkv(y).reshape(batch, -1, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
         else:
-            q, k, v = (
-                f(y).view(batch, -1, self.heads, self.dim).transpose(1, 2) for f in (self.q, self.k, self.v)
-            )
+            q, k, v = (f(y).view(batch, -1, self.heads, self.dim).transpose(1, 2) for f in (self.q, self.k, self.v))
         if self.b % 4 < 2:
             y = F.scaled_dot_product_attention(q, k, v)
         else:

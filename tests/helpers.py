@@ -145,9 +145,7 @@ def error(expected: Any, found: Any) -> float:
 
 def assert_same(expected: Any, found: Any) -> None:
     """Two nested outputs are equal in structure, and in bits but for the order of sums in a matrix product."""
-    assert type(expected) is type(found), (
-        f"expected a {type(expected).__name__}, found a {type(found).__name__}"
-    )
+    assert type(expected) is type(found), f"expected a {type(expected).__name__}, found a {type(found).__name__}"
     if isinstance(expected, Tensor):
         assert expected.dtype == found.dtype and expected.shape == found.shape
         assert same_result(expected, found), f"values differ, by {float((expected - found).abs().max()):.3g}"
@@ -163,9 +161,7 @@ def assert_same(expected: Any, found: Any) -> None:
         assert expected == found
 
 
-def masked_copy(
-    model: nn.Module, kept: Mapping[str, Mapping[int, Sequence[int]]], also: Sequence[str] = ()
-) -> nn.Module:
+def masked_copy(model: nn.Module, kept: Mapping[str, Mapping[int, Sequence[int]]], also: Sequence[str] = ()) -> nn.Module:
     """A copy of `model` in which whatever reads a removed channel multiplies it by zero.
 
     Convolutions, linear layers and the input projections of `nn.MultiheadAttention` get zeros at the removed
@@ -211,9 +207,7 @@ def assert_equivalent(
     assert worst <= tolerance, f"the slim model differs from the masked original by {worst:.3g}"
 
 
-def assert_permutable(
-    model: nn.Module, group: Group, inputs: Sequence[Any], seed: int = 0, tolerance: float = 1e-9
-) -> None:
+def assert_permutable(model: nn.Module, group: Group, inputs: Sequence[Any], seed: int = 0, tolerance: float = 1e-9) -> None:
     """Permuting the channels of a group, wherever they are, changes nothing in the output (float64)."""
     original = copy.deepcopy(model).double()
     permuted = copy.deepcopy(original)

@@ -222,15 +222,20 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "nothing to prune": (lambda: fxprune.prune(nn.Conv2d(3, 4, 1), 0.5, X), fxprune.NothingToPrune, "output"),
     "not a model": (lambda: fxprune.prune(3, 0.5, X), fxprune.InputError, "nn.Module"),  # type: ignore[arg-type]
     "scores of a wrong shape": (
-        lambda: fxprune.prune(model(), 0.5, X, criterion=lambda g, t: torch.ones(3)), fxprune.InputError, "shape",
+        lambda: fxprune.prune(model(), 0.5, X, criterion=lambda g, t: torch.ones(3)),
+        fxprune.InputError,
+        "shape",
     ),
     "scores that are NaN": (
         lambda: fxprune.prune(model(), 0.5, X, criterion=lambda g, t: torch.full((g.size,), math.nan)),
-        fxprune.InputError, "not finite",
+        fxprune.InputError,
+        "not finite",
     ),
     "unknown layer": (lambda: fxprune.why(model(), "conv9", X), fxprune.InputError, "did you mean 'conv"),
     "plan for another model": (
-        lambda: fxprune.apply(model(8), fxprune.plan(model(), 0.5, X)), fxprune.PlanMismatch, "names or shapes differ",
+        lambda: fxprune.apply(model(8), fxprune.plan(model(), 0.5, X)),
+        fxprune.PlanMismatch,
+        "names or shapes differ",
     ),
     "text that is no plan": (lambda: fxprune.Plan.from_json("hello"), fxprune.PlanMismatch, "not JSON"),
     "JSON that is no plan": (lambda: fxprune.Plan.from_json('{"a": 1}'), fxprune.PlanMismatch, "format"),
@@ -238,7 +243,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "slim of something else": (lambda: fxprune.verify(model(), model()), fxprune.InputError, "GraphModule"),  # type: ignore[arg-type]
     "name that GraphModule takes": (lambda: fxprune.prune(Clash(), 0.5, X), fxprune.TraceError, "'code'"),
     "path that depends on data": (lambda: fxprune.prune(DataDependent(), 0.5, X), fxprune.TraceError, "test_api.py"),
-}  # fmt: skip
+}
 
 
 class Clash(nn.Sequential):

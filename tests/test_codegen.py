@@ -275,9 +275,7 @@ def test_leaf_with_other_parts() -> None:
 
     def build(graph, x):
         y = graph.call_module("norm", (x,))
-        return graph.call_module(
-            "norm.act", (graph.call_function(operator.mul, (y, graph.get_attr("norm.gain"))),)
-        )
+        return graph.call_module("norm.act", (graph.call_function(operator.mul, (y, graph.get_attr("norm.gain"))),))
 
     slim = graph_of(root, build)
     assert_equal_bits(slim, torch.randn(2, 4, 3, 3))
@@ -687,8 +685,7 @@ def test_mode_of_a_submodule_as_an_expression() -> None:
 
     slim = graph_of(root, build)
     assert forward_text(slim) == (
-        "y = 0.5 if self.blocks[0].attn.training else 0.0\n"
-        "return F.dropout(x, y, self.blocks[0].attn.training)"
+        "y = 0.5 if self.blocks[0].attn.training else 0.0\nreturn F.dropout(x, y, self.blocks[0].attn.training)"
     )
     assert_equal_bits(slim, torch.randn(8))
 
@@ -773,9 +770,7 @@ def test_recurrent_layer(layer: nn.Module) -> None:
 
     def build(graph, x):
         both = graph.call_module("rnn", (x,))
-        return graph.call_function(operator.getitem, (both, 0)), graph.call_function(
-            operator.getitem, (both, 1)
-        )
+        return graph.call_function(operator.getitem, (both, 0)), graph.call_function(operator.getitem, (both, 1))
 
     slim = graph_of(root, build)
     assert_equal_bits(slim, torch.randn(3, 5, 4, dtype=layer.weight_ih_l0.dtype))

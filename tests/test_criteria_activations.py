@@ -20,9 +20,21 @@ from fxprune.statistics import Maps, gather
 from fxprune.statistics.site import Site
 
 NAMES = [
-    "apoz", "gap_entropy", "sfm", "sfm_softmax", "hrank", "nuclear", "chip", "aura_entropy", "aura_mi", "aura_mi_layer",
-    "hist_mi", "hrel", "reconstruction", "wanda",
-]  # fmt: skip
+    "apoz",
+    "gap_entropy",
+    "sfm",
+    "sfm_softmax",
+    "hrank",
+    "nuclear",
+    "chip",
+    "aura_entropy",
+    "aura_mi",
+    "aura_mi_layer",
+    "hist_mi",
+    "hrel",
+    "reconstruction",
+    "wanda",
+]
 IMAGES, CLASSES = 12, 3
 
 
@@ -312,9 +324,13 @@ def test_greedy_removal_keeps_the_error_least() -> None:
     assert sorted(gone) == list(range(6))
 
 
-@pytest.mark.parametrize("consumer", [
-    nn.Conv2d(4, 3, 3, stride=2, padding=1, dilation=1, bias=False), nn.Conv2d(4, 3, (1, 3), padding="same", bias=False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "consumer",
+    [
+        nn.Conv2d(4, 3, 3, stride=2, padding=1, dilation=1, bias=False),
+        nn.Conv2d(4, 3, (1, 3), padding="same", bias=False),
+    ],
+)
 def test_terms_of_a_convolution_add_up_to_its_output(consumer: nn.Conv2d) -> None:
     values = torch.randn(2, 4, 1, 7, 8)
     weight = consumer.weight.detach().transpose(0, 1).flatten(2)

@@ -123,8 +123,11 @@ def test_the_error_for_a_whole_detector_names_its_parts() -> None:
 
 SMALL: dict[str, Any] = {"min_size": SIDE, "max_size": 160}
 FEW = {
-    "rpn_post_nms_top_n_test": 30, "rpn_post_nms_top_n_train": 30, "box_score_thresh": 0.0, "box_detections_per_img": 5,
-}  # fmt: skip
+    "rpn_post_nms_top_n_test": 30,
+    "rpn_post_nms_top_n_train": 30,
+    "box_score_thresh": 0.0,
+    "box_detections_per_img": 5,
+}
 HEADS = {
     "fasterrcnn": (["rpn.head", "roi_heads.box_head"], SMALL | FEW),
     "maskrcnn": (["rpn.head", "roi_heads.box_head", "roi_heads.mask_head"], SMALL | FEW),

@@ -19,17 +19,38 @@ from fxprune.inputs.models import infer_example_inputs, load_model
 from fxprune.proofs.verify import count_macs, permutation_error, randomize, relative_error
 
 CNNS = [
-    "torchvision:resnet18", "torchvision:resnet50", "torchvision:resnext50_32x4d", "torchvision:vgg16_bn",
-    "torchvision:alexnet", "torchvision:densenet121", "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_large",
-    "torchvision:googlenet", "torchvision:inception_v3", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1",
-    "torchvision:mnasnet1_0", "torchvision:efficientnet_b0", "torchvision:regnet_y_400mf", "torchvision:convnext_tiny",
-    "torchvision:deeplabv3_resnet50", "timm:resnet50d", "timm:seresnet50", "timm:res2net50d", "timm:hrnet_w18_small",
-    "timm:ese_vovnet19b_dw", "timm:dla34", "timm:efficientnetv2_rw_t",
-]  # fmt: skip
+    "torchvision:resnet18",
+    "torchvision:resnet50",
+    "torchvision:resnext50_32x4d",
+    "torchvision:vgg16_bn",
+    "torchvision:alexnet",
+    "torchvision:densenet121",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_large",
+    "torchvision:googlenet",
+    "torchvision:inception_v3",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:squeezenet1_1",
+    "torchvision:mnasnet1_0",
+    "torchvision:efficientnet_b0",
+    "torchvision:regnet_y_400mf",
+    "torchvision:convnext_tiny",
+    "torchvision:deeplabv3_resnet50",
+    "timm:resnet50d",
+    "timm:seresnet50",
+    "timm:res2net50d",
+    "timm:hrnet_w18_small",
+    "timm:ese_vovnet19b_dw",
+    "timm:dla34",
+    "timm:efficientnetv2_rw_t",
+]
 TRANSFORMERS = [
-    "torchvision:vit_b_16", "torchvision:swin_t", "timm:deit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224",
+    "torchvision:vit_b_16",
+    "torchvision:swin_t",
+    "timm:deit_tiny_patch16_224",
+    "timm:swin_tiny_patch4_window7_224",
     "timm:mixer_s32_224",
-]  # fmt: skip
+]
 # These hold positions of one resolution; swin_t also branches on it (no shift where one window covers the map), which a
 # trace asserts.
 ONE_RESOLUTION = {*TRANSFORMERS}

@@ -56,9 +56,7 @@ def model() -> Block:
 
 def batches(sizes: tuple[int, ...] = (4, 3, 5), seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(n, 3, 8, 8, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes
-    ]
+    return [(torch.randn(n, 3, 8, 8, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes]
 
 
 def scores(made: Any, net: nn.Module, analysis: Any) -> Tensor:

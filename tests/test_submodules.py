@@ -331,18 +331,24 @@ ERRORS = {
     "no such module": (lambda: detector(), "bodi", r"matches no module.*did you mean 'body'"),
     "never called": (lambda: Caller(Options(), lambda m, x: x), "part", "'part' is never called"),
     "called in parts": (
-        lambda: Caller(Options(), lambda m, x: m.part(x) + m.part.b(m.part.a(x))), "part", "outside of its own forward",
+        lambda: Caller(Options(), lambda m, x: m.part(x) + m.part.b(m.part.a(x))),
+        "part",
+        "outside of its own forward",
     ),
     "called in several ways": (
-        lambda: Caller(Options(), lambda m, x: m.part(x) + m.part(x, gain=5.0)), "part", "in several ways",
+        lambda: Caller(Options(), lambda m, x: m.part(x) + m.part(x, gain=5.0)),
+        "part",
+        "in several ways",
     ),
     "objects": (lambda: Caller(Options(), lambda m, x: m.part(x, Wrapped(x))), "part", "an object of type Wrapped"),
     "no tensor": (lambda: Caller(Options(), lambda m, x: m.part(1.0)), "part", "without any tensor"),
     "tied with the rest": (
-        lambda: tied(Caller(Options(), lambda m, x: m.part(x))), "part", r"'part\.a\.weight' is the same tensor as 'other",
+        lambda: tied(Caller(Options(), lambda m, x: m.part(x))),
+        "part",
+        r"'part\.a\.weight' is the same tensor as 'other",
     ),
     "model fails": (lambda: Caller(Options(), lambda m, x: m.part(x[:, :, :, :7])), "part", "fails on the example inputs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ERRORS)

@@ -247,9 +247,7 @@ def _(folder: Path) -> None:
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
                 answer = fxprune.why(plan, name)
                 assert answer.status in ("pruned", "protected", "frozen"), f"{net.id}: {answer}"
-                assert answer.status == "pruned" or all(part[4] for part in answer.parts), (
-                    f"{net.id}: {answer}"
-                )
+                assert answer.status == "pruned" or all(part[4] for part in answer.parts), f"{net.id}: {answer}"
 
 
 @thread("TP#417 nothing is dropped silently at a high ratio")
@@ -494,9 +492,23 @@ def _(folder: Path) -> None:
 
 @thread("NNI#5172 NNI#5435 any activation")
 def _(folder: Path) -> None:
-    acts = (nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Softplus, nn.LogSigmoid, nn.CELU, nn.Tanhshrink,
-            nn.RReLU, nn.ReLU6, nn.Softsign, nn.SELU, nn.Hardtanh, nn.LeakyReLU, nn.Softshrink,
-            nn.Threshold)  # fmt: skip
+    acts = (
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.Mish,
+        nn.Softplus,
+        nn.LogSigmoid,
+        nn.CELU,
+        nn.Tanhshrink,
+        nn.RReLU,
+        nn.ReLU6,
+        nn.Softsign,
+        nn.SELU,
+        nn.Hardtanh,
+        nn.LeakyReLU,
+        nn.Softshrink,
+        nn.Threshold,
+    )
     for act in acts:
         layer = act(0.1, 0.2) if act is nn.Threshold else act()
         model = nn.Sequential(conv(3, 8), layer, nn.BatchNorm2d(8), conv(8, 5))

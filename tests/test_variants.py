@@ -322,11 +322,24 @@ def test_families_of_timm(name: str, variant: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "raft_small",
-        "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "quantized_mobilenet_v2",
-        "quantized_mobilenet_v3_large", "quantized_googlenet", "quantized_resnet18", "quantized_shufflenet_v2_x0_5",
+        "r3d_18",
+        "mc3_18",
+        "r2plus1d_18",
+        "s3d",
+        "mvit_v1_b",
+        "mvit_v2_s",
+        "swin3d_t",
+        "raft_small",
+        "fcn_resnet50",
+        "deeplabv3_mobilenet_v3_large",
+        "lraspp_mobilenet_v3_large",
+        "quantized_mobilenet_v2",
+        "quantized_mobilenet_v3_large",
+        "quantized_googlenet",
+        "quantized_resnet18",
+        "quantized_shufflenet_v2_x0_5",
     ],
-)  # fmt: skip
+)
 def test_tasks_of_torchvision(name: str, tmp_path: Path) -> None:
     model = load_model(f"torchvision:{name}")
     example = infer_example_inputs(model)

@@ -77,8 +77,10 @@ PRESETS = {
     **{f"vggish-{p}": Preset(VGGish, (1, 96, 64), _plain([p / 100] * 6)) for p in (25, 50, 75)},
     "vgg16-mnist-90": Preset(VGG16, _CIFAR, _plain([0.9] * 13)),
     **{f"vgg16-cifar-{p}": Preset(VGG16, _CIFAR, _plain([0.0] * 8 + [p / 100] * 5)) for p in (50, 75, 90)},
-    **{f"resnet50-cifar-{p}": Preset(_resnet50_cifar, _CIFAR, {"conv1": p / 100, "layer*.conv2": p / 100})
-       for p in (25, 50, 75, 90)},
+    **{
+        f"resnet50-cifar-{p}": Preset(_resnet50_cifar, _CIFAR, {"conv1": p / 100, "layer*.conv2": p / 100})
+        for p in (25, 50, 75, 90)
+    },
     # HRankPlus, CHIP and SFM; the last convolution of VGG-16 stays.
     "vgg16bn-low": Preset(VGG16BN, _CIFAR, _plain([0.21] * 7 + [0.75] * 5)),
     "vgg16bn-middle": Preset(VGG16BN, _CIFAR, _plain([0.3] * 7 + [0.75] * 5)),
@@ -90,4 +92,4 @@ PRESETS = {
     "resnet50-middle": Preset(_RESNET50, _IMAGENET, _bottlenecks(0.25, 0.5)),
     "resnet50-high": Preset(_RESNET50, _IMAGENET, _bottlenecks(0.5, 0.6)),
     "resnet50-imagenet100": Preset(_RESNET50_100, _IMAGENET, _bottlenecks(0.25, 0.5)),
-}  # fmt: skip
+}

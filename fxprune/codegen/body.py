@@ -104,9 +104,7 @@ class _Writer:
     def _targets(self, node: Node) -> str:
         names = self.schedule.names
         if node in self.schedule.unpacked:
-            return ", ".join(
-                names.get(entry, "_") if entry else "_" for entry in self.schedule.unpacked[node]
-            )
+            return ", ".join(names.get(entry, "_") if entry else "_" for entry in self.schedule.unpacked[node])
         return names.get(node, "")
 
     def _augment(self, node: Node, name: str) -> None:

@@ -26,12 +26,28 @@ __all__ = ["Expressions"]
 # Precedence, as in the language reference: a larger number binds tighter.
 SELECT, NOT, COMPARE, UNARY, POWER, ATOM = 0, 3, 4, 11, 12, 14
 INFIX = {
-    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE),
-    "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "is_": ("is", COMPARE), "is_not": ("is not", COMPARE),
-    "or": ("|", 5), "xor": ("^", 6), "and": ("&", 7), "lshift": ("<<", 8), "rshift": (">>", 8),
-    "add": ("+", 9), "sub": ("-", 9), "mul": ("*", 10), "matmul": ("@", 10), "truediv": ("/", 10),
-    "floordiv": ("//", 10), "mod": ("%", 10), "pow": ("**", POWER),
-}  # fmt: skip
+    "lt": ("<", COMPARE),
+    "le": ("<=", COMPARE),
+    "gt": (">", COMPARE),
+    "ge": (">=", COMPARE),
+    "eq": ("==", COMPARE),
+    "ne": ("!=", COMPARE),
+    "is_": ("is", COMPARE),
+    "is_not": ("is not", COMPARE),
+    "or": ("|", 5),
+    "xor": ("^", 6),
+    "and": ("&", 7),
+    "lshift": ("<<", 8),
+    "rshift": (">>", 8),
+    "add": ("+", 9),
+    "sub": ("-", 9),
+    "mul": ("*", 10),
+    "matmul": ("@", 10),
+    "truediv": ("/", 10),
+    "floordiv": ("//", 10),
+    "mod": ("%", 10),
+    "pow": ("**", POWER),
+}
 PREFIX = {"not": ("not ", NOT), "neg": ("-", UNARY), "pos": ("+", UNARY), "invert": ("~", UNARY)}
 
 
@@ -119,18 +135,14 @@ class Expressions:
         if isinstance(value, torch.Tensor) or last == "training":
             return self.tree.access(path), ATOM
         if isinstance(value, torch.nn.Module):
-            raise PruneError(
-                f"{path}: the graph passes a module as a value, which cannot be written as source"
-            )
+            raise PruneError(f"{path}: the graph passes a module as a value, which cannot be written as source")
         text = literal(value, self.names)
         return text, UNARY if text.startswith("-") else ATOM
 
     def _index_part(self, part: Any) -> str:
         if not isinstance(part, slice):
             return self.value(part)
-        start, stop, step = (
-            "" if bound is None else self.value(bound) for bound in (part.start, part.stop, part.step)
-        )
+        start, stop, step = ("" if bound is None else self.value(bound) for bound in (part.start, part.stop, part.step))
         return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
 
     def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -177,9 +189,7 @@ def _signature(target: Any) -> inspect.Signature:
     return inspect.signature(target)
 
 
-def _usual_arguments(
-    target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _usual_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments without those that equal their default, and with `input` by position."""
     if not isinstance(target, types.FunctionType):
         return args, dict(kwargs)
@@ -197,9 +207,7 @@ def _usual_arguments(
 def _is_default(value: Any, default: Any) -> bool:
     if isinstance(value, Node) or type(value) is not type(default):
         return False
-    return value is default or (
-        isinstance(value, (bool, int, float, str)) and value == default and not _is_nan(value)
-    )
+    return value is default or (isinstance(value, (bool, int, float, str)) and value == default and not _is_nan(value))
 
 
 def _is_nan(value: Any) -> bool:

@@ -47,16 +47,25 @@ SIGNATURES: dict[type, inspect.Signature] = {
         [
             inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
             for name, default in [
-                ("input_size", inspect.Parameter.empty), ("hidden_size", inspect.Parameter.empty),
-                ("num_layers", 1), *extra, ("bias", True), ("batch_first", False), ("dropout", 0.0),
-                ("bidirectional", False), *projection, ("dtype", None),
+                ("input_size", inspect.Parameter.empty),
+                ("hidden_size", inspect.Parameter.empty),
+                ("num_layers", 1),
+                *extra,
+                ("bias", True),
+                ("batch_first", False),
+                ("dropout", 0.0),
+                ("bidirectional", False),
+                *projection,
+                ("dtype", None),
             ]
         ]
     )
     for cls, extra, projection in [
-        (nn.RNN, [("nonlinearity", "tanh")], []), (nn.LSTM, [], [("proj_size", 0)]), (nn.GRU, [], []),
+        (nn.RNN, [("nonlinearity", "tanh")], []),
+        (nn.LSTM, [], [("proj_size", 0)]),
+        (nn.GRU, [], []),
     ]
-}  # fmt: skip
+}
 
 # What nn.Module itself keeps on every instance; the rest of a module's attributes is its configuration.
 INTERNAL = frozenset(vars(nn.Module()))
@@ -122,9 +131,7 @@ def _refuse_patched(module: nn.Module, path: str) -> None:
         advice = "bake it in with torch.nn.utils.parametrize.remove_parametrizations"
         raise PruneError(f"{path}: {type(module).__name__} is parametrized: {advice}")
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-        raise PruneError(
-            f"{path}: forward hooks and replaced forward methods cannot be written as source: remove them"
-        )
+        raise PruneError(f"{path}: forward hooks and replaced forward methods cannot be written as source: remove them")
     if not type(module).__module__.startswith("torch."):
         raise PruneError(
             f"{path}: {type(module).__module__}.{type(module).__qualname__} is not a class of torch, and the "
@@ -171,9 +178,7 @@ def _candidates(module: nn.Module) -> Iterator[dict[str, Any]]:
         for arguments, shown in ((exact, value), (short, _collapsed(value))):
             if not _same(shown, parameter.default):
                 arguments[name] = shown
-    dtypes = [
-        tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()
-    ]
+    dtypes = [tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
     if dtypes and dtypes[0] != torch.float32 and "dtype" in signature.parameters:
         exact["dtype"] = short["dtype"] = dtypes[0]
     yield short
@@ -233,11 +238,7 @@ def _call(module: nn.Module, arguments: dict[str, Any], path: str, names: Names)
     first = list(signature.parameters)
     shown = []
     for position, (name, value) in enumerate(arguments.items()):
-        text = (
-            leaf(value, f"{path}.{name}", names).call
-            if isinstance(value, nn.Module)
-            else literal(value, names)
-        )
+        text = leaf(value, f"{path}.{name}", names).call if isinstance(value, nn.Module) else literal(value, names)
         parameter = signature.parameters[name]
         by_position = parameter.default is inspect.Parameter.empty and first[position] == name
         if by_position and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:

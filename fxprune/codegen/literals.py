@@ -26,11 +26,19 @@ Render = Callable[[Any], "str | None"]
 def _index() -> dict[int, tuple[str, Any]]:
     """Return id of every public function and class -> its path and itself; the earlier namespace wins."""
     spaces = [
-        ("F", F), ("torch", torch), ("nn", torch.nn), ("torch.linalg", torch.linalg),
-        ("torch.fft", torch.fft), ("torch.special", torch.special), ("math", math), ("operator", operator),
-        ("", builtins), ("torch.Tensor", torch._C.TensorBase), ("torch._C._nn", torch._C._nn),
+        ("F", F),
+        ("torch", torch),
+        ("nn", torch.nn),
+        ("torch.linalg", torch.linalg),
+        ("torch.fft", torch.fft),
+        ("torch.special", torch.special),
+        ("math", math),
+        ("operator", operator),
+        ("", builtins),
+        ("torch.Tensor", torch._C.TensorBase),
+        ("torch._C._nn", torch._C._nn),
         ("torch._VF", torch._VF),
-    ]  # fmt: skip
+    ]
     index: dict[int, tuple[str, Any]] = {}
     for prefix, space in spaces:
         for name, value in vars(space).items():

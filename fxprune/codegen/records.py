@@ -25,9 +25,7 @@ class Records:
         self.scope = names
         self.names: dict[type, str] = {}
 
-    def call(
-        self, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], text: Callable[[Any], str]
-    ) -> str:
+    def call(self, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], text: Callable[[Any], str]) -> str:
         """Return the expression for the stand-in of ``cls(*args, **kwargs)``; `text` renders one value."""
         if issubclass(cls, dict):
             return self._dict(cls, args, kwargs, text)
@@ -58,9 +56,7 @@ class Records:
             lines += [*head, *(fields or ["    pass"]), "", ""]
         return lines
 
-    def _dict(
-        self, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], text: Callable[[Any], str]
-    ) -> str:
+    def _dict(self, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], text: Callable[[Any], str]) -> str:
         given = dict(kwargs)
         if dataclasses.is_dataclass(cls):  # such dicts leave out what is None
             given = {**dict(zip((field.name for field in dataclasses.fields(cls)), args)), **kwargs}  # noqa: B905

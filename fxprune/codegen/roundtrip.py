@@ -82,9 +82,7 @@ def check_round_trip(
         # -I: neither the current directory nor PYTHONPATH can supply a module.
         done = subprocess.run([sys.executable, "-I", "-c", CHILD, *arguments], capture_output=True, text=True)
         if done.returncode:
-            raise NotEquivalent(
-                f"{file} does not run in a process without fxprune: {done.stderr.strip()[-2000:]}"
-            )
+            raise NotEquivalent(f"{file} does not run in a process without fxprune: {done.stderr.strip()[-2000:]}")
         found = torch.load(f"{work}/outputs.pt", weights_only=True)
         torch.manual_seed(seed)
         model = copy.deepcopy(slim)

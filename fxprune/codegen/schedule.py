@@ -30,9 +30,7 @@ REACH, SIZE = 12, 6
 # How many arguments a chain of methods may have.
 WIDTH = 12
 # These change the shape of the tensor itself: sizes must be read where the graph reads them.
-RESHAPING = frozenset(
-    {"squeeze_", "unsqueeze_", "resize_", "transpose_", "t_", "swapaxes_", "swapdims_", "set_"}
-)
+RESHAPING = frozenset({"squeeze_", "unsqueeze_", "resize_", "transpose_", "t_", "swapaxes_", "swapdims_", "set_"})
 
 
 class Schedule:
@@ -211,12 +209,7 @@ def _metadata_names(node: Node) -> list[str]:
     if entry and node.args[1:] == (0,):
         return ["batch"]
     spatial = {2: "height", 3: "width"}
-    if (
-        entry
-        and isinstance(node.args[0], Node)
-        and node.args[0].op == "placeholder"
-        and node.args[1] in spatial
-    ):
+    if entry and isinstance(node.args[0], Node) and node.args[0].op == "placeholder" and node.args[1] in spatial:
         return [spatial[node.args[1]]]  # type: ignore[index]
     if node.op == "call_method":
         return ["shape" if node.target == "size" and len(node.args) == 1 else str(node.target)]

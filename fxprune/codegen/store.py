@@ -41,9 +41,7 @@ def save(slim: torch.fx.GraphModule, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     file = target if target.suffix == ".py" else target / "slim.py"
     if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
-        raise InputError(
-            f"{target} is not a place to save to: pass a directory or a file name that ends in .py"
-        )
+        raise InputError(f"{target} is not a place to save to: pass a directory or a file name that ends in .py")
     source = source_of(slim, file.stem)
     tensors = _tensors(slim, _skeleton(slim, source))
     try:

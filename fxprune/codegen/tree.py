@@ -47,9 +47,7 @@ class Tree:
         lines = wrap(f"super().__init__({_many(children) if children else ''})", 8)
         for name, text in self.parts.items():
             if name not in self.slim._modules or not children:
-                target = (
-                    f"self.{name} = {text}" if is_name(name) else f"setattr(self, {quoted(name)}, {text})"
-                )
+                target = f"self.{name} = {text}" if is_name(name) else f"setattr(self, {quoted(name)}, {text})"
                 lines += wrap(target, 8)
         return [*lines, *self._tie_lines(), *self._frozen_lines("", self.slim)]
 

@@ -22,13 +22,9 @@ __all__ = [
     "tuple_length",
 ]
 
-METADATA_METHODS = frozenset(
-    {"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex"}
-)
+METADATA_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "is_floating_point", "is_complex"})
 METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "layout", "training"})
-ARITHMETIC = frozenset(
-    {"int", "float", "bool", "round", "max", "min", "abs", "len", "sum", "divmod", "tuple"}
-)
+ARITHMETIC = frozenset({"int", "float", "bool", "round", "max", "min", "abs", "len", "sum", "divmod", "tuple"})
 STATEMENTS = frozenset({"setitem", "delitem"})
 SHIFTS = ("ilshift", "irshift")
 INPLACE_OPERATORS = frozenset(
@@ -54,9 +50,7 @@ PAIRS = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)
 def is_select_mode(node: Node) -> bool:
     """Return True for ``select_mode(training, value_if_training, value_otherwise)``."""
     named = getattr(node.target, "__name__", "") == "select_mode"
-    return (
-        node.op == "call_function" and named and getattr(node.target, "__module__", "").startswith("fxprune.")
-    )
+    return node.op == "call_function" and named and getattr(node.target, "__module__", "").startswith("fxprune.")
 
 
 def is_metadata(node: Node) -> bool:
@@ -76,9 +70,7 @@ def is_metadata(node: Node) -> bool:
 def is_statement(node: Node) -> bool:
     """Return True if `node` is written as a statement that has no value: ``x[i] = y``, ``assert ...``."""
     name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and (
-        node.target in (operator.setitem, operator.delitem) or name == "_assert"
-    )
+    return node.op == "call_function" and (node.target in (operator.setitem, operator.delitem) or name == "_assert")
 
 
 def is_augmented(node: Node) -> bool:
@@ -103,9 +95,7 @@ def is_record(target: Any) -> bool:
     if not isinstance(target, type):
         return False
     named_tuple = issubclass(target, tuple) and hasattr(target, "_fields")
-    return (
-        named_tuple or dataclasses.is_dataclass(target) or (issubclass(target, dict) and target is not dict)
-    )
+    return named_tuple or dataclasses.is_dataclass(target) or (issubclass(target, dict) and target is not dict)
 
 
 def tuple_length(node: Node, module: nn.Module | None) -> int | None:
@@ -127,10 +117,7 @@ def tuple_length(node: Node, module: nn.Module | None) -> int | None:
 
 def is_tuple(node: Node, module: nn.Module | None) -> bool:
     """Return True if `node` makes a tuple or list, as far as the graph tells."""
-    return (
-        _called(node) in ("chunk", "split", "tensor_split", "unbind")
-        or tuple_length(node, module) is not None
-    )
+    return _called(node) in ("chunk", "split", "tensor_split", "unbind") or tuple_length(node, module) is not None
 
 
 def _called(node: Node) -> str:

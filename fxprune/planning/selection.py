@@ -19,9 +19,14 @@ Ratio = float | Mapping[str, float]
 
 
 def select(
-    groups: list[Group], scores: Mapping[str, np.ndarray], ratio: Ratio, scope: Scope, max_ratio: float, round_to: int,
+    groups: list[Group],
+    scores: Mapping[str, np.ndarray],
+    ratio: Ratio,
+    scope: Scope,
+    max_ratio: float,
+    round_to: int,
     exclusive: Mapping[str, Set[str]] | None = None,
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     """Channels that go: ``{group id: sorted channel numbers}``, for groups that lose any.
 
     A mapping of patterns (of tensor or module names) to ratios is layer-wise: a group takes the ratio of the first

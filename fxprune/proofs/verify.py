@@ -116,9 +116,13 @@ class _Masked(fx.Interpreter):
     """Runs the original with removed channels zeroed in every node's result."""
 
     def __init__(
-        self, module: fx.GraphModule, origin: Mapping[fx.Node, fx.Node], analysis: Analysis, removed: np.ndarray,
+        self,
+        module: fx.GraphModule,
+        origin: Mapping[fx.Node, fx.Node],
+        analysis: Analysis,
+        removed: np.ndarray,
         slim: fx.GraphModule,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(module)
         self.origin, self.analysis, self.removed = origin, analysis, removed
         self.slim = slim
@@ -328,10 +332,14 @@ def _refilled(slim: fx.GraphModule, analysis: Analysis, removed: np.ndarray, mod
     kept = analysis.kept_tensors(removed)
     source = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     new = _shallow(slim)
-    replace_tensors(new, {
-        id(t): copied(t, sliced(source[n], kept.get(n, {})))
-        for n, t in (*new.named_parameters(), *new.named_buffers()) if n in source
-    })  # fmt: skip
+    replace_tensors(
+        new,
+        {
+            id(t): copied(t, sliced(source[n], kept.get(n, {})))
+            for n, t in (*new.named_parameters(), *new.named_buffers())
+            if n in source
+        },
+    )
     return new
 
 

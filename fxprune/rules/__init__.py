@@ -39,10 +39,13 @@ _FOUND: dict[Any, Rule | None] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of these ATen operators, all overloads and the in-place forms included."""
+    """Register a function as the rule of these ATen operators, all overloads and the in-place forms included.
+
+    Names may share one text: ``@rule("relu gelu")``.
+    """
 
     def register(function: Rule) -> Rule:
-        for name in names:
+        for name in " ".join(names).split():
             for form in (name, name + "_"):
                 if form in _RULES:
                     raise ValueError(f"two rules for the operator {form!r}")

@@ -7,21 +7,21 @@ from fxprune.rules import rule
 from fxprune.tracing.label_mode import Call, tensors_in
 
 
-@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty", "empty_strided",
-      "new_empty_strided")  # fmt: skip
+@rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided")
 def fill(call: Call) -> None:
     call.set([call.mode.sized(call.store, int(size)) for size in call.out.shape])
 
 
-@rule("arange", "linspace", "logspace", "eye", "scalar_tensor", "tril_indices", "triu_indices", "randperm", "randint",
-      "hann_window", "range")  # fmt: skip
+@rule("arange linspace logspace eye scalar_tensor tril_indices triu_indices randperm randint hann_window range")
 def content(call: Call) -> None:
     """Entries differ by place; sizes that follow the input are told from the arguments of the graph node."""
     for out in tensors_in((call.out,)):
         call.set([Axis(int(size), None, not call.mode.is_literal(int(size))) for size in out.shape], out)
 
 
-@rule("_assert_async", "_assert_scalar", "sym_constrain_range", "_local_scalar_dense", "item", "is_nonzero", "equal",
-      "_assert_tensor_metadata", "is_same_size", "_has_compatible_shallow_copy_type", "set_", "requires_grad")  # fmt: skip
+@rule(
+    "_assert_async _assert_scalar sym_constrain_range _local_scalar_dense item is_nonzero equal _assert_tensor_metadata "
+    "is_same_size _has_compatible_shallow_copy_type set_ requires_grad"
+)
 def nothing(call: Call) -> None:
     """Operators that make no tensor."""

@@ -23,8 +23,7 @@ def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ..
     return result
 
 
-@rule("pointwise", "copy", "dropout", "native_dropout", "rrelu", "hardswish", "log_sigmoid", "log_sigmoid_forward",
-      "floor_divide", "_prelu_kernel")  # fmt: skip
+@rule("pointwise copy dropout native_dropout rrelu hardswish log_sigmoid log_sigmoid_forward floor_divide _prelu_kernel")
 def pointwise(call: Call) -> None:
     operands = [call.axes(t) for t in tensors_in(call.args.values())]
     for out in tensors_in((call.out,)):
@@ -32,10 +31,10 @@ def pointwise(call: Call) -> None:
 
 
 @rule(
-    "_to_copy", "to", "clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "type_as", "positive",
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "view_as_real_copy",
-    "fill", "zero", "normal", "uniform", "bernoulli", "random", "exponential", "_conj", "resolve_conj", "resolve_neg",
-)  # fmt: skip
+    "_to_copy to clone contiguous detach alias lift_fresh lift_fresh_copy type_as positive zeros_like ones_like full_like "
+    "empty_like rand_like randn_like view_as_real_copy fill zero normal uniform bernoulli random exponential _conj "
+    "resolve_conj resolve_neg"
+)
 def same(call: Call) -> None:
     source = call.get("self")
     if not isinstance(source, Tensor):

@@ -35,8 +35,10 @@ def stack(call: Call) -> None:
     call.set([*axes[:dim], Axis(len(sources)), *axes[dim:]])
 
 
-@rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-      "replication_pad2d", "replication_pad3d", "_pad_circular")  # fmt: skip
+@rule(
+    "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d _pad_circular"
+)
 def pad(call: Call) -> None:
     """Constant padding of a channel axis makes channels of its own; other padding copies neighbours, so they stay."""
     axes = list(call.axes(call["self"]))

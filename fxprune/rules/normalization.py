@@ -9,8 +9,14 @@ from fxprune.rules import rule
 from fxprune.tracing.label_mode import Call, tensors_in
 
 
-@rule("batch_norm", "native_batch_norm", "instance_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
-      "_native_batch_norm_legit_no_training")  # fmt: skip
+@rule(
+    "batch_norm",
+    "native_batch_norm",
+    "instance_norm",
+    "_native_batch_norm_legit",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit_no_training",
+)
 def batch_norm(call: Call) -> None:
     axes = list(call.axes(call["input"]))
     for name in ("weight", "bias", "running_mean", "running_var"):

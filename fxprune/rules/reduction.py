@@ -7,8 +7,10 @@ from fxprune.rules import rule
 from fxprune.tracing.label_mode import Call, tensors_in
 
 
-@rule("sum", "mean", "amax", "amin", "aminmax", "var", "std", "var_mean", "std_mean", "logsumexp", "norm",
-      "linalg_vector_norm", "linalg_norm", "prod", "all", "any", "count_nonzero", "nansum", "nanmean")  # fmt: skip
+@rule(
+    "sum mean amax amin aminmax var std var_mean std_mean logsumexp norm linalg_vector_norm linalg_norm prod all any "
+    "count_nonzero nansum nanmean"
+)
 def reduction(call: Call) -> None:
     x = call.get("self")
     axes = list(call.axes(tensors_in(call.args.values())[0] if x is None else x))

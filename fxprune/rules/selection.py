@@ -89,8 +89,7 @@ def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
     return tuple(int(s) for s in call.out.shape[at : at + width])
 
 
-@rule("index_put", "_unsafe_index_put", "masked_scatter", "index_add", "index_copy", "index_fill", "scatter",
-      "scatter_add", "scatter_reduce")  # fmt: skip
+@rule("index_put _unsafe_index_put masked_scatter index_add index_copy index_fill scatter scatter_add scatter_reduce")
 def write(call: Call) -> None:
     """Writing by index: nothing that the call touches moves, so all of it stays."""
     for tensor in tensors_in(call.args.values()):
@@ -140,8 +139,7 @@ def roll(call: Call) -> None:
     call.set(axes)
 
 
-@rule("topk", "sort", "argsort", "kthvalue", "median", "mode", "argmax", "argmin", "msort", "cumsum", "cumprod",
-      "cummax", "cummin")  # fmt: skip
+@rule("topk sort argsort kthvalue median mode argmax argmin msort cumsum cumprod cummax cummin")
 def ordered(call: Call) -> None:
     """The result depends on the order of the entries along the axis, or names them by number."""
     axes = list(call.axes(call["self"]))
@@ -151,8 +149,13 @@ def ordered(call: Call) -> None:
         axes[d] = call.fix(axes[d], _BY_NUMBER)
     for out in tensors_in((call.out,)):
         if out.dim() == len(axes):
-            call.set([Axis(int(s), a.labels, a.dynamic) if a.size == s else Axis(int(s))
-                      for s, a in zip(out.shape, axes, strict=True)], out)  # fmt: skip
+            call.set(
+                [
+                    Axis(int(s), a.labels, a.dynamic) if a.size == s else Axis(int(s))
+                    for s, a in zip(out.shape, axes, strict=True)
+                ],
+                out,
+            )
         else:
             kept = [a for d, a in enumerate(axes) if d not in dims]
             call.set(kept if len(kept) == out.dim() else [Axis(int(s)) for s in out.shape], out)

@@ -11,7 +11,7 @@ from fxprune.rules import rule
 from fxprune.tracing.label_mode import Call, tensors_in
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "ravel", "_reshape_alias")
+@rule("view reshape _unsafe_view flatten unflatten view_as reshape_as ravel _reshape_alias")
 def view(call: Call) -> None:
     call.set(reshape(call, call.axes(call["self"]), tuple(call.out.shape)))
 
@@ -60,8 +60,11 @@ def _run(call: Call, old: list[Axis], new: list[int]) -> list[Axis]:
         for axis in old:
             call.fix(axis, "a reshape mixes this axis with its neighbours")
         return [Axis(s, None, dynamic) for s in new]
-    pieces = [p for axis, sizes in zip(old, _between(cuts, [a.size for a in old]), strict=True)
-              for p in (store.split(axis, sizes, cause) if len(sizes) > 1 else [axis])]  # fmt: skip
+    pieces = [
+        p
+        for axis, sizes in zip(old, _between(cuts, [a.size for a in old]), strict=True)
+        for p in (store.split(axis, sizes, cause) if len(sizes) > 1 else [axis])
+    ]
     made = []
     for sizes in _between(cuts, new):
         made.append(store.merge(pieces[: len(sizes)], cause))
@@ -86,7 +89,7 @@ def permute(call: Call) -> None:
     call.set([axes[d] for d in call["dims"]])
 
 
-@rule("transpose", "t", "swapaxes", "swapdims", "adjoint", "numpy_T", "matrix_H", "mT", "mH", "movedim", "moveaxis")
+@rule("transpose t swapaxes swapdims adjoint numpy_T matrix_H mT mH movedim moveaxis")
 def transpose(call: Call) -> None:
     axes = list(call.axes(call["self"]))
     n = len(axes)
@@ -208,5 +211,3 @@ def meshgrid(call: Call) -> None:
     for out in tensors_in((call.out,)):
         order = axes if call.get("indexing") != "xy" else [axes[1], axes[0], *axes[2:]]
         call.set(order, out)
-
-

@@ -76,9 +76,7 @@ class Observers:
         spots = [s for s in self._spots if any(c.needs_range for _, c in s.looking)]
         self._run(batch, None, spots, self._widen)
 
-    def _run(
-        self, batch: Batch, labels: Tensor | None, spots: Sequence[_Spot], act: Callable[[_Spot, Maps], None]
-    ) -> None:
+    def _run(self, batch: Batch, labels: Tensor | None, spots: Sequence[_Spot], act: Callable[[_Spot, Maps], None]) -> None:
         observers: dict[str, list[tuple[str, Observer]]] = {}
         for spot in spots:
             look = partial(self._look, spot, batch.images, labels, act)
@@ -86,9 +84,7 @@ class Observers:
         if observers:
             self.runner.observe(batch.inputs, observers)
 
-    def _look(
-        self, spot: _Spot, images: int, labels: Tensor | None, act: Callable[[_Spot, Maps], None], value: Tensor
-    ) -> None:
+    def _look(self, spot: _Spot, images: int, labels: Tensor | None, act: Callable[[_Spot, Maps], None], value: Tensor) -> None:
         with torch.autocast(value.device.type, enabled=False):
             values = maps_of(value, spot.site, images)
             reader = spot.site.reader

@@ -29,9 +29,16 @@ class Statistics:
     """
 
     def __init__(
-        self, model: nn.Module, analysis: Analysis, criteria: Sequence[ObservingCriterion], *, loss: Loss | None = None,
-        calibration: int = 64, classes: int | None = None, autocast: torch.dtype | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        analysis: Analysis,
+        criteria: Sequence[ObservingCriterion],
+        *,
+        loss: Loss | None = None,
+        calibration: int = 64,
+        classes: int | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         for criterion in criteria:
             if not isinstance(criterion, ObservingCriterion):
                 name = getattr(criterion, "__name__", type(criterion).__name__)

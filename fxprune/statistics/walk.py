@@ -45,9 +45,7 @@ class Runner:
 
 
 class _Walk(fx.Interpreter):
-    def __init__(
-        self, module: fx.GraphModule, needed: set[str], observers: Mapping[str, list[tuple[str, Observer]]]
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, needed: set[str], observers: Mapping[str, list[tuple[str, Observer]]]) -> None:
         super().__init__(module)
         self.needed, self.observers = needed, observers
 

@@ -31,9 +31,15 @@ _NAMES = (("inputs", "x", "images"), ("labels", "y", "label"))  # of the arrays 
 
 
 def run(
-    model: nn.Module, inputs: tuple[Tensor, ...] | None, criteria: Sequence[str], data: Path | None, out: Path | None,
-    plots: bool, step: Callable[[str, Callable[[], Any]], Any], **options: Any,
-) -> tuple[Study, list[Path]]:  # fmt: skip
+    model: nn.Module,
+    inputs: tuple[Tensor, ...] | None,
+    criteria: Sequence[str],
+    data: Path | None,
+    out: Path | None,
+    plots: bool,
+    step: Callable[[str, Callable[[], Any]], Any],
+    **options: Any,
+) -> tuple[Study, list[Path]]:
     """Study `model`; write ``study.json``, ``study.txt`` and pictures to `out`. Gives the study and the files.
 
     Criteria that observe the model at work do so on `data`, or else on random inputs, and the study's notes say so. With

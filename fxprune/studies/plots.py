@@ -198,9 +198,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _heat(
-    ax: Axes, matrix: np.ndarray, title: str, rows: Sequence[str] | None, columns: Sequence[str] | None,
+    ax: Axes,
+    matrix: np.ndarray,
+    title: str,
+    rows: Sequence[str] | None,
+    columns: Sequence[str] | None,
     limits: tuple[float, float],
-) -> Any:  # fmt: skip
+) -> Any:
     ax.set_facecolor(_GREY)
     image = ax.imshow(matrix, vmin=limits[0], vmax=limits[1], cmap="viridis", aspect="auto", interpolation="nearest")
     ax.set_title(title, fontsize=9)

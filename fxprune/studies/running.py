@@ -98,8 +98,14 @@ def study(
     return Study(
         model=type(model).__name__,
         criteria=tuple(names),
-        options={"unit": unit, "ratios": list(cuts), "ignore": list(ignore), "attention": attention, "noise": noise,
-                 "seed": seed},
+        options={
+            "unit": unit,
+            "ratios": list(cuts),
+            "ignore": list(ignore),
+            "attention": attention,
+            "noise": noise,
+            "seed": seed,
+        },
         units=tuple(u.id for u in units),
         sizes=tuple(u.size for u in units),
         scores={n: tuple(_six_digits(s.raw[u.id]) for u in units) for n, s in zip(names, scored, strict=True)},
@@ -107,7 +113,7 @@ def study(
         applicability=tuple(applicability),
         weights=weight_tests(model, analysis, seed) if weights else (),
         notes=tuple(notes),
-    )  # fmt: skip
+    )
 
 
 class _Comparison:
@@ -141,9 +147,18 @@ class _Comparison:
 
 
 def _noisy(
-    criteria: Sequence[Callable[..., Any]], names: Sequence[str], model: nn.Module, analysis: Analysis,
-    units: Sequence[Group], data: Any, loss: Any, batches: int | None, noise: float, seed: int, notes: list[str],
-) -> dict[str, Scored]:  # fmt: skip
+    criteria: Sequence[Callable[..., Any]],
+    names: Sequence[str],
+    model: nn.Module,
+    analysis: Analysis,
+    units: Sequence[Group],
+    data: Any,
+    loss: Any,
+    batches: int | None,
+    noise: float,
+    seed: int,
+    notes: list[str],
+) -> dict[str, Scored]:
     """Scores on weights with an error, by name of the criterion; without new data what was seen before cannot change."""
     if not noise:
         return {}

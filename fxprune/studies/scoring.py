@@ -70,9 +70,15 @@ def check_unit(criterion: Callable[..., Any], name: str, unit: Unit) -> None:
 
 
 def score_all(
-    criteria: Sequence[Callable[..., Any]], names: Sequence[str], model: nn.Module, analysis: Analysis,
-    units: Sequence[Group], data: Iterable[Any] | None, loss: Callable[[Any, Any], Tensor] | None, batches: int | None,
-) -> list[Scored]:  # fmt: skip
+    criteria: Sequence[Callable[..., Any]],
+    names: Sequence[str],
+    model: nn.Module,
+    analysis: Analysis,
+    units: Sequence[Group],
+    data: Iterable[Any] | None,
+    loss: Callable[[Any, Any], Tensor] | None,
+    batches: int | None,
+) -> list[Scored]:
     """Score all units by all criteria, which stay as they are; those that observe the model share one pass over `data`.
 
     Raises:

@@ -116,9 +116,11 @@ def _stability(study: Study, ratio: float) -> Table:
     table = _table(title, "criterion", "Spearman: mean", "least", f"pruned the same at {ratio:g}", "globally")
     for entry in study.applicability:
         noise = entry.noise
-        cells = ("-",) * 4 if noise is None else (
-            _number(noise.mean), _number(noise.least), *(_common(noise.overlap(s, ratio)) for s in ("layer", "global"))
-        )  # fmt: skip
+        cells = (
+            ("-",) * 4
+            if noise is None
+            else (_number(noise.mean), _number(noise.least), *(_common(noise.overlap(s, ratio)) for s in ("layer", "global")))
+        )
         table.add_row(escape(entry.criterion), *cells)
     return table
 

@@ -151,8 +151,10 @@ def _listen(model: nn.Module, names: Collection[str]) -> dict[str, Call]:
     def inside(module: nn.Module, args: Any, kwargs: Any) -> None:
         name, _ = owners[id(module)][0]
         if not any(owner in open_calls for _, owner in owners[id(module)]):
-            raise InputError(f"parts of submodule {name!r} run outside of its own forward, which one graph cannot stand for: "
-                             "name parts of it, or the module that holds it")  # fmt: skip
+            raise InputError(
+                f"parts of submodule {name!r} run outside of its own forward, which one graph cannot stand for: "
+                "name parts of it, or the module that holds it"
+            )
 
     for name in names:
         owner = model.get_submodule(name)
@@ -219,8 +221,10 @@ def _recorded(value: Any, name: str) -> Any:
         return type(value)(_recorded(v, name) for v in value)
     if type(value) in (dict, OrderedDict):
         return type(value)((k, _recorded(v, name)) for k, v in value.items())
-    raise InputError(f"submodule {name!r} is called with an object of type {type(value).__name__}, which a graph cannot take: "
-                     "name modules inside it that take tensors")  # fmt: skip
+    raise InputError(
+        f"submodule {name!r} is called with an object of type {type(value).__name__}, which a graph cannot take: "
+        "name modules inside it that take tensors"
+    )
 
 
 def _form(value: Any) -> Any:

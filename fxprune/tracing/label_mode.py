@@ -143,9 +143,9 @@ class LabelMode(TorchDispatchMode):
             a if a.size != 1 or a.labels is None else self.store.fix(a, self.cause("a single channel stands for many"))
             for a in axes
         )
-        assert len(axes) == tensor.dim() and all(
-            a.size == s for a, s in zip(axes, tensor.shape, strict=True)
-        ), f"labels of sizes {[a.size for a in axes]} for a tensor of shape {tuple(tensor.shape)} at {self.node}"
+        assert len(axes) == tensor.dim() and all(a.size == s for a, s in zip(axes, tensor.shape, strict=True)), (
+            f"labels of sizes {[a.size for a in axes]} for a tensor of shape {tuple(tensor.shape)} at {self.node}"
+        )
         # The tensor is kept with its labels, so that its id stays its own.
         self._axes[id(tensor)] = (tensor, axes)
 

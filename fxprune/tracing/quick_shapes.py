@@ -10,10 +10,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["QuickShapes", "quick"]
 
-_UNARY = {
-    "relu", "relu6", "hardtanh", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "elu",
-    "mish", "softmax", "dropout",
-}  # fmt: skip
+_UNARY = frozenset(
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "elu",
+        "mish",
+        "softmax",
+        "dropout",
+    ]
+)
 _BINARY = {"add", "sub", "mul", "div"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm"}
 

@@ -33,8 +33,24 @@ __all__ = ["OWN_FILES", "Recorder", "is_constant", "patched"]
 _SCALARS = (bool, int, float, complex)
 _MATH = tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))
 # C functions that take sizes; those of torch.nn.functional are found.
-_SIZED = ("reshape", "narrow", "tile", "broadcast_to", "roll", "select", "unflatten", "flatten", "chunk", "permute",
-          "split_with_sizes", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle")  # fmt: skip
+_SIZED = tuple(
+    [
+        "reshape",
+        "narrow",
+        "tile",
+        "broadcast_to",
+        "roll",
+        "select",
+        "unflatten",
+        "flatten",
+        "chunk",
+        "permute",
+        "split_with_sizes",
+        "repeat_interleave",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+    ]
+)
 _ORIGINAL_CALL = nn.Module.__call__
 _ORIGINAL_GETATTR = nn.Module.__getattr__
 
@@ -73,8 +89,16 @@ class Recorder(fx.Tracer):
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None,
-                     proxy_factory_fn: Any = None) -> Any:  # fmt: skip
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        name: Any = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Any = None,
+    ) -> Any:
         lowered = self._batch_norm_leaf(kind, target, args, kwargs)
         if lowered is not None:
             kind, target, args, kwargs = lowered
@@ -252,8 +276,9 @@ class Recorder(fx.Tracer):
                 known = self.mode.known(value)
                 if known is not None:
                     return getattr(known, name)(*args, **kwargs)
-                raise TraceError(f"the model reads values of a tensor with .{name}(): its path depends on data"
-                                 f" ({_source_line()})")  # fmt: skip
+                raise TraceError(
+                    f"the model reads values of a tensor with .{name}(): its path depends on data ({_source_line()})"
+                )
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
 
     def concrete(self, proxy: Proxy, kind: type) -> Any:

@@ -97,9 +97,13 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _trace_once(
-    skeleton: nn.Module, origin: Mapping[int, Tensor], args: tuple[Any, ...], named: dict[str, Any], training: bool,
+    skeleton: nn.Module,
+    origin: Mapping[int, Tensor],
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    training: bool,
     proxy_class: type[Proxy] = Proxy,
-) -> tuple[Traced, bool]:  # fmt: skip
+) -> tuple[Traced, bool]:
     skeleton.train(training)
     mode = new_mode(skeleton, origin)
     tracer = Recorder(skeleton, mode, origin, proxy_class)
@@ -173,8 +177,15 @@ def _where(error: BaseException) -> str:
     return place
 
 
-def _finish(graph: fx.Graph, skeleton: nn.Module, mode: LabelMode, values: dict[fx.Node, Any],
-            constants: dict[str, Tensor], lowered: dict[str, type[nn.Module]], inputs: Any) -> Traced:  # fmt: skip
+def _finish(
+    graph: fx.Graph,
+    skeleton: nn.Module,
+    mode: LabelMode,
+    values: dict[fx.Node, Any],
+    constants: dict[str, Tensor],
+    lowered: dict[str, type[nn.Module]],
+    inputs: Any,
+) -> Traced:
     graph.eliminate_dead_code(is_impure_node=keeps)
     live = set(graph.nodes)
     values = {node: value for node, value in values.items() if node in live}
