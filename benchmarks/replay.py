@@ -26,33 +26,13 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("plan.json", "slim.py", "slim.safetensors")
 MODELS = tuple(
-    [
-        "timm:test_resnet",
-        "timm:test_vit",
-        "timm:test_byobnet",
-        "timm:test_convnext",
-        "timm:test_efficientnet",
-        "timm:mobilenetv3_small_050",
-        "timm:ghostnet_050",
-        "timm:densenet121",
-        "timm:hrnet_w18_small",
-        "timm:dla46x_c",
-        "timm:regnetx_002",
-        "timm:resnext26ts",
-        "timm:mobilevit_xxs",
-        "timm:swin_tiny_patch4_window7_224",
-        "timm:deit_tiny_patch16_224",
-        "timm:convit_tiny",
-        "timm:mixer_s32_224",
-        "timm:vit_tiny_patch16_dinov3_qkvb",
-        "timm:crossvit_tiny_240",
-        "timm:inception_v3",
-        "torchvision:resnet50",
-        "torchvision:shufflenet_v2_x0_5",
-        "torchvision:vit_b_16",
-        "torchvision:googlenet",
-        "torchvision:mnasnet0_5",
-    ]
+    """
+    timm:test_resnet timm:test_vit timm:test_byobnet timm:test_convnext timm:test_efficientnet timm:mobilenetv3_small_050
+    timm:ghostnet_050 timm:densenet121 timm:hrnet_w18_small timm:dla46x_c timm:regnetx_002 timm:resnext26ts
+    timm:mobilevit_xxs timm:swin_tiny_patch4_window7_224 timm:deit_tiny_patch16_224 timm:convit_tiny timm:mixer_s32_224
+    timm:vit_tiny_patch16_dinov3_qkvb timm:crossvit_tiny_240 timm:inception_v3 torchvision:resnet50
+    torchvision:shufflenet_v2_x0_5 torchvision:vit_b_16 torchvision:googlenet torchvision:mnasnet0_5
+    """.split()
 )
 OPTIONS: tuple[dict[str, Any], ...] = (
     {"ratio": 0.5, "scope": "global", "criterion": "l2"},

@@ -25,97 +25,18 @@ _NORM_MODULES = (
 _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"}
 _SUMS = {"add", "iadd", "sub", "isub", "radd", "rsub"}
 _POINTWISE = _SUMS | frozenset(
-    [
-        "mul",
-        "imul",
-        "truediv",
-        "itruediv",
-        "div",
-        "neg",
-        "pow",
-        "abs",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "exp",
-        "log",
-        "log1p",
-        "clamp",
-        "clip",
-        "clamp_min",
-        "clamp_max",
-        "maximum",
-        "minimum",
-        "sigmoid",
-        "tanh",
-        "erf",
-        "sin",
-        "cos",
-        "where",
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "hardshrink",
-        "softshrink",
-        "tanhshrink",
-        "threshold",
-        "softplus",
-        "softsign",
-        "logsigmoid",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "float",
-        "half",
-        "bfloat16",
-        "to",
-        "type_as",
-        "lerp",
-        "addcmul",
-        "addcdiv",
-        "nan_to_num",
-    ]
+    """
+    mul imul truediv itruediv div neg pow abs sqrt rsqrt square exp log log1p clamp clip clamp_min clamp_max maximum minimum
+    sigmoid tanh erf sin cos where relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardtanh hardswish
+    hardsigmoid hardshrink softshrink tanhshrink threshold softplus softsign logsigmoid dropout dropout1d dropout2d
+    dropout3d alpha_dropout feature_alpha_dropout float half bfloat16 to type_as lerp addcmul addcdiv nan_to_num
+    """.split()
 )
 _LAYOUT = frozenset(
-    [
-        "permute",
-        "transpose",
-        "swapaxes",
-        "swapdims",
-        "movedim",
-        "moveaxis",
-        "t",
-        "mT",
-        "T",
-        "contiguous",
-        "clone",
-        "detach",
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "expand_as",
-        "roll",
-        "view_as",
-        "reshape_as",
-    ]
+    """
+    permute transpose swapaxes swapdims movedim moveaxis t mT T contiguous clone detach view reshape flatten unflatten
+    squeeze unsqueeze expand expand_as roll view_as reshape_as
+    """.split()
 )
 
 

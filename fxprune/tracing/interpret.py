@@ -18,24 +18,10 @@ from fxprune.tracing.modes import select_mode, writes
 __all__ = ["FACTORIES", "call_on_meta", "keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
 
 FACTORIES = tuple(
-    [
-        "arange",
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "rand",
-        "randn",
-        "randint",
-        "linspace",
-        "logspace",
-        "eye",
-        "tensor",
-        "as_tensor",
-        "randperm",
-        "tril_indices",
-        "triu_indices",
-    ]
+    """
+    arange zeros ones full empty rand randn randint linspace logspace eye tensor as_tensor randperm tril_indices
+    triu_indices
+    """.split()
 )
 
 

@@ -11,22 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["QuickShapes", "quick"]
 
 _UNARY = frozenset(
-    [
-        "relu",
-        "relu6",
-        "hardtanh",
-        "silu",
-        "gelu",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "leaky_relu",
-        "elu",
-        "mish",
-        "softmax",
-        "dropout",
-    ]
+    """
+    relu relu6 hardtanh silu gelu hardswish hardsigmoid sigmoid tanh leaky_relu elu mish softmax dropout
+    """.split()
 )
 _BINARY = {"add", "sub", "mul", "div"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm"}

@@ -34,22 +34,10 @@ _SCALARS = (bool, int, float, complex)
 _MATH = tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))
 # C functions that take sizes; those of torch.nn.functional are found.
 _SIZED = tuple(
-    [
-        "reshape",
-        "narrow",
-        "tile",
-        "broadcast_to",
-        "roll",
-        "select",
-        "unflatten",
-        "flatten",
-        "chunk",
-        "permute",
-        "split_with_sizes",
-        "repeat_interleave",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-    ]
+    """
+    reshape narrow tile broadcast_to roll select unflatten flatten chunk permute split_with_sizes repeat_interleave
+    pixel_shuffle pixel_unshuffle
+    """.split()
 )
 _ORIGINAL_CALL = nn.Module.__call__
 _ORIGINAL_GETATTR = nn.Module.__getattr__
