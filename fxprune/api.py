@@ -22,6 +22,7 @@ from fxprune.planning.plan import GroupPlan, Plan, fingerprint
 from fxprune.planning.report import Checks, Report, report_of
 from fxprune.planning.selection import Ratio, Scope, select
 from fxprune.rewrite import Rewritten, rewrite, with_weights
+from fxprune.state import ties
 from fxprune.submodules.hints import naming_submodules
 from fxprune.submodules.parts import Submodules
 
@@ -211,7 +212,8 @@ def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
 
     Batch size and the spatial sizes that the model leaves free stay free; ``train()`` and ``eval()`` keep their meaning.
     """
-    from fxprune.tracing.module import build, clone_tensors
+    from fxprune.state import clone_tensors
+    from fxprune.tracing.module import build
     from fxprune.tracing.tracer import trace_graph
 
     args, named = settle_inputs(model, example_inputs)
@@ -367,7 +369,7 @@ def _document(
         macs=(analysis.macs(), analysis.macs(removed)),
         params=(analysis.params(), analysis.params(removed)),
         whole=analysis.whole,
-        tied=_ties(model),
+        tied=ties(model),
         example=_example(args, named),
     )
 
@@ -414,13 +416,6 @@ def _finish(
         return whole.put_back(parts, report, check=verify)
     slim.meta["fxprune"] = report
     return slim
-
-
-def _ties(model: nn.Module) -> dict[str, str]:
-    """Second names of tied tensors -> the first."""
-    first = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
-    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {n: first[id(t)] for n, t in every if first[id(t)] != n}
 
 
 def _listed(kept: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, dict[int, list[int]]]:

@@ -16,8 +16,9 @@ from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.drop_unused import DropUnused
 from fxprune.passes.resize_arguments import ResizeArguments
 from fxprune.passes.resize_leaves import ResizeLeaves
-from fxprune.passes.slice_tensors import SliceTensors, sliced
-from fxprune.tracing.module import build, copied, replace_tensors
+from fxprune.passes.slice_tensors import SliceTensors
+from fxprune.state import copied, named_tensors, replace_tensors, sliced
+from fxprune.tracing.module import build
 
 __all__ = ["Rewritten", "rewrite", "with_weights"]
 
@@ -63,7 +64,7 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
     """Fill the slim model with the kept weights of `model`; nothing is shared with it."""
     analysis, module = rewritten.context.analysis, rewritten.module
     kept = analysis.kept_tensors(rewritten.context.removed)
-    source = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    source = named_tensors(model)
     constants = rewritten.context.constants
     device = next((t.device for t in source.values()), torch.device("cpu"))
     new: dict[int, Tensor] = {}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from fxprune import nested
 from fxprune.analysis.analysis import axes_in
 from fxprune.passes.arguments import REPAIRS, Site
 from fxprune.passes.base import Context, Mismatch, Pass
@@ -93,20 +94,14 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
 
 
 def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
-    if isinstance(value, Tensor):
-        shape = context.shape(expected)
-        if tuple(value.shape) != shape:
-            axes = [
-                *expected,
-                *(
-                    a
-                    for n in node.all_input_nodes
-                    for a in axes_in(context.analysis.traced.axes[context.origin[n]] if n in context.origin else ())
-                ),
-            ]
-            raise Mismatch(
-                f"node {node.name} has shape {tuple(value.shape)} where {shape} is predicted", context.groups_at(axes)
-            )
-    elif isinstance(value, (list, tuple)) and isinstance(expected, list):
-        for v, e in zip(value, expected, strict=True):
-            _check(context, node, v, e)
+    def check(v: Any, axes: Any) -> None:
+        if not isinstance(v, Tensor) or tuple(v.shape) == context.shape(axes):
+            return
+        known = (n for n in node.all_input_nodes if n in context.origin)
+        touching = [*axes, *(a for n in known for a in axes_in(context.analysis.traced.axes[context.origin[n]]))]
+        raise Mismatch(
+            f"node {node.name} has shape {tuple(v.shape)} where {context.shape(axes)} is predicted",
+            context.groups_at(touching),
+        )
+
+    nested.map(check, value, expected)

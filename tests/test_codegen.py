@@ -22,12 +22,13 @@ from torch import nn
 from torch.fx import Graph, GraphModule, symbolic_trace
 
 import fxprune
+from fxprune import nested
 from fxprune.codegen import check_round_trip, load, rebuild, save, source_of
 from fxprune.codegen.leaves import leaf
 from fxprune.codegen.literals import literal, public_path
 from fxprune.codegen.names import Names
 from fxprune.codegen.reader import read_safetensors
-from fxprune.codegen.roundtrip import flat_tensors, same_bits, same_result
+from fxprune.codegen.roundtrip import same_bits, same_result
 from fxprune.codegen.wrapping import wrap
 from fxprune.errors import InputError, NotEquivalent, PruneError
 from fxprune.tracing.tracer import select_mode
@@ -44,7 +45,7 @@ def run(model: nn.Module, inputs: tuple) -> list[torch.Tensor]:
     model, inputs = copy.deepcopy(model), copy.deepcopy(inputs)
     torch.manual_seed(0)
     with torch.no_grad():
-        outputs = list(flat_tensors(model(*inputs)))
+        outputs = nested.tensors(model(*inputs))
     return [*outputs, *model.state_dict().values()]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from fxprune import nested
 from fxprune.analysis.groups import Group, Member, Role, Status
 from fxprune.errors import InputError, nearest
 from fxprune.labels.solver import AttentionPolicy, Solution, solve
@@ -418,8 +419,4 @@ def _name(groups: list[Group]) -> list[Group]:
 
 def axes_in(value: Any) -> list[Axis]:
     """The axes in the labels of a node's value."""
-    if isinstance(value, Axis):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [a for v in value for a in axes_in(v)] if isinstance(value, (list, tuple)) else []
+    return nested.instances(Axis, value)

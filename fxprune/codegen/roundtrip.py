@@ -7,16 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fxprune import nested
 from fxprune.codegen.store import save
 from fxprune.errors import NotEquivalent
 
-__all__ = ["check_round_trip", "flat_tensors", "same_bits", "same_result"]
+__all__ = ["check_round_trip", "same_bits", "same_result"]
 
 CHILD = """
 import importlib.abc, importlib.util, sys
@@ -87,25 +88,13 @@ def check_round_trip(
         torch.manual_seed(seed)
         model = copy.deepcopy(slim)
         outputs = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    expected = list(flat_tensors(outputs))
+    expected = list(nested.tensors(outputs))
     if len(found) != len(expected):
         raise NotEquivalent(f"{file} returns {len(found)} tensors, the pruned model {len(expected)}")
     for index, (a, b) in enumerate(zip(found, expected, strict=True)):
         if not same_result(a, b.cpu()):
             raise NotEquivalent(f"{file}: output tensor {index} differs from that of the pruned model")
     return file
-
-
-def flat_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested tuples, lists, dicts and dataclasses, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, dict):
-        value = vars(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    for part in parts:
-        yield from flat_tensors(part)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune import nested
 from fxprune.errors import InputError, PlanMismatch
 
 __all__ = ["describe", "example_of", "random_like", "settle_inputs"]
@@ -42,16 +43,8 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
 
 
 def _check(value: Any) -> None:
-    if not _tensors(value):
+    if not nested.tensors(value):
         raise InputError("example_inputs holds no tensor: pass what the model's forward takes")
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
 
 
 def random_like(value: Any, device: torch.device, dtype: torch.dtype | None, seed: int = 0) -> Any:
@@ -65,13 +58,9 @@ def random_like(value: Any, device: torch.device, dtype: torch.dtype | None, see
             if v.dtype is torch.bool:
                 return (torch.rand(v.shape, generator=generator) > 0.5).to(device)
             return torch.randint(0, 2, v.shape, generator=generator).to(device, v.dtype)
-        if isinstance(v, Mapping):
-            return {k: make(x) for k, x in v.items()}
-        if isinstance(v, tuple) and hasattr(v, "_fields"):
-            return type(v)(*(make(x) for x in v))
-        return type(v)(make(x) for x in v) if isinstance(v, (list, tuple)) else v
+        return v
 
-    return make(value)
+    return nested.map(make, value)
 
 
 def describe(args: Sequence[Any], named: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune import nested
 from fxprune.analysis.analysis import Analysis, analyze_model, axes_in
 from fxprune.errors import InputError
 from fxprune.inputs.examples import example_of, random_like, settle_inputs
 from fxprune.labels.store import Axis
-from fxprune.passes.slice_tensors import sliced
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Checks, report_of
 from fxprune.proofs.occurrences import Occurrences
-from fxprune.tracing.module import build, copied, replace_tensors
+from fxprune.state import copied, named_tensors, place_of, replace_tensors, shallow_copy, sliced
+from fxprune.tracing.module import build
 
 __all__ = ["masked_error", "permutation_error", "randomize", "relative_error", "tolerance_of", "verify_pair"]
 
@@ -57,7 +58,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def relative_error(found: Any, expected: Any) -> float:
     """Largest difference of nested outputs, relative to the largest entry of each tensor; NaN equals NaN."""
-    a, b = _flat(found), _flat(expected)
+    a, b = nested.tensors(found), nested.tensors(expected)
     if len(a) != len(b):
         return float("inf")
     worst = 0.0
@@ -92,8 +93,8 @@ def masked_error(analysis: Analysis, removed: np.ndarray, model: nn.Module, slim
     of the slim model over the kept channels, and puts the result back among zeros.
     """
     reference, origin = build(analysis.traced, model, dict(analysis.traced.constants))
-    slim = _shallow(slim)
-    device, dtype = _place(model)
+    slim = shallow_copy(slim)
+    device, dtype = place_of(model)
     if dtype in (torch.float16, torch.bfloat16):
         reference, slim, dtype = copy.deepcopy(reference).float(), copy.deepcopy(slim).float(), torch.float32
     origin = _renamed(origin, reference)
@@ -151,21 +152,22 @@ class _Masked(fx.Interpreter):
         )
 
     def _mask(self, value: Any, axes: Any) -> Any:
-        if isinstance(value, Tensor):
+        """Zero what went, in place, so that views of one memory stay views of one memory."""
+
+        def zeroed(v: Any, axes: Any) -> Any:
+            if not isinstance(v, Tensor):
+                return v
             for dim, axis in enumerate(axes):
                 kept = self._kept(axis)
                 if kept is None:
                     continue
-                gone = torch.from_numpy(np.setdiff1d(np.arange(axis.size), kept)).to(value.device)
-                if 0 in value.stride():
-                    value = value.clone()
-                # In place, so that views of one memory stay views of one memory.
-                value.index_fill_(dim, gone, 0)
-            return value
-        if isinstance(value, (list, tuple)) and isinstance(axes, list):
-            for v, a in zip(value, axes, strict=True):
-                self._mask(v, a)
-        return value
+                gone = torch.from_numpy(np.setdiff1d(np.arange(axis.size), kept)).to(v.device)
+                if 0 in v.stride():
+                    v = v.clone()
+                v.index_fill_(dim, gone, 0)
+            return v
+
+        return nested.map(zeroed, value, axes)
 
     def _statistic(self, n: fx.Node, axes: Any) -> Any:
         """Run the slim model's operation on the kept entries; zeros stand where channels went."""
@@ -187,26 +189,27 @@ class _Masked(fx.Interpreter):
         return self._expand(value, axes)
 
     def _compress(self, value: Any, axes: Any) -> Any:
-        if isinstance(value, Tensor):
-            kept = {d: k for d, a in enumerate(axes) if (k := self._kept(a)) is not None}
-            return sliced(value, kept)
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._compress(v, a) for v, a in zip(value, axes, strict=True))
-        return value
+        def kept_of(v: Any, axes: Any) -> Any:
+            if not isinstance(v, Tensor):
+                return v
+            return sliced(v, {d: k for d, a in enumerate(axes) if (k := self._kept(a)) is not None})
+
+        return nested.map(kept_of, value, axes)
 
     def _expand(self, value: Any, axes: Any) -> Any:
-        if isinstance(value, Tensor):
+        def spread(v: Any, axes: Any) -> Any:
+            if not isinstance(v, Tensor):
+                return v
             for dim, axis in enumerate(axes):
                 kept = self._kept(axis)
                 if kept is not None:
-                    shape = list(value.shape)
+                    shape = list(v.shape)
                     shape[dim] = axis.size
-                    whole = value.new_zeros(shape)
-                    value = whole.index_copy_(dim, torch.from_numpy(kept).to(value.device), value)
-            return value
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._expand(v, a) for v, a in zip(value, axes, strict=True))
-        return value
+                    whole = v.new_zeros(shape)
+                    v = whole.index_copy_(dim, torch.from_numpy(kept).to(v.device), v)
+            return v
+
+        return nested.map(spread, value, axes)
 
 
 def _attribute(module: nn.Module, node: fx.Node) -> Any:
@@ -227,9 +230,9 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
     Channels change places with those that play the same part in the model (`fxprune.proofs.occurrences`).
     """
     random = np.random.default_rng(seed)
-    original = _shallow(model).eval()
-    permuted = _shallow(model).eval()
-    device, dtype = _place(model)
+    original = shallow_copy(model).eval()
+    permuted = shallow_copy(model).eval()
+    device, dtype = place_of(model)
     if dtype in (torch.float16, torch.bfloat16):
         original, permuted, dtype = copy.deepcopy(original).float(), copy.deepcopy(permuted).float(), torch.float32
     tensors = dict(permuted.named_parameters()) | dict(permuted.named_buffers())
@@ -290,7 +293,7 @@ def _prove(
     tolerance = tolerance_of(model)
     permuted = permutation_error(analysis, model, seed)
     masked = masked_error(analysis, removed, model, _refilled(slim, analysis, removed, model), seed)
-    if max(permuted, masked) <= tolerance or _place(model)[1] is not torch.float32:
+    if max(permuted, masked) <= tolerance or place_of(model)[1] is not torch.float32:
         return permuted, masked, tolerance
     try:
         return _prove(copy.deepcopy(model).double(), copy.deepcopy(slim).double(), analysis, removed, seed)
@@ -303,7 +306,7 @@ def masked_error_and_tolerance(
 ) -> tuple[float, float]:
     """`masked_error` in the model's precision, or in float64 where rounding alone grows too large."""
     error, tolerance = masked_error(analysis, removed, model, slim), tolerance_of(model)
-    if error <= tolerance or _place(model)[1] is not torch.float32:
+    if error <= tolerance or place_of(model)[1] is not torch.float32:
         return error, tolerance
     try:
         wide = copy.deepcopy(model).double()
@@ -330,8 +333,8 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
 def _refilled(slim: fx.GraphModule, analysis: Analysis, removed: np.ndarray, model: nn.Module) -> fx.GraphModule:
     """The graph of `slim` with the kept weights of `model`."""
     kept = analysis.kept_tensors(removed)
-    source = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    new = _shallow(slim)
+    source = named_tensors(model)
+    new = shallow_copy(slim)
     replace_tensors(
         new,
         {
@@ -345,9 +348,9 @@ def _refilled(slim: fx.GraphModule, analysis: Analysis, removed: np.ndarray, mod
 
 def _latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int = 7) -> tuple[float, float]:
     """Median seconds of one forward each, measured in turns on the example inputs."""
-    device, dtype = _place(model)
+    device, dtype = place_of(model)
     args, named = (random_like(v, device, dtype) for v in analysis.traced.inputs)
-    pair = (_shallow(model).eval(), _shallow(slim).eval())
+    pair = (shallow_copy(model).eval(), shallow_copy(slim).eval())
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for turn in range(rounds + 1):
@@ -368,31 +371,6 @@ def _plan_of(slim: Any) -> Plan:
     return report.plan
 
 
-def _shallow(model: Any) -> Any:
-    """A copy of the modules over the same tensors."""
-    tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(t): t for t in tensors})
-
-
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    found = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
-    return (torch.device("cpu"), torch.float32) if found is None else (found.device, found.dtype)
-
-
 def _copy_inputs(value: Any) -> Any:
     """Inputs that a model may write into."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {k: _copy_inputs(v) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_copy_inputs(v) for v in value))
-    return type(value)(_copy_inputs(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _flat(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for v in value for t in _flat(v)] if isinstance(value, (list, tuple)) else []
+    return nested.map(lambda v: v.clone() if isinstance(v, Tensor) else v, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 @rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided")
@@ -15,7 +15,7 @@ def fill(call: Call) -> None:
 @rule("arange linspace logspace eye scalar_tensor tril_indices triu_indices randperm randint hann_window range")
 def content(call: Call) -> None:
     """Entries differ by place; sizes that follow the input are told from the arguments of the graph node."""
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         call.set([Axis(int(size), None, not call.mode.is_literal(int(size))) for size in out.shape], out)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ...]) -> list[Axis]:
@@ -25,8 +25,8 @@ def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ..
 
 @rule("pointwise copy dropout native_dropout rrelu hardswish log_sigmoid log_sigmoid_forward floor_divide _prelu_kernel")
 def pointwise(call: Call) -> None:
-    operands = [call.axes(t) for t in tensors_in(call.args.values())]
-    for out in tensors_in((call.out,)):
+    operands = [call.axes(t) for t in call.inputs]
+    for out in call.outputs:
         call.set(broadcast(call, operands, tuple(out.shape)), out)
 
 
@@ -38,7 +38,7 @@ def pointwise(call: Call) -> None:
 def same(call: Call) -> None:
     source = call.get("self")
     if not isinstance(source, Tensor):
-        source = tensors_in(call.args.values())[0]
+        source = call.inputs[0]
     if source is call.out:
         return
     call.set(call.axes(source))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 @rule(
@@ -26,7 +26,7 @@ def batch_norm(call: Call) -> None:
     if call.get("training") or call.get("use_input_stats"):
         for axis in (*axes[:1], *axes[2:]):
             call.statistics(axis)
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         call.set(axes if out.dim() == len(axes) else [axes[1]] if out.dim() and out.numel() else _fixed(out), out)
 
 
@@ -43,7 +43,7 @@ def layer_norm(call: Call) -> None:
             axes[position] = call.unify(axes[position], axis)
     for axis in axes[first:]:
         call.statistics(axis)
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         call.set(axes if out.shape == call["input"].shape else [*axes[:first], *(Axis(1) for _ in axes[first:])], out)
 
 
@@ -61,7 +61,7 @@ def group_norm(call: Call) -> None:
     call.statistics(width if groups > 1 else axes[1])
     for axis in axes[2:]:
         call.statistics(axis)
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         call.set(axes if out.dim() == len(axes) else [axes[0], group], out)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fxprune import nested
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -31,10 +32,10 @@ def recurrent(call: Call) -> None:
         for axis in labels:
             call.fix(axis, "hidden state of a recurrent layer")
     hidden = call.get("hx")
-    for tensor in tensors_in((hidden,)):
+    for tensor in nested.tensors((hidden,)):
         for axis in call.axes(tensor):
             call.fix(axis)
-    outputs = tensors_in((call.out,))
+    outputs = call.outputs
     call.set([*axes[:-1], Axis(int(outputs[0].shape[-1]))], outputs[0])
     for out in outputs[1:]:
         call.set([Axis(int(s), None, True) for s in out.shape], out)

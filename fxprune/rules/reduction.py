@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fxprune import nested
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 @rule(
@@ -13,7 +14,7 @@ from fxprune.tracing.label_mode import Call, tensors_in
 )
 def reduction(call: Call) -> None:
     x = call.get("self")
-    axes = list(call.axes(tensors_in(call.args.values())[0] if x is None else x))
+    axes = list(call.axes(call.inputs[0] if x is None else x))
     dims = call.get("dim")
     if dims is None or dims == []:
         chosen = set(range(len(axes)))
@@ -22,7 +23,7 @@ def reduction(call: Call) -> None:
     for dim in chosen:
         if call.name not in ("sum", "nansum") and dim < len(axes):
             call.statistics(axes[dim])
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         _label(call, out, axes, chosen)
 
 
@@ -47,7 +48,7 @@ def extremum(call: Call) -> None:
 
 
 def _label(call: Call, out: object, axes: list[Axis], chosen: set[int]) -> None:
-    (tensor,) = tensors_in((out,))
+    (tensor,) = nested.tensors((out,))
     if tensor.dim() == len(axes):
         call.set([Axis(1) if d in chosen else a for d, a in enumerate(axes)], tensor)
     else:

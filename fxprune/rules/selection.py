@@ -8,7 +8,7 @@ from torch import Tensor
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
 from fxprune.rules.elementwise import broadcast
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 _BY_NUMBER = "entries of this axis are addressed by number"
 
@@ -92,7 +92,7 @@ def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
 @rule("index_put _unsafe_index_put masked_scatter index_add index_copy index_fill scatter scatter_add scatter_reduce")
 def write(call: Call) -> None:
     """Writing by index: nothing that the call touches moves, so all of it stays."""
-    for tensor in tensors_in(call.args.values()):
+    for tensor in call.inputs:
         for axis in call.axes(tensor):
             call.fix(axis, _BY_NUMBER)
     call.set([Axis(a.size, None, a.dynamic) for a in call.axes(call["self"])])
@@ -147,7 +147,7 @@ def ordered(call: Call) -> None:
     dims = range(len(axes)) if dim is None else [dim % max(len(axes), 1)]
     for d in dims:
         axes[d] = call.fix(axes[d], _BY_NUMBER)
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         if out.dim() == len(axes):
             call.set(
                 [

@@ -8,7 +8,7 @@ from operator import mul
 
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 @rule("view reshape _unsafe_view flatten unflatten view_as reshape_as ravel _reshape_alias")
@@ -208,6 +208,6 @@ def meshgrid(call: Call) -> None:
     sources = [call.axes(t) for t in call["tensors"]]
     axes = [a[0] if a else Axis(1) for a in sources]
     axes = [call.fix(a) for a in axes]
-    for out in tensors_in((call.out,)):
+    for out in call.outputs:
         order = axes if call.get("indexing") != "xy" else [axes[1], axes[0], *axes[2:]]
         call.set(order, out)

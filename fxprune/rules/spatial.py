@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fxprune.labels.store import Axis
 from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call, tensors_in
+from fxprune.tracing.label_mode import Call
 
 
 def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> list[Axis]:
@@ -29,7 +29,7 @@ def _register(space: int, *names: str) -> None:
     @rule(*names)
     def resample(call: Call) -> None:
         source = call.get("self") if call.get("self") is not None else call["input"]
-        for out in tensors_in((call.out,)):
+        for out in call.outputs:
             call.set(_resized(call, call.axes(source), out, space), out)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxprune import nested
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
 
@@ -74,10 +75,4 @@ def class_labels(batch: Batch, classes: int) -> Tensor:
 
 
 def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {k: _to(v, device) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_to(v, device) for v in value))
-    return type(value)(_to(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+    return nested.map(lambda v: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v, value)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from fxprune import nested
 from fxprune.errors import InputError
 from fxprune.statistics.batches import Batch
 from fxprune.statistics.walk import Runner
@@ -79,11 +80,12 @@ class Gradients:
 
 
 def _sample(value: Any, i: int, images: int) -> Any:
-    if isinstance(value, Tensor):
-        return value[i : i + 1] if value.dim() and len(value) == images else value
-    if isinstance(value, Mapping):
-        return {k: _sample(v, i, images) for k, v in value.items()}
-    return type(value)(_sample(v, i, images) for v in value) if isinstance(value, (list, tuple)) else value
+    """Sample `i` of each tensor that has one entry an image."""
+
+    def pick(v: Any) -> Any:
+        return v[i : i + 1] if isinstance(v, Tensor) and v.dim() and len(v) == images else v
+
+    return nested.map(pick, value)
 
 
 def _own(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune import nested
 from fxprune.errors import InputError, PruneError
 from fxprune.inputs.examples import random_like
 from fxprune.tracing.skeleton import skeleton_of, to_meta
@@ -90,16 +91,12 @@ def run_real(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) ->
     device = torch.device("cpu") if first is None else first.device
 
     def real(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return random_like(value, device, None) if value.is_meta else value.detach().to(device, copy=True)
-        if isinstance(value, Mapping):
-            return {k: real(v) for k, v in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(real(v) for v in value))
-        return type(value)(real(v) for v in value) if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, Tensor):
+            return value
+        return random_like(value, device, None) if value.is_meta else value.detach().to(device, copy=True)
 
     with torch.no_grad():
-        return model.eval()(*real(tuple(args)), **real(dict(named)))
+        return model.eval()(*nested.map(real, tuple(args)), **nested.map(real, dict(named)))
 
 
 def arguments(module: nn.Module, call: Call) -> list[Argument]:
@@ -119,9 +116,7 @@ def arguments(module: nn.Module, call: Call) -> list[Argument]:
 
 def holds_tensors(value: Any) -> bool:
     """Whether an argument is, or contains, a tensor."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(holds_tensors(v) for v in value))
+    return bool(nested.tensors(value))
 
 
 # -- hooks -----------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxprune import nested
 from fxprune.errors import PruneError
 from fxprune.submodules.calls import Call, arguments, holds_tensors
 from fxprune.tracing.modes import guard_modes
@@ -245,8 +246,7 @@ def _bare(module: nn.Module, name: str, written: Set[str]) -> nn.Module:
 
 
 def _holds_state(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple, set)):
-        return any(_holds_state(v) for v in value)
-    return isinstance(value, (Tensor, nn.Module)) or isinstance(getattr(value, "__self__", None), nn.Module)
+    return any(
+        isinstance(leaf, (Tensor, nn.Module)) or isinstance(getattr(leaf, "__self__", None), nn.Module)
+        for leaf in nested.leaves(list(value) if isinstance(value, set) else value)
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxprune import nested
 from fxprune.labels.store import Axis, Cause
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import pure_leaf
@@ -43,7 +44,7 @@ def run_graph(
         with torch.inference_mode(), mode:
             if node.op == "placeholder":
                 values[node] = next(given)
-                for tensor in _tensors(values[node]):
+                for tensor in nested.tensors(values[node]):
                     mode.label(tensor, [Axis(int(s), None, True) for s in tensor.shape])
             elif node.op == "get_attr":
                 values[node] = _attribute(skeleton, mode, str(node.target), constants)
@@ -85,7 +86,7 @@ def _join_modes(mode: LabelMode, a: Any, b: Any) -> None:
         for x, y in zip(mode.axes(a), mode.axes(b), strict=True):
             mode.store.unify(x, y, cause)
         return
-    for tensor in (*_tensors(a), *_tensors(b)):
+    for tensor in nested.tensors((a, b)):
         for axis in mode.axes(tensor):
             mode.store.fix(axis, cause)
 
@@ -93,29 +94,19 @@ def _join_modes(mode: LabelMode, a: Any, b: Any) -> None:
 def label_outputs(mode: LabelMode, value: Any) -> None:
     """The model's outputs keep all their entries."""
     cause = mode.store.cause(Cause("part of the model's output"))
-    for tensor in _tensors(value):
+    for tensor in nested.tensors(value):
         for axis in mode.axes(tensor):
             mode.store.fix(axis, cause)
 
 
 def labels_of(mode: LabelMode, value: Any) -> Any:
-    """Labels of a node's value: of a tensor its axes; of a list, tuple or dict, the same of its items."""
-    if isinstance(value, Tensor):
-        return mode.axes(value)
-    if isinstance(value, (list, tuple)):
-        return [labels_of(mode, v) for v in value]
-    if isinstance(value, Mapping):
-        return {k: labels_of(mode, v) for k, v in value.items()}
-    return None
+    """A node's value with each tensor replaced by the tuple of its axes, and anything else by None."""
+    return nested.map(lambda v: mode.axes(v) if isinstance(v, Tensor) else None, value)
 
 
 def literals_in(value: Any) -> list[int]:
     """The numbers that a node's arguments name."""
-    if isinstance(value, (list, tuple)):
-        return [n for v in value for n in literals_in(v)]
-    if isinstance(value, Mapping):
-        return literals_in(list(value.values()))
-    return [value] if type(value) is int else []
+    return [leaf for leaf in nested.leaves(value) if type(leaf) is int]
 
 
 def keeps(node: fx.Node) -> bool:
@@ -125,11 +116,3 @@ def keeps(node: fx.Node) -> bool:
     if node.op == "get_attr":
         return False
     return node.target is torch._assert or writes(node)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []

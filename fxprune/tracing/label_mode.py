@@ -7,8 +7,9 @@ operators that have one. An operator that no rule knows freezes every channel th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune import nested
 from fxprune.analysis.groups import Role
 from fxprune.labels.store import Axis, Cause, LabelStore
 from fxprune.tracing.quick_shapes import quick
 
-__all__ = ["Call", "LabelMode", "MacTerm", "tensors_in"]
+__all__ = ["Call", "LabelMode", "MacTerm"]
 
 # Tensors that are constants of the model are also computed for real while they are at most this large: indices and
 # masks have to be known to say which channel goes where.
@@ -51,6 +53,16 @@ class Call:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.args.get(name, default)
+
+    @cached_property
+    def inputs(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        return nested.tensors(self.args)
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        """The tensors that the operator returned."""
+        return nested.tensors(self.out)
 
     @property
     def store(self) -> LabelStore:
@@ -206,8 +218,8 @@ class LabelMode(TorchDispatchMode):
         return out
 
     def _freeze(self, call: Call, func: Any) -> None:
-        inputs = tensors_in(call.args.values())
-        outputs = tensors_in((call.out,))
+        inputs = call.inputs
+        outputs = call.outputs
         if not outputs and not inputs:
             return
         self.unknown[str(func)] = self.node
@@ -221,7 +233,7 @@ class LabelMode(TorchDispatchMode):
 
     def _constant(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result on real values, where all its tensors are constants; else None."""
-        inputs = tensors_in((*args, *kwargs.values()))
+        inputs = nested.tensors((args, kwargs))
         values = [self.known(t) for t in inputs]
         if any(v is None for v in values):
             self._poison(func, inputs)
@@ -235,21 +247,19 @@ class LabelMode(TorchDispatchMode):
         def real(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return swap[id(value)]
-            if isinstance(value, (list, tuple)):
-                return type(value)(real(v) for v in value)
             return torch.device("cpu") if isinstance(value, torch.device) else value
 
         if not inputs and not self._small(args, kwargs):
             return None
-        return func(*[real(a) for a in args], **{k: real(v) for k, v in kwargs.items()})
+        args, kwargs = nested.map(real, (args, kwargs))
+        return func(*args, **kwargs)
 
     @staticmethod
     def _small(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         size = 1
-        for value in (*args, kwargs.get("size", ())):
-            for n in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(n, int) and not isinstance(n, bool):
-                    size *= max(abs(n), 1)
+        for n in nested.leaves((args, kwargs.get("size", ()))):
+            if type(n) is int:
+                size *= max(abs(n), 1)
         return size <= _KNOWN_INTEGERS
 
     def _poison(self, func: Any, inputs: list[Tensor]) -> None:
@@ -266,7 +276,7 @@ class LabelMode(TorchDispatchMode):
                 del self._known[key]
 
     def _keep_constant(self, out: Any, value: Any) -> None:
-        for tensor, real in zip(tensors_in((out,)), tensors_in((value,)), strict=True):
+        for tensor, real in zip(nested.tensors(out), nested.tensors(value), strict=True):
             if tensor.device.type != "meta":
                 continue
             limit = _KNOWN_FLOATS if real.is_floating_point() or real.is_complex() else _KNOWN_INTEGERS
@@ -274,17 +284,6 @@ class LabelMode(TorchDispatchMode):
                 self.set_known(tensor, real)
             else:
                 self._known.pop(id(tensor), None)
-
-
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors in nested lists and tuples, in order."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(tensors_in(value))
-    return found
 
 
 _SIGNATURES: dict[Any, tuple[list[str], dict[str, Any]]] = {}

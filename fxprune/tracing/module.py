@@ -7,7 +7,6 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import used_names
@@ -16,7 +15,7 @@ from fxprune.tracing.lowering import pure_leaf
 from fxprune.tracing.modes import guard_modes
 from fxprune.tracing.tracer import Traced
 
-__all__ = ["Recorded", "build", "replace_tensors"]
+__all__ = ["Recorded", "build"]
 
 
 class Recorded(fx.GraphModule):
@@ -112,26 +111,3 @@ def _ensure(root: nn.Module, source: nn.Module, path: str) -> None:
             here._modules[part] = nn.Module()
             here._modules[part].training = there.training  # type: ignore[union-attr]
         here = here.get_submodule(part)
-
-
-def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
-    """Put ``new[id(tensor)]`` in the place of each parameter and buffer, ties included."""
-    for part in module.modules():
-        for table in (part._parameters, part._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and id(tensor) in new:
-                    table[name] = new[id(tensor)]  # type: ignore[assignment]
-
-
-def copied(tensor: Tensor, data: Tensor) -> Tensor:
-    """`data` as a tensor of the kind of `tensor`: a parameter stays a parameter, with its requires_grad."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(data, requires_grad=tensor.requires_grad)
-    return data
-
-
-def clone_tensors(module: nn.Module) -> None:
-    """Give a module tensors of its own."""
-    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    with torch.no_grad():
-        replace_tensors(module, {key: copied(t, t.detach().clone()) for key, t in tensors.items()})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
+
+from fxprune import nested
 
 __all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "is_proxy", "proxies_in", "value_of"]
 
@@ -140,13 +142,5 @@ def value_of(a: Any) -> Any:
 
 
 def proxies_in(value: Any) -> list[Proxy]:
-    """The proxies in nested containers, in order."""
-    if is_proxy(value):
-        return [value]
-    if isinstance(value, slice):
-        return proxies_in((value.start, value.stop, value.step))
-    if isinstance(value, Mapping):
-        return proxies_in(tuple(value.values()))
-    if isinstance(value, (list, tuple)):
-        return [p for v in value for p in proxies_in(v)]
-    return []
+    """The proxies in a nested value, in order."""
+    return [leaf for leaf in nested.leaves(value) if is_proxy(leaf)]

@@ -22,11 +22,11 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import PruneError, TraceError
 from fxprune.labels.store import Axis
+from fxprune.state import tensor_names
 from fxprune.tracing.interpret import FACTORIES, call_on_meta, literals_in
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import lowered_forward, pure_leaf
 from fxprune.tracing.proxy import IndexProxy, Method, Proxy, Sizes, is_proxy, proxies_in, value_of
-from fxprune.tracing.skeleton import tensor_names
 
 __all__ = ["OWN_FILES", "Recorder", "is_constant", "patched"]
 

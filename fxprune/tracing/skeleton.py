@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune import nested
 from fxprune.errors import TraceError
 from fxprune.tracing.label_mode import LabelMode
 
-__all__ = ["new_mode", "skeleton_of", "tensor_names", "to_meta"]
+__all__ = ["new_mode", "skeleton_of", "to_meta"]
 
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
@@ -84,14 +85,6 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return meta
 
 
-def tensor_names(model: nn.Module) -> dict[int, str]:
-    """``id(tensor) -> name`` of parameters and buffers; a tied tensor has its first name."""
-    names: dict[int, str] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        names.setdefault(id(tensor), name)
-    return names
-
-
 def new_mode(skeleton: nn.Module, origin: Mapping[int, Tensor]) -> LabelMode:
     """A mode in which every parameter and buffer has fresh labels; integer buffers are known constants, and whole."""
     mode = LabelMode()
@@ -106,12 +99,4 @@ def new_mode(skeleton: nn.Module, origin: Mapping[int, Tensor]) -> LabelMode:
 
 def to_meta(value: Any) -> Any:
     """Nested inputs with every tensor on the meta device."""
-    if isinstance(value, Tensor):
-        return torch.empty_like(value.detach(), device="meta")
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_meta(v) for v in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_meta(v) for v in value)
-    if isinstance(value, dict):
-        return {k: to_meta(v) for k, v in value.items()}
-    return value
+    return nested.map(lambda v: torch.empty_like(v.detach(), device="meta") if isinstance(v, Tensor) else v, value)

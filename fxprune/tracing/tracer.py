@@ -13,7 +13,7 @@ The same run labels the axes of every tensor (`fxprune.tracing.label_mode`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
 from fxprune.labels.store import Axis
 from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
@@ -125,7 +126,7 @@ def _trace_once(
             ) from error
         output.meta.update(scope="", source="")
         tracer.values[output] = map_aggregate(result, value_of)
-        if next(_tensors_of(tracer.values[output]), None) is None:
+        if not nested.tensors(tracer.values[output]):
             raise TraceError(f"the forward of {type(skeleton).__name__} returns no tensor that a graph could compute")
         label_outputs(mode, tracer.values[output])
     traced = _finish(tracer.graph, skeleton, mode, tracer.values, tracer.constants, tracer.lowered, (args, named))
@@ -151,19 +152,9 @@ def _placeholder(tracer: Recorder, name: str, value: Any) -> Any:
     node = tracer.create_node("placeholder", name, (), {})
     node.meta.update(scope="", source="")
     tracer.values[node] = value
-    for tensor in _tensors_of(value):
+    for tensor in nested.tensors(value):
         tracer.mode.label(tensor, [Axis(int(s), None, True) for s in tensor.shape])
     return value if is_constant(value) else tracer._wrap(node, value)
-
-
-def _tensors_of(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_of(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_of(item)
 
 
 def _where(error: BaseException) -> str:

@@ -1,0 +1,94 @@
+"""What is done to a module's tensors: names, ties, slices, copies, replacement."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "clone_tensors",
+    "copied",
+    "named_tensors",
+    "place_of",
+    "replace_tensors",
+    "shallow_copy",
+    "sliced",
+    "tensor_names",
+    "ties",
+]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers, under every name that they have."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def tensor_names(module: nn.Module) -> dict[int, str]:
+    """``id(tensor) -> name`` of parameters and buffers; a tied tensor has its first name."""
+    names: dict[int, str] = {}
+    for name, tensor in named_tensors(module).items():
+        names.setdefault(id(tensor), name)
+    return names
+
+
+def ties(module: nn.Module) -> dict[str, str]:
+    """Second names of tied tensors -> the first."""
+    first = tensor_names(module)
+    return {n: first[id(t)] for n, t in named_tensors(module).items() if first[id(t)] != n}
+
+
+def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the first floating-point tensor; the CPU and float32 where there is none."""
+    found = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+    return (torch.device("cpu"), torch.float32) if found is None else (found.device, found.dtype)
+
+
+def sliced(tensor: Tensor, kept: Mapping[int, np.ndarray]) -> Tensor:
+    """A copy of a tensor with only the kept entries of some axes.
+
+    >>> sliced(torch.arange(6).reshape(2, 3), {1: np.array([0, 2])})
+    tensor([[0, 2],
+            [3, 5]])
+    """
+    data = tensor.detach()
+    # The axis that loses most goes first: the copies in between stay small.
+    for axis, indices in sorted(kept.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+        data = data.index_select(axis, torch.from_numpy(np.ascontiguousarray(indices)).to(data.device))
+    return data if kept else data.clone()
+
+
+def copied(tensor: Tensor, data: Tensor) -> Tensor:
+    """`data` as a tensor of the kind of `tensor`: a parameter stays a parameter, with its requires_grad."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
+    """Put ``new[id(tensor)]`` in the place of each parameter and buffer, ties included."""
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) in new:
+                    table[name] = new[id(tensor)]  # type: ignore[assignment]
+
+
+def clone_tensors(module: nn.Module) -> None:
+    """Give a module tensors of its own."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    with torch.no_grad():
+        replace_tensors(module, {key: copied(t, t.detach().clone()) for key, t in tensors.items()})
+
+
+def shallow_copy(module: Module) -> Module:
+    """A copy of the modules over the same tensors."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(t): t for t in tensors})
