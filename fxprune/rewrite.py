@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.cut import Cut
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.drop_unused import DropUnused
@@ -29,24 +30,27 @@ class Rewritten:
 
     Attributes:
         module: the slim GraphModule, its tensors on the meta device.
-        context: of the passes; ``context.removed`` is what went in the end.
-        gone: ``{group id: channels}`` that went in the end.
+        context: of the passes; ``context.cut`` is what went in the end.
         refused: groups that could not be rewritten -> the reason.
     """
 
     module: fx.GraphModule
     context: Context
-    gone: dict[str, np.ndarray]
     refused: dict[str, str]
 
+    @property
+    def cut(self) -> Cut:
+        """What went in the end."""
+        return self.context.cut
 
-def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray]) -> Rewritten:
+
+def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) -> Rewritten:
     """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so."""
     gone, refused = dict(gone), {}
     while True:
         constants = dict(analysis.traced.constants)
         module, origin = build(analysis.traced, analysis.traced.skeleton, _on_meta(constants))
-        context = Context(analysis, analysis.removed(gone), origin, constants)
+        context = Context(analysis.cut(gone), origin, constants)
         try:
             run_passes(module, [SliceTensors(), ResizeLeaves(), ResizeArguments(), DropUnused()], context)
         except Mismatch as mismatch:
@@ -57,13 +61,12 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray]) -> Rewritten:
                 refused[name] = str(mismatch)
                 del gone[name]
             continue
-        return Rewritten(module, context, gone, refused)
+        return Rewritten(module, context, refused)
 
 
 def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
     """Fill the slim model with the kept weights of `model`; nothing is shared with it."""
-    analysis, module = rewritten.context.analysis, rewritten.module
-    kept = analysis.kept_tensors(rewritten.context.removed)
+    module, kept = rewritten.module, rewritten.cut.tensors
     source = named_tensors(model)
     constants = rewritten.context.constants
     device = next((t.device for t in source.values()), torch.device("cpu"))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
 from fxprune.passes.base import Context, Mismatch
 from fxprune.passes.resize_leaves import groups_left
@@ -32,6 +33,10 @@ class Site:
     module: fx.GraphModule
     context: Context
     values: dict[fx.Node, Any]
+
+    @property
+    def cut(self) -> Cut:
+        return self.context.cut
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         return self.node.args[position] if len(self.node.args) > position else self.node.kwargs.get(name, default)
@@ -55,11 +60,13 @@ class Site:
 
     @property
     def inputs(self) -> tuple[Axis, ...]:
-        return self.context.axes(self.source)
+        found: tuple[Axis, ...] = self.context.axes(self.source)
+        return found
 
     @property
     def outputs(self) -> tuple[Axis, ...]:
-        return self.context.axes(self.node)
+        found: tuple[Axis, ...] = self.context.axes(self.node)
+        return found
 
     def constant(self, value: Tensor) -> fx.Node:
         """A node that reads a new constant of the slim model."""
@@ -104,7 +111,7 @@ def _resized(site: Site, sizes: Sequence[Any], axes: Sequence[Axis]) -> tuple[li
     """Sizes as the axes have them in the slim model; -1 and sizes that are right stay as they are."""
     result, changed = [], 0
     for size, axis in zip(sizes, axes, strict=True):
-        now, wanted = site.value(size), site.context.size(axis)
+        now, wanted = site.value(size), site.cut.size(axis)
         if now == -1 or now == wanted:
             result.append(size)
             continue
@@ -144,10 +151,10 @@ def _repeat(site: Site) -> int:
     spread = not isinstance(node.args[1], (tuple, list))
     times: list[Any] = list(node.args[1:] if spread else node.args[1])  # type: ignore[arg-type]
     times = [1] * (len(site.outputs) - len(times)) + times  # tile may name the last axes only
-    sizes = [1] * (len(times) - len(site.inputs)) + [site.context.size(a) for a in site.inputs]
+    sizes = [1] * (len(times) - len(site.inputs)) + [site.cut.size(a) for a in site.inputs]
     changed = 0
     for position, axis in enumerate(site.outputs):
-        now, wanted = site.value(times[position]), site.context.size(axis) // max(sizes[position], 1)
+        now, wanted = site.value(times[position]), site.cut.size(axis) // max(sizes[position], 1)
         if now != wanted:
             times[position] = site.scaled(times[position], now, wanted) if axis.dynamic else wanted
             changed += 1
@@ -160,9 +167,9 @@ def _split(site: Site) -> int:
     """``chunk`` and ``split`` whose pieces are no longer alike become a split into given sizes."""
     node = site.node
     dim = site.argument(2, "dim", 0) % len(site.inputs)
-    pieces = site.context.analysis.traced.axes[site.context.origin[node]]
-    sizes = [site.context.size(piece[dim]) for piece in pieces]
-    if all(site.context.kept(piece[dim]) is None for piece in pieces):
+    pieces = site.context.axes(node)
+    sizes = [site.cut.size(piece[dim]) for piece in pieces]
+    if all(site.cut.kept(piece[dim]) is None for piece in pieces):
         return 0
     name = node.target if node.op == "call_method" else node.target.__name__  # type: ignore[union-attr]
     if name in ("chunk", "tensor_split", "unsafe_chunk"):
@@ -197,7 +204,7 @@ def _index(site: Site) -> int:
             dim += 1
     changed = 0
     for position, place in enumerate(places):
-        if place is None or site.context.kept(axes[place]) is None:
+        if place is None or site.cut.kept(axes[place]) is None:
             continue
         new = _entry(site, items[position], axes[place])
         if new is not items[position]:
@@ -215,11 +222,11 @@ def _entry(site: Site, item: Any, axis: Axis) -> Any:
         low, high, _ = slice(*(site.value(v) for v in (item.start, item.stop))).indices(axis.size)
         if step != 1:
             return site.constant(_renumbered(context, axis, np.arange(axis.size)[low:high:step]))
-        start = None if item.start is None else context.below(axis, low)
-        stop = None if item.stop is None else context.below(axis, high)
+        start = None if item.start is None else context.cut.below(axis, low)
+        stop = None if item.stop is None else context.cut.below(axis, high)
         return slice(start, stop, item.step)
     if type(item) is int:
-        return context.below(axis, item % axis.size)
+        return context.cut.below(axis, item % axis.size)
     if isinstance(item, (list, tuple)):
         return _renumbered(context, axis, np.asarray(item) % axis.size).tolist()
     known = _known(site, item)
@@ -229,17 +236,17 @@ def _entry(site: Site, item: Any, axis: Axis) -> Any:
 
 
 def _known(site: Site, item: Any) -> Tensor:
-    traced = site.context.analysis.traced
+    traced = site.context.traced
     known = traced.mode.known(traced.values[site.context.origin[item]]) if isinstance(item, fx.Node) else None
     if known is None:
-        groups = site.context.groups_at(site.context.axes(site.source))
+        groups = site.cut.groups_at(site.context.axes(site.source))
         raise Mismatch(f"the index of {site.node.name} is not a constant", groups)
     return known
 
 
 def _renumbered(context: Context, axis: Axis, indices: np.ndarray) -> Tensor:
     """Old positions along an axis -> positions among what is kept; those that went are dropped."""
-    kept = context.kept(axis)
+    kept = context.cut.kept(axis)
     assert kept is not None
     new = np.full(axis.size, -1)
     new[kept] = np.arange(len(kept))
@@ -250,7 +257,7 @@ def _renumbered(context: Context, axis: Axis, indices: np.ndarray) -> Tensor:
 def _index_select(site: Site) -> int:
     dim = site.argument(1, "dim") % len(site.inputs)
     axis = site.inputs[dim]
-    if site.context.kept(axis) is None:
+    if site.cut.kept(axis) is None:
         return 0
     known = _known(site, site.argument(2, "index"))
     return site.put(2, "index", site.constant(_renumbered(site.context, axis, known.numpy())))
@@ -259,18 +266,18 @@ def _index_select(site: Site) -> int:
 def _narrow(site: Site) -> int:
     axis = site.inputs[site.argument(1, "dim") % len(site.inputs)]
     start, length = site.value(site.argument(2, "start")), site.value(site.argument(3, "length"))
-    if site.context.kept(axis) is None:
+    if site.cut.kept(axis) is None:
         return 0
-    low = site.context.below(axis, start % axis.size)
+    low = site.cut.below(axis, start % axis.size)
     site.put(2, "start", low)
-    return site.put(3, "length", site.context.below(axis, start % axis.size + length) - low)
+    return site.put(3, "length", site.cut.below(axis, start % axis.size + length) - low)
 
 
 def _select(site: Site) -> int:
     axis = site.inputs[site.argument(1, "dim") % len(site.inputs)]
-    if site.context.kept(axis) is None:
+    if site.cut.kept(axis) is None:
         return 0
-    return site.put(2, "index", site.context.below(axis, site.value(site.argument(2, "index")) % axis.size))
+    return site.put(2, "index", site.cut.below(axis, site.value(site.argument(2, "index")) % axis.size))
 
 
 def _pad(site: Site) -> int:
@@ -280,18 +287,18 @@ def _pad(site: Site) -> int:
     for position in range(len(amounts) // 2):
         dim = len(site.inputs) - 1 - position
         out = site.outputs[dim]
-        if site.context.kept(out) is None:
+        if site.cut.kept(out) is None:
             continue
         before, after = site.value(amounts[2 * position]), site.value(amounts[2 * position + 1])
-        amounts[2 * position] = site.context.size(out[:before])
-        amounts[2 * position + 1] = site.context.size(out[out.size - after :])
+        amounts[2 * position] = site.cut.size(out[:before])
+        amounts[2 * position + 1] = site.cut.size(out[out.size - after :])
         changed += 1
     return site.put(1, "pad", tuple(amounts)) if changed else 0
 
 
 def _normalized_shape(site: Site) -> int:
     shape = site.argument(1, "normalized_shape")
-    return site.put(1, "normalized_shape", tuple(site.context.size(a) for a in site.inputs[-len(shape) :]))
+    return site.put(1, "normalized_shape", tuple(site.cut.size(a) for a in site.inputs[-len(shape) :]))
 
 
 def _num_groups(site: Site) -> int:
@@ -312,7 +319,7 @@ def _conv_groups(position: int) -> Callable[[Site], int]:
         if left == groups:
             return 0
         if given is not groups:
-            raise Mismatch("the groups of a convolution follow the batch: none can go", site.context.groups_at([channels]))
+            raise Mismatch("the groups of a convolution follow the batch: none can go", site.cut.groups_at([channels]))
         return site.put(position, "groups", left)
 
     return repair
@@ -320,7 +327,7 @@ def _conv_groups(position: int) -> Callable[[Site], int]:
 
 def _attention_scale(site: Site) -> int:
     """The slim heads compute what the masked original's do: with the scale of the original head_dim."""
-    if site.argument(6, "scale") is not None or site.context.kept(site.inputs[-1]) is None:
+    if site.argument(6, "scale") is not None or site.cut.kept(site.inputs[-1]) is None:
         return 0
     site.node.update_kwarg("scale", site.inputs[-1].size ** -0.5)
     return 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, fx
 
-from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.cut import Cut
 from fxprune.errors import PruneError
-from fxprune.labels.store import Axis
+from fxprune.labels.store import axes_in
+from fxprune.tracing.tracer import Traced
 
 __all__ = ["Context", "Mismatch", "Pass", "run_passes"]
 
@@ -30,47 +30,29 @@ class Context:
     """What passes know of the model that they rewrite.
 
     Attributes:
-        analysis: labels and groups of the original.
-        removed: bool array ``[classes]``.
+        cut: the channels that go, and what remains of every axis of the original.
         origin: node of the graph being rewritten -> node of the traced graph, whose values and labels are known.
         constants: real values of the graph's constants; passes may add some.
         counters: what each pass did.
     """
 
-    analysis: Analysis
-    removed: np.ndarray
+    cut: Cut
     origin: dict[fx.Node, fx.Node]
     constants: dict[str, Tensor]
     counters: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def axes(self, node: fx.Node) -> tuple[Axis, ...]:
-        """Labels of a node's tensor in the original model."""
-        found: tuple[Axis, ...] = self.analysis.traced.axes[self.origin[node]]
-        return found
+    @property
+    def traced(self) -> Traced:
+        """The graph of the original."""
+        return self.cut.analysis.traced
 
-    def kept(self, axis: Axis) -> np.ndarray | None:
-        return self.analysis.kept(axis, self.removed)
+    def axes(self, node: fx.Node) -> Any:
+        """Labels of a node's value in the original model: a tensor's axes, or nested values of such; none of a new node."""
+        return self.traced.axes[self.origin[node]] if node in self.origin else ()
 
-    def size(self, axis: Axis) -> int:
-        return self.analysis.size(axis, self.removed)
-
-    def shape(self, axes: Sequence[Axis]) -> tuple[int, ...]:
-        return tuple(self.size(a) for a in axes)
-
-    def below(self, axis: Axis, index: int) -> int:
-        """How many entries remain before `index`."""
-        kept = self.kept(axis)
-        return index if kept is None else int(np.searchsorted(kept, index))
-
-    def groups_at(self, axes: Sequence[Axis]) -> list[str]:
-        """Free groups that lose channels along these axes."""
-        touched = {int(c) for a in axes if a.labels is not None for c in self.analysis.solution.root[a.labels]}
-        touched = {c for c in touched if self.removed[c]}
-        parts = set(touched)
-        for whole, left, right in self.analysis.solution.composites:
-            if touched & set(whole.tolist()):
-                parts |= {int(c) for c in (*left, *right) if self.removed[c]}
-        return [g.id for g in self.analysis.free if parts & set(g.labels.tolist())]
+    def groups_touching(self, *nodes: fx.Node) -> list[str]:
+        """Free groups that lose channels in the values of these nodes or of those that they read."""
+        return self.cut.groups_at([a for n in nodes for m in (n, *n.all_input_nodes) for a in axes_in(self.axes(m))])
 
 
 @dataclass(frozen=True)

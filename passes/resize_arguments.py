@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from fxprune import nested
-from fxprune.analysis.analysis import axes_in
+from fxprune.labels.store import axes_in
 from fxprune.passes.arguments import REPAIRS, Site
 from fxprune.passes.base import Context, Mismatch, Pass
 from fxprune.tracing.interpret import call_on_meta
@@ -33,8 +33,7 @@ class ResizeArguments(Pass):
 
     def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
         counters: Counter[str] = Counter()
-        traced = context.analysis.traced
-        args, named = traced.inputs
+        args, named = context.traced.inputs
         inputs = iter((*args, *named.values()))
         values: dict[fx.Node, Any] = {}
         flags = {name: part.training for name, part in module.named_modules()}
@@ -46,9 +45,9 @@ class ResizeArguments(Pass):
                     continue
                 if node.op == "output":
                     break
-                expected = traced.axes[context.origin[node]]
+                expected = context.axes(node)
                 repair = None if node.op in ("get_attr", "call_module") else REPAIRS.get(_name(node))
-                if repair is not None and _touched(context, node, expected):
+                if repair is not None and _touched(context, node):
                     counters["arguments set"] += repair(Site(node, module, context, values))
                 values[node] = _evaluate(module, node, values, context)
                 _check(context, node, values[node], expected)
@@ -61,12 +60,9 @@ def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
-def _touched(context: Context, node: fx.Node, expected: Any) -> bool:
-    axes = [*axes_in(expected)]
-    for source in node.all_input_nodes:
-        if source in context.origin:
-            axes.extend(axes_in(context.analysis.traced.axes[context.origin[source]]))
-    return any(context.kept(a) is not None for a in axes)
+def _touched(context: Context, node: fx.Node) -> bool:
+    axes = axes_in([context.axes(n) for n in (node, *node.all_input_nodes)])
+    return any(context.cut.kept(a) is not None for a in axes)
 
 
 def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], context: Context) -> Any:
@@ -83,25 +79,16 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any],
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return call_on_meta(node.target, args, kwargs)
     except Exception as error:
-        axes = [
-            a
-            for n in node.all_input_nodes
-            if n in context.origin
-            for a in axes_in(context.analysis.traced.axes[context.origin[n]])
-        ]
-        axes += axes_in(context.analysis.traced.axes[context.origin[node]])
-        raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_at(axes)) from error
+        raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_touching(node)) from error
 
 
 def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
     def check(v: Any, axes: Any) -> None:
-        if not isinstance(v, Tensor) or tuple(v.shape) == context.shape(axes):
+        if not isinstance(v, Tensor) or tuple(v.shape) == context.cut.shape(axes):
             return
-        known = (n for n in node.all_input_nodes if n in context.origin)
-        touching = [*axes, *(a for n in known for a in axes_in(context.analysis.traced.axes[context.origin[n]]))]
         raise Mismatch(
-            f"node {node.name} has shape {tuple(v.shape)} where {context.shape(axes)} is predicted",
-            context.groups_at(touching),
+            f"node {node.name} has shape {tuple(v.shape)} where {context.cut.shape(axes)} is predicted",
+            context.groups_touching(node),
         )
 
     nested.map(check, value, expected)

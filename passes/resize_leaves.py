@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import fx, nn
 
+from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
 from fxprune.passes.base import Context, Mismatch, Pass
 
@@ -21,14 +22,14 @@ def groups_left(context: Context, axis: Axis, groups: int) -> int:
     if axis.labels is None:
         return groups
     kept = np.ones(axis.size, bool)
-    indices = context.kept(axis)
+    indices = context.cut.kept(axis)
     if indices is not None:
         kept[:] = False
         kept[indices] = True
     counts = kept.reshape(groups, -1).sum(1)
     left = counts[counts > 0]
     if len(left) and (left != left[0]).any():
-        raise Mismatch(f"{groups} groups would keep unequal numbers of channels", context.groups_at([axis]))
+        raise Mismatch(f"{groups} groups would keep unequal numbers of channels", context.cut.groups_at([axis]))
     return len(left)
 
 
@@ -39,13 +40,17 @@ class _Site:
     inputs: tuple[Axis, ...]
     output: Any
 
+    @property
+    def cut(self) -> Cut:
+        return self.context.cut
+
 
 def _conv(site: _Site) -> None:
     dims = len(site.module.kernel_size)
     channels, out = site.inputs[-dims - 1], site.output[-dims - 1]
     module = site.module
     module.groups = groups_left(site.context, channels, module.groups) if module.groups > 1 else 1
-    module.in_channels, module.out_channels = site.context.size(channels), site.context.size(out)
+    module.in_channels, module.out_channels = site.cut.size(channels), site.cut.size(out)
 
 
 def _linear(site: _Site) -> None:
@@ -53,17 +58,17 @@ def _linear(site: _Site) -> None:
 
 
 def _channel_norm(site: _Site) -> None:
-    site.module.num_features = site.context.size(site.inputs[1])
+    site.module.num_features = site.cut.size(site.inputs[1])
 
 
 def _shape_norm(site: _Site) -> None:
     n = len(site.module.normalized_shape)
-    site.module.normalized_shape = tuple(site.context.size(a) for a in site.inputs[-n:])
+    site.module.normalized_shape = tuple(site.cut.size(a) for a in site.inputs[-n:])
 
 
 def _group_norm(site: _Site) -> None:
     site.module.num_groups = groups_left(site.context, site.inputs[1], site.module.num_groups)
-    site.module.num_channels = site.context.size(site.inputs[1])
+    site.module.num_channels = site.cut.size(site.inputs[1])
 
 
 def _embedding(site: _Site) -> None:
@@ -82,8 +87,7 @@ def _unflatten(site: _Site) -> None:
     sizes = site.module.unflattened_size
     start = site.module.dim % len(site.inputs)
     site.module.unflattened_size = type(sizes)(
-        site.context.size(a) if not a.dynamic else s
-        for s, a in zip(sizes, site.output[start : start + len(sizes)], strict=True)
+        site.cut.size(a) if not a.dynamic else s for s, a in zip(sizes, site.output[start : start + len(sizes)], strict=True)
     )
 
 
@@ -119,6 +123,6 @@ class ResizeLeaves(Pass):
                 continue
             done.add(id(leaf))
             source = node.all_input_nodes[0]
-            resize(_Site(leaf, context, context.axes(source), context.analysis.traced.axes[context.origin[node]]))
+            resize(_Site(leaf, context, context.axes(source), context.axes(node)))
             counters["modules resized"] += 1
         return counters

@@ -21,7 +21,7 @@ class SliceTensors(Pass):
     name: ClassVar[str] = "slice-tensors"
 
     def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
-        kept = context.analysis.kept_tensors(context.removed)
+        kept = context.cut.tensors
         counters: Counter[str] = Counter()
         new: dict[int, Tensor] = {}
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):

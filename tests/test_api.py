@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.codegen.roundtrip import same_result
-from fxprune.proofs.verify import randomize, relative_error
+from fxprune.proofs.errors import relative_error
+from fxprune.proofs.randomize import randomize
 
 
 class Residual(nn.Module):

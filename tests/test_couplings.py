@@ -33,7 +33,7 @@ from torch import nn
 
 import fxprune
 from fxprune import codegen
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 SCOPES = ("layer", "global")
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 import fxprune
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 SIDE = 128
 

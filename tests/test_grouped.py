@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 X = torch.zeros(1, 3, 8, 8)
 
@@ -83,8 +83,7 @@ def test_both_factors_at_once_are_right() -> None:
     gone = {g.id: torch.arange(g.size // 2).numpy() for g in analysis.free}
     for group in plan.groups:
         group.kept = [c for c in range(group.size) if c not in set(gone.get(group.id, ()))]
-    removed = analysis.removed(gone)
-    plan.kept = {n: {a: i.tolist() for a, i in axes.items()} for n, axes in analysis.kept_tensors(removed).items()}
+    plan.kept = {n: {a: i.tolist() for a, i in axes.items()} for n, axes in analysis.cut(gone).tensors.items()}
     slim = fxprune.apply(model, plan)
     assert slim.grouped.groups == 2 and slim.grouped.weight.shape[:2] == (4, 2)
     assert fxprune.verify(model, slim, latency=False).masked_error <= 1e-6

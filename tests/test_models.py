@@ -16,7 +16,10 @@ import fxprune
 from fxprune.analysis.analysis import analyze_model
 from fxprune.codegen import check_round_trip
 from fxprune.inputs.models import infer_example_inputs, load_model
-from fxprune.proofs.verify import count_macs, permutation_error, randomize, relative_error
+from fxprune.proofs.errors import relative_error
+from fxprune.proofs.measure import count_macs
+from fxprune.proofs.permutation import permutation_error
+from fxprune.proofs.randomize import randomize
 
 CNNS = [
     "torchvision:resnet18",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import fxprune
 from fxprune import codegen
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 TOLERANCE = 1e-8
 

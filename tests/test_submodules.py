@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.cli.commands import main
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 X = torch.randn(2, 3, 16, 16)
 Maps = namedtuple("Maps", ["fine", "coarse"])

@@ -26,7 +26,7 @@ from networks import NETWORKS, conv, image, tokens
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.proofs.verify import randomize
+from fxprune.proofs.randomize import randomize
 
 Case = Callable[[Path], None]
 THREADS: dict[str, Case] = {}

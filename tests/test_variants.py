@@ -22,7 +22,8 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 import fxprune
 from fxprune.codegen import check_round_trip
 from fxprune.inputs.models import infer_example_inputs, load_model
-from fxprune.proofs.verify import permutation_error, randomize
+from fxprune.proofs.permutation import permutation_error
+from fxprune.proofs.randomize import randomize
 
 
 class Features(nn.Module):

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Group", "Member", "Role", "Status"]
+from fxprune.labels.store import Role
 
-Role = Literal["producer", "consumer", "affine"]
+__all__ = ["Group", "Member", "Status"]
+
 Status = Literal["free", "protected", "frozen"]
 
 

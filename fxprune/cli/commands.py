@@ -200,7 +200,7 @@ def verify(
 ) -> None:
     """Prune MODEL with every parameter randomised, prove the result against the original, measure both."""
     from fxprune import api
-    from fxprune.proofs.verify import randomize
+    from fxprune.proofs.randomize import randomize
 
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: _build(model, checkpoint, seed))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,11 +47,11 @@ class CPMC(Criterion):
 
     def prepare(self, analysis: Analysis, tensors: Tensors) -> None:
         """Find the network-wide maxima and each group's cost; all channels of a group cost the same."""
-        params, macs = analysis.params(), analysis.total_macs()
+        whole = analysis.cut()
         costs = {}
         for group in analysis.free:
-            removed = analysis.removed({group.id: np.array([0])})
-            costs[group.id] = (params - analysis.params(removed), macs - analysis.total_macs(removed))
+            cut = analysis.cut({group.id: [0]})
+            costs[group.id] = (whole.params - cut.params, whole.total_macs - cut.total_macs)
         most = [max((c[i] for c in costs.values()), default=0) or 1 for i in (0, 1)]
         self._costs = {
             name: sum(weight * part / top for weight, part, top in zip(self.lambdas, cost, most, strict=True))

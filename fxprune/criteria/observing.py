@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fxprune.analysis.groups import Group, Member, Role
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.weights import members_with
 from fxprune.errors import InputError
+from fxprune.labels.store import Role
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis

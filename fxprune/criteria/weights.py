@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxprune.analysis.groups import Group, Member, Role
+from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Criterion, Tensors
+from fxprune.labels.store import Role
 
 __all__ = ["WeightCriterion", "channel_weights", "members_with"]
 

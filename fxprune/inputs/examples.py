@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.errors import InputError, PlanMismatch
 
-__all__ = ["describe", "example_of", "random_like", "settle_inputs"]
+__all__ = ["describe", "example_of", "own_copy", "random_like", "settle_inputs"]
 
 
 def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -61,6 +61,11 @@ def random_like(value: Any, device: torch.device, dtype: torch.dtype | None, see
         return v
 
     return nested.map(make, value)
+
+
+def own_copy(value: Any) -> Any:
+    """Inputs that a model may write into."""
+    return nested.map(lambda v: v.clone() if isinstance(v, Tensor) else v, value)
 
 
 def describe(args: Sequence[Any], named: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 
 from fxprune.labels.store import Cause, LabelStore, Product
+from fxprune.options import AttentionPolicy
 
-__all__ = ["AttentionPolicy", "Solution", "solve"]
+__all__ = ["Solution", "solve"]
 
 _NO_CAUSE = np.iinfo(np.int64).max
-AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 
 
 @dataclass(eq=False)

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+
+from fxprune import nested
 
 # Copies on longer axes (whole batches of maps) never meet a parameter.
 _MOST_COPIES = 1 << 17
 
-__all__ = ["Axis", "Cause", "LabelStore", "Product"]
+__all__ = ["Axis", "Cause", "LabelStore", "Product", "Role", "axes_in"]
+
+# What an axis is to the layer that holds it: an output axis, an input axis, or neither (norms, tables, statistics).
+Role = Literal["producer", "consumer", "affine"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,3 +241,8 @@ class LabelStore:
 def _of(axis: Axis) -> np.ndarray:
     assert axis.labels is not None
     return axis.labels
+
+
+def axes_in(value: Any) -> list[Axis]:
+    """The axes in the labels of a node's value."""
+    return nested.instances(Axis, value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
+from fxprune.analysis.groups import Group
 from fxprune.errors import PlanMismatch
 
 __all__ = ["GroupPlan", "Plan", "fingerprint"]
@@ -77,6 +78,20 @@ class Plan:
             if group.id == name:
                 return group
         raise PlanMismatch(f"the plan has no group {name!r}")
+
+    def gone(self, free: Iterable[Group]) -> dict[str, list[int]]:
+        """Channels that go of each of a model's free groups.
+
+        Raises:
+            PlanMismatch: the model has other groups.
+        """
+        sizes = {group.id: group.size for group in free}
+        for group in self.groups:
+            if group.removed and sizes.get(group.id) != group.size:
+                raise PlanMismatch(
+                    f"the plan removes channels of a group {group.id!r} of {group.size}, which the model does not have"
+                )
+        return {group.id: group.removed for group in self.groups if group.removed}
 
     def to_json(self) -> str:
         """The plan as text: the same plan gives the same bytes."""

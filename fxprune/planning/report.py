@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fxprune.planning.plan import Plan
 
-__all__ = ["Checks", "Report", "report_of"]
+__all__ = ["Checks", "Clock", "Report", "report_of"]
+
+
+class Clock:
+    """Seconds of each step of a pipeline: call it with a step's name when that ends."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self._last, 4)
+        self._last = now
 
 
 @dataclass
@@ -20,7 +34,7 @@ class Checks:
         masked_error: largest relative difference between the slim output and the masked original's.
         exact_groups, statistics_groups: pruned groups of each kind.
         macs, params: before and after; MACs for one sample.
-        flop_counter: MACs of the slim model by `torch.utils.flop_counter`, for one sample.
+        flop_counter: MACs of the original and of the slim model by `torch.utils.flop_counter`, for one sample.
         latency: median seconds of one forward, original and slim, where measured.
     """
 

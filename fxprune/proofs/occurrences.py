@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxprune.analysis.analysis import Analysis, axes_in
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
+from fxprune.labels.store import axes_in
 
 __all__ = ["Occurrences"]
 

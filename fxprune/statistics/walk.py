@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
+from fxprune.inputs.examples import own_copy
 from fxprune.tracing.modes import in_evaluation
 from fxprune.tracing.module import build
 
@@ -41,7 +42,7 @@ class Runner:
         """Run a batch without gradients; after node ``k`` call each ``(source, observer)`` of ``observers[k]`` with the value
         of node `source`, as it is at that moment."""
         with torch.no_grad():
-            _Walk(self.module, self._needed, observers).run(*(_own(v) for v in inputs))
+            _Walk(self.module, self._needed, observers).run(*own_copy(inputs))
 
 
 class _Walk(fx.Interpreter):
@@ -65,8 +66,3 @@ class _Walk(fx.Interpreter):
         condition, message = self.fetch_args_kwargs_from_env(n)[0]
         if not condition:
             raise InputError(f"a batch does not fit the model as it was traced ({message}): trace it on inputs of that size")
-
-
-def _own(value: Any) -> Any:
-    """A copy, for models that write into their inputs."""
-    return value.clone() if isinstance(value, Tensor) else value

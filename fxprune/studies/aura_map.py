@@ -16,7 +16,7 @@ from fxprune.criteria.aura_entropy import AuraEntropy
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import NothingToPrune
 from fxprune.inputs.examples import settle_inputs
-from fxprune.labels.solver import AttentionPolicy
+from fxprune.options import AttentionPolicy
 from fxprune.statistics import Maps, gather
 from fxprune.statistics.site import Site
 from fxprune.statistics.sites import Sites

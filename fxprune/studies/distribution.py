@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor, nn
 
-from fxprune.analysis.analysis import Analysis, used_names
+from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Blocks", "EqualVariance", "Gaussianity", "WeightTests", "ZeroMean", "output_axes", "test_filters", "weight_tests"]
 
@@ -166,7 +166,7 @@ def output_axes(analysis: Analysis) -> dict[str, int]:
             tensor = analysis.traced.tensors[member.name]
             if member.role == "producer" and isinstance(tensor, nn.Parameter) and tensor.dim() > 1:
                 axes.setdefault(member.name, member.axis)
-    order = used_names(analysis.traced)
+    order = analysis.traced.used
     return {name: axes[name] for name in sorted(axes, key=order.__getitem__)}
 
 

@@ -15,16 +15,14 @@ from fxprune.analysis.groups import Group
 from fxprune.criteria import resolve
 from fxprune.errors import InputError
 from fxprune.inputs.examples import settle_inputs
-from fxprune.labels.solver import AttentionPolicy
-from fxprune.planning.selection import select
+from fxprune.options import AttentionPolicy, PruneOptions
+from fxprune.planning.policies.ratio import GlobalRatio, LayerRatio
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import weight_tests
 from fxprune.studies.results import SCOPES, Applicability, Number, Overlap, Pair, Study
 from fxprune.studies.scoring import Scored, Unit, check_unit, score_all, units_of, with_noise
 
 __all__ = ["study"]
-
-_MAX_RATIO = 0.95  # of a unit may go in a ranking over all units, as in `fxprune.prune`
 
 
 def study(
@@ -142,8 +140,8 @@ class _Comparison:
         return None if found is None else Overlap(scope, ratio, *found)
 
     def _pruned(self, scores: Mapping[str, np.ndarray], scope: str, ratio: float) -> dict[str, np.ndarray]:
-        kind = "layer" if scope == "layer" else "global"
-        return select(self.units, scores, ratio, kind, _MAX_RATIO, 1, self.exclusive)  # type: ignore[arg-type]
+        kind = LayerRatio if scope == "layer" else GlobalRatio
+        return kind(PruneOptions(ratio)).choose_among(self.units, scores, self.exclusive)
 
 
 def _noisy(

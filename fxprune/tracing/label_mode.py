@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
-from fxprune.analysis.groups import Role
-from fxprune.labels.store import Axis, Cause, LabelStore
+from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.tracing.quick_shapes import quick
 
 __all__ = ["Call", "LabelMode", "MacTerm"]

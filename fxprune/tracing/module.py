@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.analysis import used_names
 from fxprune.errors import PruneError, TraceError
 from fxprune.tracing.lowering import pure_leaf
 from fxprune.tracing.modes import guard_modes
@@ -70,7 +69,7 @@ def _rebuild(traced: Traced, source: nn.Module) -> nn.Module:
     modules = dict(source.named_modules(remove_duplicate=False))
     leaves = {id(modules[str(n.target)]): str(n.target) for n in traced.graph.nodes if n.op == "call_module"}
     names = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers(remove_duplicate=False))
-    wanted = {id(names[n]) for n in used_names(traced) if n in names}
+    wanted = {id(names[n]) for n in traced.used if n in names}
     made: dict[int, nn.Module | None] = {}
 
     def visit(module: nn.Module) -> nn.Module | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,6 +60,22 @@ class Traced:
     lowered: dict[str, type[nn.Module]]
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
     tensors: dict[str, Tensor]
+
+    @cached_property
+    def used(self) -> dict[str, int]:
+        """Parameters, buffers and constants that the graph reads -> the order in which it does."""
+        order: dict[str, int] = {}
+        identity = {id(t): n for n, t in reversed(self.tensors.items())}
+        modules = dict(self.skeleton.named_modules(remove_duplicate=False))
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                order.setdefault(str(node.target), len(order))
+            elif node.op == "call_module":
+                leaf = modules[str(node.target)]
+                for tensor in (*leaf._parameters.values(), *leaf._buffers.values()):
+                    if tensor is not None:
+                        order.setdefault(identity[id(tensor)], len(order))
+        return order
 
 
 def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Traced:

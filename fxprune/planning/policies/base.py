@@ -1,0 +1,50 @@
+"""What a policy is, and the limits that all of them keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.groups import Group
+from fxprune.options import PruneOptions
+
+__all__ = ["Policy", "Scores"]
+
+Scores = Mapping[str, np.ndarray]  # group id -> one score a channel; the highest are kept
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Chooses channels by their scores, and by what they cost (``analysis.cut(gone)`` says both MACs and parameters).
+
+    Attributes:
+        options: `ratio`, `max_ratio` (no group loses more), `round_to` (what a group keeps is a multiple of it), ...
+    """
+
+    options: PruneOptions
+
+    def choose(self, analysis: Analysis, scores: Scores) -> dict[str, np.ndarray]:
+        """``{group id: sorted channel numbers}`` that go, for the groups of ``analysis.free`` that lose any."""
+        raise NotImplementedError
+
+    def most(self, group: Group) -> int:
+        """The most channels that a group may lose: never all."""
+        return group.size - max(1, math.ceil(group.size * (1 - self.options.max_ratio) - 1e-9))
+
+    def lowest(self, group: Group, scores: np.ndarray, count: int) -> np.ndarray:
+        """The `count` channels of the lowest scores, within the limits: sorted channel numbers, maybe none."""
+        count = self._rounded(group, min(count, self.most(group)))
+        return np.sort(np.argsort(scores, kind="stable")[:count])
+
+    def _rounded(self, group: Group, count: int) -> int:
+        """Fewer or more channels to remove, so that what is kept is a multiple; nearest, and never none."""
+        step = self.options.round_to // math.gcd(self.options.round_to, group.multiplicity)
+        if step <= 1 or not count:
+            return count
+        kept = group.size - count
+        kept = max(step, round(kept / step) * step)
+        return max(group.size - kept, 0)

@@ -1,0 +1,68 @@
+"""Names of policies, and the policies that they stand for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from fxprune.errors import InputError, nearest
+from fxprune.options import PruneOptions
+from fxprune.planning.policies.base import Policy
+
+__all__ = ["names", "policy_of", "register"]
+
+_NAMES = {
+    "global": "fxprune.planning.policies.ratio:GlobalRatio",
+    "layer": "fxprune.planning.policies.ratio:LayerRatio",
+}
+_BY_NAME = "fxprune.planning.policies.ratio:ByName"  # where the ratio is a mapping of names
+_registered: dict[str, type[Policy]] = {}
+_Made = TypeVar("_Made", bound=type[Policy])
+
+
+def names() -> list[str]:
+    """All policies by name: those of the package, then those registered."""
+    return [*_NAMES, *_registered]
+
+
+def register(name: str) -> Callable[[_Made], _Made]:
+    """Decorate a `Policy` to make it known by a name: ``fxprune.prune(model, 0.5, scope=name)``.
+
+    >>> @register("widest_only")
+    ... class WidestOnly(Policy):
+    ...     def choose(self, analysis, scores):
+    ...         widest = max(analysis.free, key=lambda group: group.size)
+    ...         count = round(widest.size * self.options.ratio)
+    ...         return {widest.id: self.lowest(widest, scores[widest.id], count)}
+    >>> "widest_only" in names()
+    True
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if name in names():
+        raise InputError(f"there is a policy {name!r} already: choose another name")
+
+    def keep(made: _Made) -> _Made:
+        _registered[name] = made
+        return made
+
+    return keep
+
+
+def policy_of(options: PruneOptions) -> Policy:
+    """The policy that the options ask for.
+
+    Raises:
+        InputError: `scope` names none.
+    """
+    if options.scope not in names():
+        known = names()
+        text = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+        raise InputError(f"scope must be {text}, not {options.scope!r}{nearest(str(options.scope), known)}")
+    if options.scope in _registered:
+        return _registered[options.scope](options)
+    module, _, kind = (_BY_NAME if isinstance(options.ratio, Mapping) else _NAMES[options.scope]).partition(":")
+    made: type[Policy] = getattr(importlib.import_module(module), kind)
+    return made(options)

@@ -1,0 +1,47 @@
+"""What a slim model costs beside its original: MACs by another count than ours, and seconds."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.inputs.examples import own_copy, random_like
+from fxprune.state import place_of, shallow_copy
+from fxprune.tracing.skeleton import skeleton_of
+
+__all__ = ["count_macs", "latency"]
+
+
+def count_macs(model: nn.Module, analysis: Analysis) -> int:
+    """MACs of one sample by `torch.utils.flop_counter`, on the meta device (no weights, fused attention counted)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    skeleton, _ = skeleton_of(model)
+    skeleton.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
+    args, named = analysis.traced.inputs
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), torch.device("meta"), counter:  # constants that forward makes, too
+        skeleton.eval()(*args, **named)
+    return round(counter.get_total_flops() / 2 / analysis.batch)
+
+
+def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int = 7) -> tuple[float, float]:
+    """Median seconds of one forward each, measured in turns on the example inputs."""
+    device, dtype = place_of(model)
+    args, named = (random_like(v, device, dtype) for v in analysis.traced.inputs)
+    pair = (shallow_copy(model).eval(), shallow_copy(slim).eval())
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            for module, found in zip(pair, seconds, strict=True):
+                start = time.perf_counter()
+                module(*own_copy(args), **own_copy(named))
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                if turn:
+                    found.append(time.perf_counter() - start)
+    return float(np.median(seconds[0])), float(np.median(seconds[1]))

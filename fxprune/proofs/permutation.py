@@ -1,0 +1,49 @@
+"""Permutation invariance: the groups are right if permuting coupled channels throughout the original changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.inputs.examples import own_copy, random_like
+from fxprune.proofs.errors import relative_error
+from fxprune.proofs.occurrences import Occurrences
+from fxprune.state import copied, place_of, replace_tensors, shallow_copy
+
+__all__ = ["permutation_error"]
+
+
+def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> float:
+    """Relative change of the output of `model` when the channels of every free group are permuted, wherever they occur.
+
+    Channels change places with those that play the same part in the model (`fxprune.proofs.occurrences`).
+    """
+    random = np.random.default_rng(seed)
+    original = shallow_copy(model).eval()
+    permuted = shallow_copy(model).eval()
+    device, dtype = place_of(model)
+    if dtype in (torch.float16, torch.bfloat16):
+        original, permuted, dtype = copy.deepcopy(original).float(), copy.deepcopy(permuted).float(), torch.float32
+    tensors = dict(permuted.named_parameters()) | dict(permuted.named_buffers())
+    data = {name: tensor.detach() for name, tensor in tensors.items()}
+    occurrences = Occurrences(analysis)
+    for group in analysis.free:
+        order = np.arange(group.size)
+        for part in occurrences.parts(group):
+            order[part] = random.permutation(part)
+        for member in group.members:
+            index = np.arange(data[member.name].shape[member.axis])
+            entries = occurrences.indices(group, member)
+            index[entries.ravel()] = entries[order].ravel()
+            picked = torch.from_numpy(index).to(device)
+            data[member.name] = data[member.name].index_select(member.axis, picked)
+    replace_tensors(permuted, {id(t): copied(t, data[name]) for name, t in tensors.items() if data[name] is not t})
+    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.inputs)
+    with torch.no_grad():
+        expected = original(*own_copy(args), **own_copy(named))
+        found = permuted(*own_copy(args), **own_copy(named))
+    return relative_error(found, expected)

@@ -1,0 +1,98 @@
+"""What is traced and pruned: the user's model, or the named submodules of it as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.analysis.analysis import Analysis, analyze_model
+from fxprune.errors import PlanMismatch
+from fxprune.inputs.examples import example_of, settle_inputs
+from fxprune.options import AttentionPolicy, check_attention
+from fxprune.planning.plan import Plan, fingerprint
+from fxprune.planning.report import report_of
+from fxprune.state import clone_tensors
+from fxprune.submodules.hints import naming_submodules
+from fxprune.submodules.parts import Submodules
+from fxprune.tracing.module import build
+from fxprune.tracing.tracer import trace_graph
+
+__all__ = ["Target", "pair_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One module for the rest of the pipeline.
+
+    Attributes:
+        model: the user's model, or its submodules as one.
+        whole: the submodules in their model, if it is these that are pruned.
+        args, named: example inputs of `model`.
+    """
+
+    model: nn.Module
+    whole: Submodules | None
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, submodules: str | Iterable[str], example_inputs: Any) -> Target:
+        """What a user names.
+
+        Raises:
+            InputError: a name matches nothing, or the inputs are missing.
+        """
+        names = (submodules,) if isinstance(submodules, str) else tuple(submodules)
+        if not names:
+            return cls(model, None, *settle_inputs(model, example_inputs))
+        whole = Submodules.of(model, names, example_inputs)
+        return cls(whole.parts, whole, whole.inputs, {})
+
+    @classmethod
+    def of_plan(cls, model: nn.Module, plan: Plan) -> Target:
+        """What a plan was made for.
+
+        Raises:
+            PlanMismatch: that is another model.
+        """
+        whole = Submodules.of_plan(model, plan)
+        target = cls(model if whole is None else whole.parts, whole, *example_of(plan.example))
+        if fingerprint(target.model) != plan.fingerprint:
+            raise PlanMismatch(
+                f"the plan was made for a {plan.model} with other parameters than this {type(model).__name__}: "
+                "names or shapes differ"
+            )
+        return target
+
+    def analyze(self, attention: AttentionPolicy = "head_dim", ignore: Iterable[str] = ()) -> Analysis:
+        """Trace, label and group; an error names the submodules that could be pruned instead."""
+        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        with naming_submodules(self.model, self.args, self.named):
+            return analyze_model(self.model, self.args, self.named, attention=check_attention(attention), ignore=ignore)
+
+    def record(self) -> fx.GraphModule:
+        """The model as a GraphModule over copies of its tensors."""
+        with naming_submodules(self.model, self.args, self.named):
+            traced = trace_graph(self.model, self.args, self.named)
+        module, _ = build(traced, self.model, traced.constants)
+        clone_tensors(module)
+        module.recompile()
+        return module
+
+    def described(self) -> dict[str, Any]:
+        """What a plan's options store of it."""
+        return {} if self.whole is None else {"submodules": self.whole.described()}
+
+
+def pair_of(model: nn.Module, slim: nn.Module, example_inputs: Any) -> tuple[nn.Module, nn.Module, Any]:
+    """Original, slim model and inputs as one graph has them: themselves, or the submodules that were pruned, joined."""
+    report = report_of(slim)
+    whole = None if report is None else Submodules.of_plan(model, report.plan)
+    if whole is None:
+        return model, slim, example_inputs
+    if example_inputs is not None:
+        whole = Submodules.of(model, list(whole.calls), example_inputs)
+    return whole.parts, whole.joined_from(slim), whole.inputs
