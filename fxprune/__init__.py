@@ -17,6 +17,7 @@ _LAZY = {
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
+    "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
     "verify": "fxprune.api",
     "why": "fxprune.api",
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "rule",
     "save",
     "study",
     "trace",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from fxprune.analysis.groups import Group, Member
     from fxprune.api import analyze, apply, plan, prune, trace, verify, why
     from fxprune.codegen import load, save
+    from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
     from fxprune.studies.results import Study

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
+from fxprune.labels.table import rule
 from fxprune.rules.elementwise import broadcast
-from fxprune.tracing.label_mode import Call
 
 
 @rule("linear")

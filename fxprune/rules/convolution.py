@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution")
@@ -53,7 +53,7 @@ def _couple(call: Call, channels: Axis, inner: Axis, outer: Axis | None, width_o
             call.unify(channels, inner)
         return
     # Groups that follow the batch (a kernel for each sample) are no channels.
-    literal = call.mode.literal_sizes is None or call.mode.is_literal(groups)
+    literal = not call.mode.names_sizes() or call.mode.is_literal(groups)
     group = call.store.fresh(groups) if literal else Axis(groups, None, True)
     if inner.size > 1 and group.labels is not None:  # a depthwise convolution follows its producer
         call.store.grouped.append(group.labels)

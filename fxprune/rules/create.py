@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 @rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided")

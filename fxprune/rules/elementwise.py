@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ...]) -> list[Axis]:

@@ -7,9 +7,9 @@ from functools import reduce
 import numpy as np
 from torch import Tensor
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 @rule("cat", "concat", "concatenate")

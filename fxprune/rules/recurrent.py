@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from fxprune import nested
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
+from fxprune.labels.table import rule
 from fxprune.rules.elementwise import broadcast
-from fxprune.tracing.label_mode import Call
 
 _BY_NUMBER = "entries of this axis are addressed by number"
 

@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor
 
+from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
-from fxprune.rules import rule
-from fxprune.tracing.label_mode import Call
+from fxprune.labels.table import rule
 
 
 def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> list[Axis]:
@@ -17,7 +17,7 @@ def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> l
     A table that is resampled to the size of the image, ``interpolate(table, size=(h, w))``, follows that size.
     """
     made = list(source[: len(source) - space])
-    asked = call.get("output_size") is not None and call.mode.literal_sizes is not None
+    asked = call.get("output_size") is not None and call.mode.names_sizes()
     for axis, size in zip(source[len(source) - space :], out.shape[-space:], strict=True):
         call.fix(axis)
         computed = asked and not call.mode.is_literal(int(size))

@@ -7,107 +7,26 @@ operators that have one. An operator that no rule knows freezes every channel th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
+from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
+from fxprune.labels.table import find
 from fxprune.tracing.quick_shapes import quick
 
-__all__ = ["Call", "LabelMode", "MacTerm"]
+__all__ = ["LabelMode"]
 
 # Tensors that are constants of the model are also computed for real while they are at most this large: indices and
 # masks have to be known to say which channel goes where.
 _KNOWN_INTEGERS = 1 << 22
 _KNOWN_FLOATS = 1 << 14
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MacTerm:
-    """Multiply-accumulates of one contraction: ``constant * prod(kept entries of each axis)``."""
-
-    node: str
-    constant: int
-    axes: tuple[np.ndarray, ...]
-
-
-@dataclass(eq=False)
-class Call:
-    """One operator call as its rule sees it: arguments by their schema name, output, and what a rule may record."""
-
-    mode: LabelMode
-    name: str
-    args: dict[str, Any]
-    out: Any
-
-    def __getitem__(self, name: str) -> Any:
-        return self.args[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.args.get(name, default)
-
-    @cached_property
-    def inputs(self) -> list[Tensor]:
-        """The tensors among the arguments."""
-        return nested.tensors(self.args)
-
-    @cached_property
-    def outputs(self) -> list[Tensor]:
-        """The tensors that the operator returned."""
-        return nested.tensors(self.out)
-
-    @property
-    def store(self) -> LabelStore:
-        return self.mode.store
-
-    @property
-    def cause(self) -> int:
-        """The cause "this operator at this node"."""
-        return self.mode.cause(self.name)
-
-    def because(self, text: str) -> int:
-        return self.mode.cause(text)
-
-    def axes(self, tensor: Tensor) -> tuple[Axis, ...]:
-        return self.mode.axes(tensor)
-
-    def set(self, axes: Sequence[Axis], out: Tensor | None = None) -> None:
-        """Label the output (the first one by default)."""
-        target = self.out if out is None else out
-        self.mode.label(target, axes)
-
-    def unify(self, a: Axis, b: Axis) -> Axis:
-        return self.store.unify(a, b, self.cause)
-
-    def fix(self, axis: Axis, why: str | None = None) -> Axis:
-        return self.store.fix(axis, self.cause if why is None else self.because(why))
-
-    def statistics(self, axis: Axis) -> None:
-        if axis.labels is not None:
-            self.store.mark_statistics(axis)
-            self.mode.statistics_nodes.add(self.mode.node)
-
-    def role(self, axis: Axis, role: Role) -> None:
-        self.mode.role(axis, role)
-
-    def macs(self, *axes: Axis, times: int = 1) -> None:
-        constant, free = times, []
-        for axis in axes:
-            if axis.labels is None:
-                constant *= axis.size
-            else:
-                free.append(axis.labels)
-        self.mode.macs.append(MacTerm(self.mode.node, constant, tuple(free)))
-
-
-Rule = Callable[[Call], None]
 
 
 @dataclass(eq=False)
@@ -130,9 +49,6 @@ class LabelMode(TorchDispatchMode):
 
     def __post_init__(self) -> None:
         super().__init__()
-        from fxprune.rules import find
-
-        self._find = find
         self._axes: dict[int, tuple[Tensor, tuple[Axis, ...]]] = {}
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
         self.roles: dict[int, Role] = {}
@@ -179,6 +95,10 @@ class LabelMode(TorchDispatchMode):
 
     # -- sizes that a tensor gets from arguments ---------------------------------------------------------------------
 
+    def names_sizes(self) -> bool:
+        """Whether the node that runs now has arguments that could name sizes: a module has none."""
+        return self.literal_sizes is not None
+
     def is_literal(self, size: int) -> bool:
         """Whether the graph node that runs now names this size as a number (else it follows the model's input)."""
         return self.literal_sizes is not None and size in self.literal_sizes
@@ -195,7 +115,7 @@ class LabelMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        rule = self._find(func)
+        rule = find(func)
         if rule is None and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             with self:
                 result = func.decompose(*args, **kwargs)
