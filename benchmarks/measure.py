@@ -108,7 +108,7 @@ def code_hash(root: Path) -> str:
 
 
 def _sources(root: Path) -> Iterable[Path]:
-    return sorted([*(root / "fxprune").rglob("*.py"), *(root / "passes").glob("*.py")])
+    return sorted([*(root / "fxprune").rglob("*.py"), *(root / "passes").rglob("*.py")])
 
 
 def environment() -> dict[str, str]:

@@ -192,6 +192,8 @@ def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any
     gone = policy.choose(analysis, scores)
     clock("score and select")
     rewritten = rewrite(analysis, gone)
+    if gone and not rewritten.cut.gone:
+        raise NothingToPrune(analysis.nothing(rewritten.refused))
     clock("rewrite")
     stored = options.to_json() | target.described()
     return document_of(target.model, rewritten.cut, stored, scores, rewritten.refused), rewritten

@@ -17,7 +17,8 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.labels.store import axes_in
-from fxprune.passes.arguments import REPAIRS, Site
+from fxprune.labels.table import key_of, known
+from fxprune.passes.arguments import Site
 from fxprune.passes.base import Context, Mismatch, Pass
 from fxprune.tracing.interpret import call_on_meta
 from fxprune.tracing.quick_shapes import QuickShapes
@@ -46,18 +47,14 @@ class ResizeArguments(Pass):
                 if node.op == "output":
                     break
                 expected = context.axes(node)
-                repair = None if node.op in ("get_attr", "call_module") else REPAIRS.get(_name(node))
-                if repair is not None and _touched(context, node):
-                    counters["arguments set"] += repair(Site(node, module, context, values))
+                operator = known(key_of(node.op, node.target))
+                if operator is not None and operator.repair is not None and _touched(context, node):
+                    counters["arguments set"] += operator.repair(Site(node, module, context, values))
                 values[node] = _evaluate(module, node, values, context)
                 _check(context, node, values[node], expected)
         for name, part in module.named_modules():
             part.training = flags[name]
         return counters
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
 
 
 def _touched(context: Context, node: fx.Node) -> bool:
@@ -86,9 +83,10 @@ def _check(context: Context, node: fx.Node, value: Any, expected: Any) -> None:
     def check(v: Any, axes: Any) -> None:
         if not isinstance(v, Tensor) or tuple(v.shape) == context.cut.shape(axes):
             return
-        raise Mismatch(
-            f"node {node.name} has shape {tuple(v.shape)} where {context.cut.shape(axes)} is predicted",
-            context.groups_touching(node),
-        )
+        shape, predicted = tuple(v.shape), context.cut.shape(axes)
+        # Those of the axes that are wrong, if that tells; else whatever the operation touches.
+        wrong = [a for a, n, m in zip(axes, shape, predicted, strict=False) if n != m]
+        groups = context.cut.groups_at(wrong) or context.groups_touching(node)
+        raise Mismatch(f"node {node.name} has shape {shape} where {predicted} is predicted", groups)
 
     nested.map(check, value, expected)

@@ -12,6 +12,7 @@ from fxprune.rules.elementwise import broadcast
 
 @rule("linear")
 def linear(call: Call) -> None:
+    """linear: [..., i], [o, i], [o] -> [..., o]"""
     x, weight = call.axes(call["input"]), call.axes(call["weight"])
     call.unify(x[-1], weight[-1])
     call.role(weight[-1], "consumer")
@@ -27,12 +28,14 @@ def linear(call: Call) -> None:
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
 def matmul(call: Call) -> None:
+    """matmul: [h, a, i], [h, i, b] -> [h, a, b]; h are heads"""
     tensors = [v for v in call.args.values() if isinstance(v, Tensor)]
     call.set(product(call, tensors[0], tensors[1]))
 
 
 @rule("addmm", "baddbmm", "addbmm", "addmv")
 def add_matmul(call: Call) -> None:
+    """addmm: [a, b], [a, i], [i, b] -> [a, b]"""
     tensors = [v for k, v in call.args.items() if isinstance(v, Tensor) and k != "self"]
     out = product(call, tensors[0], tensors[1])
     if call.name.startswith("addbmm"):
@@ -63,6 +66,7 @@ def product(call: Call, a: Tensor, b: Tensor) -> list[Axis]:
 
 @rule("einsum")
 def einsum(call: Call) -> None:
+    """einsum: [a, i], [i, b] -> [a, b] by letters; a letter of several operands that stays is a batch axis"""
     terms, output = _letters(call["equation"], [t.dim() for t in call["tensors"]], call.out.dim())
     found: dict[str, Axis] = {}
     counts: dict[str, int] = {}
@@ -121,6 +125,7 @@ def _einsum_macs(call: Call, terms: list[list[str]], output: list[str], found: d
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_attention_math")
 def attention(call: Call) -> None:
+    """scaled_dot_product_attention: [h, q, d], [h, k, d], [h, k, e] -> [h, q, e]; a softmax runs over k"""
     query, key, value = (call.axes(call[name]) for name in ("query", "key", "value"))
     inner = call.unify(query[-1], key[-1])
     source = call.unify(key[-2], value[-2])

@@ -11,6 +11,7 @@ from fxprune.labels.table import rule
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution")
 def convolution(call: Call) -> None:
+    """convolution: [n, i, h, w], [o, i, k, k], [o] -> [n, o, h', w']; i = groups x i', o = groups x o'"""
     if call.get("transposed"):
         transposed(call)
         return
@@ -29,7 +30,10 @@ def convolution(call: Call) -> None:
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed(call: Call) -> None:
-    """The weight is ``(in, out / groups, *kernel)``: the output axis is a product of groups and the weight's axis 1."""
+    """conv_transpose2d: [n, i, h, w], [i, o', k, k], [o] -> [n, o, h', w']; i = groups x i', o = groups x o'
+
+    The weight is ``(in, out / groups, *kernel)``: the output axis is a product of groups and the weight's axis 1.
+    """
     x, weight = call.axes(call["input"]), call.axes(call["weight"])
     kernel = [call.fix(a, "kernel size of a convolution") for a in weight[2:]]
     batch, channels, space = _parts(x, len(kernel))

@@ -9,12 +9,16 @@ from fxprune.labels.table import rule
 
 @rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided")
 def fill(call: Call) -> None:
+    """zeros: -> [a]; a size that the graph names is free"""
     call.set([call.mode.sized(call.store, int(size)) for size in call.out.shape])
 
 
 @rule("arange linspace logspace eye scalar_tensor tril_indices triu_indices randperm randint hann_window range")
 def content(call: Call) -> None:
-    """Entries differ by place; sizes that follow the input are told from the arguments of the graph node."""
+    """arange: -> [a]; fixed
+
+    Entries differ by place; sizes that follow the input are told from the arguments of the graph node.
+    """
     for out in call.outputs:
         call.set([Axis(int(size), None, not call.mode.is_literal(int(size))) for size in out.shape], out)
 
@@ -24,4 +28,7 @@ def content(call: Call) -> None:
     "is_same_size _has_compatible_shallow_copy_type set_ requires_grad"
 )
 def nothing(call: Call) -> None:
-    """Operators that make no tensor."""
+    """item: [a] -> nothing
+
+    Operators that make no tensor.
+    """

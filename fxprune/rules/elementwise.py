@@ -25,6 +25,7 @@ def broadcast(call: Call, operands: list[tuple[Axis, ...]], shape: tuple[int, ..
 
 @rule("pointwise copy dropout native_dropout rrelu hardswish log_sigmoid log_sigmoid_forward floor_divide _prelu_kernel")
 def pointwise(call: Call) -> None:
+    """pointwise: [a, b], [b], [a, 1] -> [a, b]"""
     operands = [call.axes(t) for t in call.inputs]
     for out in call.outputs:
         call.set(broadcast(call, operands, tuple(out.shape)), out)
@@ -36,6 +37,7 @@ def pointwise(call: Call) -> None:
     "resolve_conj resolve_neg"
 )
 def same(call: Call) -> None:
+    """clone: [a, b] -> [a, b]"""
     source = call.get("self")
     if not isinstance(source, Tensor):
         source = call.inputs[0]
@@ -46,11 +48,13 @@ def same(call: Call) -> None:
 
 @rule("feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def channel_dropout(call: Call) -> None:
+    """feature_dropout: [a, b] -> [a, b]"""
     call.set(call.axes(call["input"]))
 
 
 @rule("prelu")
 def prelu(call: Call) -> None:
+    """prelu: [n, c, h], [c] -> [n, c, h]"""
     x, weight = call.axes(call["self"]), call.axes(call["weight"])
     axes = list(x)
     if weight and weight[0].size > 1:
@@ -60,6 +64,7 @@ def prelu(call: Call) -> None:
 
 @rule("glu")
 def glu(call: Call) -> None:
+    """glu: [a + a] -> [a]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     half = axes[dim].size // 2
@@ -69,6 +74,7 @@ def glu(call: Call) -> None:
 
 @rule("tril", "triu")
 def triangle(call: Call) -> None:
+    """tril: [a, b] -> [a, b]; both fixed"""
     axes = list(call.axes(call["self"]))
     axes[-2:] = [call.fix(a, "a triangular mask depends on the order of entries") for a in axes[-2:]]
     call.set(axes)

@@ -14,6 +14,7 @@ from fxprune.labels.table import rule
 
 @rule("cat", "concat", "concatenate")
 def cat(call: Call) -> None:
+    """cat: [a, n], [b, n] -> [a + b, n]"""
     tensors = [t for t in call["tensors"] if t.dim() > 1 or t.numel() or call.out.dim() == 1]
     sources = [call.axes(t) for t in tensors]
     dim = call["dim"] % call.out.dim()
@@ -24,6 +25,7 @@ def cat(call: Call) -> None:
 
 @rule("stack", "vstack", "hstack", "dstack")
 def stack(call: Call) -> None:
+    """stack: [a], [a] -> [2, a]"""
     sources = [call.axes(t) for t in call["tensors"]]
     if call.name != "stack":
         for axis in (a for s in sources for a in s):
@@ -40,7 +42,10 @@ def stack(call: Call) -> None:
     "replication_pad3d _pad_circular"
 )
 def pad(call: Call) -> None:
-    """Constant padding of a channel axis makes channels of its own; other padding copies neighbours, so they stay."""
+    """pad: [a] -> [before + a + after]
+
+    Constant padding of a channel axis makes channels of its own; other padding copies neighbours, so they stay.
+    """
     axes = list(call.axes(call["self"]))
     amounts = call.get("pad") or call.get("padding")
     constant = call.name == "constant_pad_nd" or (call.name == "pad" and call["mode"] == "constant")
@@ -67,6 +72,7 @@ def _fresh(call: Call, size: int) -> Axis:
 
 @rule("repeat", "tile")
 def repeat(call: Call) -> None:
+    """repeat: [a] -> [a + a]"""
     axes = [Axis(1)] * (call.out.dim() - call["self"].dim()) + list(call.axes(call["self"]))
     made = []
     for axis, size in zip(axes, call.out.shape, strict=True):
@@ -82,6 +88,7 @@ def repeat(call: Call) -> None:
 
 @rule("repeat_interleave")
 def repeat_interleave(call: Call) -> None:
+    """repeat_interleave: [a] -> [a[0], a[0], a[1], a[1], ...]"""
     source, times = call.get("self"), call.get("repeats")
     if not isinstance(source, Tensor) or isinstance(times, Tensor):
         call.set([Axis(int(s)) for s in call.out.shape])

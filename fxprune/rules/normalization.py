@@ -18,6 +18,7 @@ from fxprune.labels.table import rule
     "_native_batch_norm_legit_no_training",
 )
 def batch_norm(call: Call) -> None:
+    """batch_norm: [n, c, h, w], [c], [c] -> [n, c, h, w]; in training a statistic runs over n, h, w"""
     axes = list(call.axes(call["input"]))
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = call.get(name)
@@ -32,6 +33,7 @@ def batch_norm(call: Call) -> None:
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> None:
+    """layer_norm: [n, c], [c], [c] -> [n, c]; a statistic runs over c"""
     x = call.axes(call["input"])
     axes = list(x)
     first = len(axes) - len(call["normalized_shape"])
@@ -49,7 +51,10 @@ def layer_norm(call: Call) -> None:
 
 @rule("group_norm", "native_group_norm")
 def group_norm(call: Call) -> None:
-    """``channels = groups x width``: whole groups go exactly; within groups, the statistic changes."""
+    """group_norm: [n, c, h, w], [c], [c] -> [n, c, h, w]; c = groups x width, a statistic runs over the width
+
+    ``channels = groups x width``: whole groups go exactly; within groups, the statistic changes.
+    """
     axes = list(call.axes(call["input"]))
     for name in ("weight", "bias"):
         tensor = call.get(name)
@@ -67,6 +72,7 @@ def group_norm(call: Call) -> None:
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "logcumsumexp")
 def softmax(call: Call) -> None:
+    """softmax: [a, b] -> [a, b]; a statistic runs over one of them"""
     axes = call.axes(call["self"])
     call.statistics(axes[call["dim"] % max(len(axes), 1)])
     call.set(axes)

@@ -12,7 +12,10 @@ from fxprune.labels.table import rule
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call) -> None:
-    """Parameters come as ``(w_ih, w_hh[, b_ih, b_hh])`` per layer and direction; w_ih's axis 1 meets the input."""
+    """lstm: [t, n, i], (4 h, i) weights -> [t, n, h]; h is fixed
+
+    Parameters come as ``(w_ih, w_hh[, b_ih, b_hh])`` per layer and direction; w_ih's axis 1 meets the input.
+    """
     x: Tensor = call["input"] if "input" in call.args else call["data"]
     axes = call.axes(x)
     width = int(x.shape[-1])

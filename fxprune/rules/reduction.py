@@ -13,6 +13,7 @@ from fxprune.labels.table import rule
     "count_nonzero nansum nanmean"
 )
 def reduction(call: Call) -> None:
+    """mean: [a, b] -> [a]; a statistic runs over b"""
     x = call.get("self")
     axes = list(call.axes(call.inputs[0] if x is None else x))
     dims = call.get("dim")
@@ -29,7 +30,10 @@ def reduction(call: Call) -> None:
 
 @rule("max", "min")
 def extremum(call: Call) -> None:
-    """Three operators share the name: of two tensors, over everything, and along an axis with positions."""
+    """max: [a], [a] -> [a], or [a, b] -> [a] with a statistic over b, or [a, n] -> [a], [a] with n fixed
+
+    Three operators share the name: of two tensors, over everything, and along an axis with positions.
+    """
     from fxprune.rules.elementwise import pointwise
 
     if call.get("other") is not None:

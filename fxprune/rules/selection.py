@@ -15,6 +15,7 @@ _BY_NUMBER = "entries of this axis are addressed by number"
 
 @rule("slice")
 def slice_(call: Call) -> None:
+    """slice: [a] -> [a[start:end:step]]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     axes[dim] = axes[dim][slice(call["start"], call["end"], call["step"])]
@@ -23,6 +24,7 @@ def slice_(call: Call) -> None:
 
 @rule("narrow")
 def narrow(call: Call) -> None:
+    """narrow: [a] -> [a[start : start + length]]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     start = call["start"]
@@ -36,6 +38,7 @@ def narrow(call: Call) -> None:
 
 @rule("select")
 def select(call: Call) -> None:
+    """select: [n, a] -> [a]; entry `index` of n is fixed"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     index = call["index"] % axes[dim].size
@@ -46,6 +49,7 @@ def select(call: Call) -> None:
 
 @rule("index_select")
 def index_select(call: Call) -> None:
+    """index_select: [a], index -> [a[index]] for a constant index; else a is fixed"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     axes[dim] = _take(call, axes[dim], call["index"])
@@ -64,6 +68,7 @@ def _take(call: Call, axis: Axis, index: Tensor) -> Axis:
 
 @rule("index")
 def index(call: Call) -> None:
+    """index: [a, b], index -> [a[index], b] for one constant vector; else indexed axes are fixed"""
     axes = list(call.axes(call["self"]))
     indices: list[Tensor | None] = list(call["indices"])
     indices += [None] * (len(axes) - len(indices))
@@ -91,7 +96,10 @@ def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
 
 @rule("index_put _unsafe_index_put masked_scatter index_add index_copy index_fill scatter scatter_add scatter_reduce")
 def write(call: Call) -> None:
-    """Writing by index: nothing that the call touches moves, so all of it stays."""
+    """index_put: [a], index, [b] -> [a]; all fixed
+
+    Writing by index: nothing that the call touches moves, so all of it stays.
+    """
     for tensor in call.inputs:
         for axis in call.axes(tensor):
             call.fix(axis, _BY_NUMBER)
@@ -100,6 +108,7 @@ def write(call: Call) -> None:
 
 @rule("slice_scatter", "select_scatter")
 def slice_scatter(call: Call) -> None:
+    """slice_scatter: [a], [b] -> [a]; all fixed"""
     axes = list(call.axes(call["self"]))
     for axis in (*axes, *call.axes(call["src"])):
         call.fix(axis, _BY_NUMBER)
@@ -108,6 +117,7 @@ def slice_scatter(call: Call) -> None:
 
 @rule("gather", "take_along_dim")
 def gather(call: Call) -> None:
+    """gather: [a], [b] -> [b]; all fixed"""
     axes, positions = call.axes(call["self"]), call.axes(call.get("index", call.get("indices")))
     for axis in (*axes, *positions):
         call.fix(axis, _BY_NUMBER)
@@ -116,6 +126,7 @@ def gather(call: Call) -> None:
 
 @rule("embedding")
 def embedding(call: Call) -> None:
+    """embedding: [n, c], [a, b] -> [a, b, c]; n is fixed"""
     weight = call.axes(call["weight"])
     call.fix(weight[0], _BY_NUMBER)
     call.role(weight[1], "producer")
@@ -124,6 +135,7 @@ def embedding(call: Call) -> None:
 
 @rule("flip", "fliplr", "flipud")
 def flip(call: Call) -> None:
+    """flip: [a] -> [a[::-1]]"""
     axes = list(call.axes(call["self"]))
     dims = call.get("dims") or ([1] if call.name == "fliplr" else [0])
     for dim in dims:
@@ -133,6 +145,7 @@ def flip(call: Call) -> None:
 
 @rule("roll")
 def roll(call: Call) -> None:
+    """roll: [a] -> [a]; rolled axes are fixed"""
     axes = list(call.axes(call["self"]))
     for dim in call["dims"] or range(len(axes)):
         axes[dim] = call.fix(axes[dim], "a roll moves entries by a number of places")
@@ -141,7 +154,10 @@ def roll(call: Call) -> None:
 
 @rule("topk sort argsort kthvalue median mode argmax argmin msort cumsum cumprod cummax cummin")
 def ordered(call: Call) -> None:
-    """The result depends on the order of the entries along the axis, or names them by number."""
+    """sort: [a, n] -> [a, n]; n is fixed
+
+    The result depends on the order of the entries along the axis, or names them by number.
+    """
     axes = list(call.axes(call["self"]))
     dim = call.get("dim")
     dims = range(len(axes)) if dim is None else [dim % max(len(axes), 1)]

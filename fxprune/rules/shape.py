@@ -13,6 +13,7 @@ from fxprune.labels.table import rule
 
 @rule("view reshape _unsafe_view flatten unflatten view_as reshape_as ravel _reshape_alias")
 def view(call: Call) -> None:
+    """view: [a * b, c] -> [a, b, c] or back: products of axes, where neither side is one axis after another"""
     call.set(reshape(call, call.axes(call["self"]), tuple(call.out.shape)))
 
 
@@ -85,12 +86,14 @@ def _between(cuts: list[int], sizes: Sequence[int]) -> list[list[int]]:
 
 @rule("permute")
 def permute(call: Call) -> None:
+    """permute: [a, b, c] -> [c, a, b]"""
     axes = call.axes(call["self"])
     call.set([axes[d] for d in call["dims"]])
 
 
 @rule("transpose t swapaxes swapdims adjoint numpy_T matrix_H mT mH movedim moveaxis")
 def transpose(call: Call) -> None:
+    """transpose: [a, b] -> [b, a]"""
     axes = list(call.axes(call["self"]))
     n = len(axes)
     if call.name.startswith("move"):
@@ -118,13 +121,17 @@ def _dims(value: int | Sequence[int], n: int) -> list[int]:
 
 @rule("unsqueeze", "squeeze")
 def squeeze(call: Call) -> None:
+    """squeeze: [a, 1, b] -> [a, b]"""
     kept = iter([a for a in call.axes(call["self"]) if a.size != 1])
     call.set([Axis(1) if s == 1 else next(kept) for s in call.out.shape])
 
 
 @rule("expand", "expand_as", "broadcast_to")
 def expand(call: Call) -> None:
-    """``(1,) -> (n,)``: the copies are alike, so each can go: their number follows what they meet."""
+    """expand: [a, 1] -> [a, n]
+
+    ``(1,) -> (n,)``: the copies are alike, so each can go: their number follows what they meet.
+    """
     axes = call.axes(call["self"])
     made: list[Axis] = []
     for position in range(-call.out.dim(), 0):
@@ -141,6 +148,7 @@ def expand(call: Call) -> None:
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes")
 def split(call: Call) -> None:
+    """split: [a + b] -> [a], [b]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     low = 0
@@ -154,6 +162,7 @@ def split(call: Call) -> None:
 
 @rule("unbind")
 def unbind(call: Call) -> None:
+    """unbind: [n, a] -> n times [a]; n is fixed"""
     axes = list(call.axes(call["self"]))
     gone = axes.pop(call["dim"] % len(axes))
     call.fix(gone, "the entries of this axis are taken apart by number")
@@ -163,6 +172,7 @@ def unbind(call: Call) -> None:
 
 @rule("diagonal")
 def diagonal(call: Call) -> None:
+    """diagonal: [a, n, n] -> [a, n]; n is fixed"""
     axes = list(call.axes(call["self"]))
     first, second = call["dim1"] % len(axes), call["dim2"] % len(axes)
     one = call.fix(axes[first])
@@ -173,7 +183,10 @@ def diagonal(call: Call) -> None:
 
 @rule("pixel_shuffle", "pixel_unshuffle")
 def pixel_shuffle(call: Call) -> None:
-    """``(C r r, H, W) <-> (C, H r, W r)``: each channel stands for r x r entries of the wide axis."""
+    """pixel_shuffle: [c * r * r, h, w] -> [c, h * r, w * r]; h, w are fixed
+
+    ``(C r r, H, W) <-> (C, H r, W r)``: each channel stands for r x r entries of the wide axis.
+    """
     axes = list(call.axes(call["self"]))
     space = [call.fix(a) for a in axes[-2:]]
     out = call.out.shape
@@ -188,6 +201,7 @@ def pixel_shuffle(call: Call) -> None:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Call) -> None:
+    """channel_shuffle: [a, g * n] -> [a, n * g]; g is fixed"""
     axes = list(call.axes(call["self"]))
     groups = call["groups"]
     group, width = call.store.split(axes[1], [groups, axes[1].size // groups], call.cause, [True, False])
@@ -197,6 +211,7 @@ def channel_shuffle(call: Call) -> None:
 
 @rule("view_as_real", "view_as_complex")
 def complex_view(call: Call) -> None:
+    """view_as_real: [a] -> [a, 2]; the 2 is fixed"""
     axes = call.axes(call["self"])
     call.set([*axes, Axis(2)] if call.out.dim() > len(axes) else axes[:-1])
     if call.out.dim() < len(axes):
@@ -205,6 +220,7 @@ def complex_view(call: Call) -> None:
 
 @rule("meshgrid")
 def meshgrid(call: Call) -> None:
+    """meshgrid: [a], [b] -> [a, b], [a, b]; all fixed"""
     sources = [call.axes(t) for t in call["tensors"]]
     axes = [a[0] if a else Axis(1) for a in sources]
     axes = [call.fix(a) for a in axes]

@@ -28,6 +28,7 @@ def _resized(call: Call, source: tuple[Axis, ...], out: Tensor, space: int) -> l
 def _register(space: int, *names: str) -> None:
     @rule(*names)
     def resample(call: Call) -> None:
+        """avg_pool2d: [n, c, h, w] -> [n, c, h', w']; h, w are fixed"""
         source = call.get("self") if call.get("self") is not None else call["input"]
         for out in call.outputs:
             call.set(_resized(call, call.axes(source), out, space), out)
@@ -48,6 +49,7 @@ _register(2, "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sample(call: Call) -> None:
+    """grid_sampler: [n, c, h, w], [n, h', w', 2] -> [n, c, h', w']; all but n, c are fixed"""
     x, grid = call.axes(call["input"]), call.axes(call["grid"])
     for axis in (*x[2:], *grid[1:]):
         call.fix(axis)
@@ -57,7 +59,10 @@ def grid_sample(call: Call) -> None:
 
 @rule("im2col")
 def im2col(call: Call) -> None:
-    """``(N, C, H, W) -> (N, C k k, L)``: each channel stands for a k x k block of entries."""
+    """im2col: [n, c, h, w] -> [n, c * k * k, l]; h, w are fixed
+
+    ``(N, C, H, W) -> (N, C k k, L)``: each channel stands for a k x k block of entries.
+    """
     x = call.axes(call["self"])
     batch, (channel, height, width) = x[:-3], x[-3:]
     block = math.prod(call["kernel_size"])
@@ -70,6 +75,7 @@ def im2col(call: Call) -> None:
 
 @rule("col2im")
 def col2im(call: Call) -> None:
+    """col2im: [n, c * k * k, l] -> [n, c, h, w]; l is fixed"""
     x = call.axes(call["self"])
     batch, (wide, places) = x[:-2], x[-2:]
     block = math.prod(call["kernel_size"])
@@ -81,6 +87,7 @@ def col2im(call: Call) -> None:
 
 @rule("unfold")
 def unfold(call: Call) -> None:
+    """unfold: [a] -> [windows, size]; a is fixed"""
     axes = list(call.axes(call["self"]))
     dim = call["dimension"] % max(len(axes), 1)
     axis = call.fix(axes[dim], "a window slides over this axis")
