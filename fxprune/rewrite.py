@@ -14,10 +14,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.cut import Cut
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
-from fxprune.passes.drop_unused import DropUnused
-from fxprune.passes.resize_arguments import ResizeArguments
-from fxprune.passes.resize_leaves import ResizeLeaves
-from fxprune.passes.slice_tensors import SliceTensors
+from fxprune.passes.registry import pipeline
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
 from fxprune.tracing.module import build
 
@@ -52,7 +49,7 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
         module, origin = build(analysis.traced, analysis.traced.skeleton, _on_meta(constants))
         context = Context(analysis.cut(gone), origin, constants)
         try:
-            run_passes(module, [SliceTensors(), ResizeLeaves(), ResizeArguments(), DropUnused()], context)
+            run_passes(module, pipeline("shapes"), context)
         except Mismatch as mismatch:
             failed = [name for name in mismatch.groups if name in gone]
             if not failed:
@@ -79,7 +76,8 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
                 new[id(tensor)] = copied(source[name], sliced(source[name], kept.get(name, {})))
     replace_tensors(module, new)
     _match_modes(module, model)
-    return module
+    passes = pipeline("weights")
+    return run_passes(module, passes, rewritten.context) if passes else module
 
 
 def _match_modes(module: nn.Module, model: nn.Module) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 __all__ = [
     "clone_tensors",
     "copied",
+    "meta_copies",
     "named_tensors",
     "place_of",
     "replace_tensors",
@@ -86,6 +88,20 @@ def clone_tensors(module: nn.Module) -> None:
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     with torch.no_grad():
         replace_tensors(module, {key: copied(t, t.detach().clone()) for key, t in tensors.items()})
+
+
+@contextmanager
+def meta_copies(module: nn.Module) -> Iterator[None]:
+    """Inside, every tensor of the module is on the meta device; afterwards they are what they were."""
+    tables = [table for part in module.modules() for table in (part._parameters, part._buffers)]
+    before = [dict(table) for table in tables]
+    copies = {id(t): copied(t, torch.empty_like(t, device="meta")) for t in (*module.parameters(), *module.buffers())}
+    replace_tensors(module, copies)
+    try:
+        yield
+    finally:
+        for table, old in zip(tables, before, strict=True):
+            table.update(old)  # type: ignore[arg-type]
 
 
 def shallow_copy(module: Module) -> Module:

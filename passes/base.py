@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, fx
 
@@ -14,7 +14,9 @@ from fxprune.errors import PruneError
 from fxprune.labels.store import axes_in
 from fxprune.tracing.tracer import Traced
 
-__all__ = ["Context", "Mismatch", "Pass", "run_passes"]
+__all__ = ["Context", "Mismatch", "Pass", "PassResult", "Stage", "run_passes"]
+
+Stage = Literal["shapes", "weights"]
 
 
 class Mismatch(PruneError):
@@ -56,19 +58,47 @@ class Context:
 
 
 @dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        modified: the graph, a module or a tensor is not what it was.
+        counters: how often it did what, for the report.
+    """
+
+    modified: bool
+    counters: Counter[str]
+
+    @classmethod
+    def of(cls, **counts: int) -> PassResult:
+        """Counters by name (``nodes_removed=2`` is shown as "nodes removed"); modified if one is not 0."""
+        return cls(any(counts.values()), Counter({name.replace("_", " "): n for name, n in counts.items()}))
+
+
+@dataclass(frozen=True)
 class Pass:
-    """One rewrite.
+    """One rewrite. To add one: a subclass in a file of its own, a line in `fxprune.passes.registry`, a test that shows the
+    code before and after.
 
     `requires` and `ensures` raise `PruneError` where the graph is not as the pass needs or promises it.
+
+    Attributes:
+        name: in the registry and in reports.
+        stage: ``"shapes"``: the model is on the meta device, and channels have yet to go; ``"weights"``: it holds the user's
+            kept weights (batch norms can be folded). The result of both is compared with the original.
+        shapes: what holds of the nodes' shapes after the pass: ``"open"``, the graph does not run yet; ``"checked"``, the
+            pass knows that each is as predicted; ``"unchecked"``, the runner finds out.
     """
 
     name: ClassVar[str] = ""
+    stage: ClassVar[Stage] = "shapes"
+    shapes: ClassVar[Literal["open", "checked", "unchecked"]] = "unchecked"
 
     def requires(self, module: fx.GraphModule, context: Context) -> None:
         """Nothing, for most passes."""
 
-    def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
-        """Rewrite `module` in place (it is the runner's own copy); return what was done."""
+    def run(self, module: fx.GraphModule, context: Context) -> PassResult:
+        """Rewrite `module` in place (it is the runner's own copy)."""
         raise NotImplementedError
 
     def ensures(self, module: fx.GraphModule, context: Context) -> None:
@@ -76,19 +106,37 @@ class Pass:
 
 
 def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context) -> fx.GraphModule:
-    """Run passes one after the other; an error names the pass and those before it. The resulting graph is linted."""
+    """Run passes one after the other. After each that changed something the graph is linted and its shapes are checked.
+
+    Raises:
+        Mismatch: a node does not have the shape that is predicted.
+        PruneError: a pass refuses; the message names it and those before it.
+    """
+    from fxprune.passes.shapes import check_shapes
+
     done: list[str] = []
     for step in passes:
         try:
             step.requires(module, context)
-            context.counters[step.name] = step.run(module, context)
+            result = step.run(module, context)
             step.ensures(module, context)
+            if result.modified:
+                _lint(module)
+                if step.shapes == "unchecked":
+                    check_shapes(module, context)
         except Mismatch:
             raise
         except PruneError as error:
             after = f" (after {', '.join(done)})" if done else ""
             raise type(error)(f"pass {step.name}{after}: {error}") from error
+        context.counters[step.name] = context.counters.get(step.name, Counter()) + result.counters
         done.append(step.name)
-    module.graph.lint()
     module.recompile()
     return module
+
+
+def _lint(module: fx.GraphModule) -> None:
+    try:
+        module.graph.lint()
+    except RuntimeError as error:
+        raise PruneError(f"the graph is broken: {error}") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import fx
 
-from fxprune.passes.base import Context, Pass
+from fxprune.errors import PruneError
+from fxprune.passes.base import Context, Pass, PassResult
 from fxprune.tracing.interpret import keeps
 
 __all__ = ["DropUnused"]
@@ -19,8 +19,10 @@ class DropUnused(Pass):
     """``n = x.size(1)  # unused`` disappears; writes, random draws and assertions stay."""
 
     name: ClassVar[str] = "drop-unused"
+    # Nodes that stay compute what they did; the linter finds one that reads a node that is gone.
+    shapes: ClassVar[Literal["checked"]] = "checked"
 
-    def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
+    def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         before = len(module.graph.nodes)
         module.graph.eliminate_dead_code(is_impure_node=keeps)
         read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
@@ -28,4 +30,9 @@ class DropUnused(Pass):
         for name in unread:
             delattr(module, name)
             del context.constants[name]
-        return Counter({"nodes removed": before - len(module.graph.nodes), "constants removed": len(unread)})
+        return PassResult.of(nodes_removed=before - len(module.graph.nodes), constants_removed=len(unread))
+
+    def ensures(self, module: fx.GraphModule, context: Context) -> None:
+        for name in context.constants:
+            if not hasattr(module, name):
+                raise PruneError(f"the constant {name!r} is still listed, but the model does not hold it any more")

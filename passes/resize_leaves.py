@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import fx, nn
 
 from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
-from fxprune.passes.base import Context, Mismatch, Pass
+from fxprune.passes.base import Context, Mismatch, Pass, PassResult
 
 __all__ = ["ResizeLeaves", "groups_left"]
 
@@ -110,10 +109,11 @@ class ResizeLeaves(Pass):
     """``Conv2d(64, 64, groups=2) -> Conv2d(32, 32, groups=1)``."""
 
     name: ClassVar[str] = "resize-leaves"
+    shapes: ClassVar[Literal["open"]] = "open"
 
-    def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
-        counters: Counter[str] = Counter()
+    def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         done: set[int] = set()
+        resized = 0
         for node in module.graph.nodes:
             if node.op != "call_module":
                 continue
@@ -124,5 +124,5 @@ class ResizeLeaves(Pass):
             done.add(id(leaf))
             source = node.all_input_nodes[0]
             resize(_Site(leaf, context, context.axes(source), context.axes(node)))
-            counters["modules resized"] += 1
-        return counters
+            resized += 1
+        return PassResult.of(modules_resized=resized)

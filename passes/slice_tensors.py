@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, fx
 
-from fxprune.passes.base import Context, Pass
-from fxprune.state import copied, replace_tensors, sliced
+from fxprune.errors import PruneError
+from fxprune.passes.base import Context, Pass, PassResult
+from fxprune.state import copied, named_tensors, replace_tensors, sliced
 
 __all__ = ["SliceTensors"]
 
@@ -19,8 +20,15 @@ class SliceTensors(Pass):
     """``weight[64, 32, 3, 3] -> weight[kept][:, kept_in]``, ties and requires_grad included."""
 
     name: ClassVar[str] = "slice-tensors"
+    shapes: ClassVar[Literal["open"]] = "open"
 
-    def run(self, module: fx.GraphModule, context: Context) -> Counter[str]:
+    def requires(self, module: fx.GraphModule, context: Context) -> None:
+        known = named_tensors(module)
+        for name, axes in context.cut.tensors.items():
+            if name in known and any(len(ids) and ids[-1] >= known[name].shape[axis] for axis, ids in axes.items()):
+                raise PruneError(f"{name} of shape {tuple(known[name].shape)} is sliced already, or is of another model")
+
+    def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         kept = context.cut.tensors
         counters: Counter[str] = Counter()
         new: dict[int, Tensor] = {}
@@ -30,4 +38,4 @@ class SliceTensors(Pass):
             counters["tensors sliced"] += bool(axes)
             counters["entries removed"] += tensor.numel() - new[id(tensor)].numel()
         replace_tensors(module, new)
-        return counters
+        return PassResult(bool(counters["tensors sliced"]), counters)

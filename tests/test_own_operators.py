@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+import fxprune.passes.arguments  # registers the package's own repairs
 from fxprune.labels import table
 
 X = torch.zeros(2, 3, 8, 8)

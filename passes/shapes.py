@@ -1,0 +1,96 @@
+"""The shape of every node on the meta device, against what the labels predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from fxprune import nested
+from fxprune.passes.base import Context, Mismatch
+from fxprune.state import meta_copies
+from fxprune.tracing.interpret import call_on_meta
+from fxprune.tracing.quick_shapes import QuickShapes
+
+__all__ = ["check_shapes", "run_on_shapes"]
+
+Visit = Callable[[fx.Node, dict[fx.Node, Any]], None]
+
+
+def check_shapes(module: fx.GraphModule, context: Context) -> None:
+    """Run a graph on shapes alone, weights or none.
+
+    Raises:
+        Mismatch: a node cannot run, or its value has another shape than predicted.
+    """
+    with meta_copies(module):
+        run_on_shapes(module, context)
+
+
+def run_on_shapes(module: fx.GraphModule, context: Context, before: Visit | None = None) -> None:
+    """Run a graph over meta tensors node by node, in evaluation, and compare each value with its prediction.
+
+    Args:
+        before: sees each node, and the values of those before it, when it is about to run: it may change its arguments.
+
+    Raises:
+        Mismatch: a node cannot run, or its value has another shape than predicted.
+    """
+    args, named = context.traced.inputs
+    inputs = iter((*args, *named.values()))
+    values: dict[fx.Node, Any] = {}
+    with _evaluating(module), torch.inference_mode(), QuickShapes():
+        for node in list(module.graph.nodes):
+            if node.op == "placeholder":
+                values[node] = next(inputs)
+            elif node.op != "output":
+                if before is not None:
+                    before(node, values)
+                values[node] = _value(module, node, values, context)
+                if node in context.origin:
+                    _compare(context, node, values[node])
+
+
+@contextmanager
+def _evaluating(module: fx.GraphModule) -> Iterator[None]:
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+def _value(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], context: Context) -> Any:
+    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    try:
+        if node.op == "get_attr":
+            found: Any = module
+            for part in str(node.target).split("."):
+                found = getattr(found, part)
+            return found
+        if node.op == "call_module":
+            return module.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return call_on_meta(node.target, args, kwargs)
+    except Exception as error:
+        raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_touching(node)) from error
+
+
+def _compare(context: Context, node: fx.Node, value: Any) -> None:
+    def compare(v: Any, axes: Any) -> None:
+        if not isinstance(v, Tensor) or tuple(v.shape) == context.cut.shape(axes):
+            return
+        shape, predicted = tuple(v.shape), context.cut.shape(axes)
+        # Those of the axes that are wrong, if that tells; else whatever the operation touches.
+        wrong = [a for a, n, m in zip(axes, shape, predicted, strict=False) if n != m]
+        groups = context.cut.groups_at(wrong) or context.groups_touching(node)
+        raise Mismatch(f"node {node.name} has shape {shape} where {predicted} is predicted", groups)
+
+    nested.map(compare, value, context.axes(node))
