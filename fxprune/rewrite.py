@@ -18,7 +18,7 @@ from fxprune.passes.registry import pipeline
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
 from fxprune.tracing.module import build
 
-__all__ = ["Rewritten", "rewrite", "with_weights"]
+__all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
     gone, refused = dict(gone), {}
     while True:
         constants = dict(analysis.traced.constants)
-        module, origin = build(analysis.traced, analysis.traced.skeleton, _on_meta(constants))
+        module, origin = build(analysis.traced, analysis.traced.skeleton, on_meta(constants))
         context = Context(analysis.cut(gone), origin, constants)
         try:
             run_passes(module, pipeline("shapes"), context)
@@ -86,5 +86,6 @@ def _match_modes(module: nn.Module, model: nn.Module) -> None:
         part.training = modes.get(name, model.training)
 
 
-def _on_meta(constants: Mapping[str, Any]) -> dict[str, Tensor]:
+def on_meta(constants: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The shapes of a graph's constants."""
     return {name: torch.empty_like(value, device="meta") for name, value in constants.items()}

@@ -75,8 +75,8 @@ def repeat(site: Site) -> int:
 @repair("pad _pad")
 def pad(site: Site) -> int:
     """``F.pad(x, (..., before, after))``: padding of a channel axis keeps its share of the channels."""
-    amounts = list(site.argument(1, "pad"))
-    changed = 0
+    given = site.argument(1, "pad")
+    amounts = list(given)
     for position in range(len(amounts) // 2):
         dim = len(site.inputs) - 1 - position
         out = site.outputs[dim]
@@ -85,5 +85,4 @@ def pad(site: Site) -> int:
         before, after = site.value(amounts[2 * position]), site.value(amounts[2 * position + 1])
         amounts[2 * position] = site.cut.size(out[:before])
         amounts[2 * position + 1] = site.cut.size(out[out.size - after :])
-        changed += 1
-    return site.put(1, "pad", tuple(amounts)) if changed else 0
+    return site.put(1, "pad", tuple(amounts)) if amounts != list(given) else 0
