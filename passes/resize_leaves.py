@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -104,6 +105,11 @@ _RESIZE: dict[type[nn.Module], Callable[[_Site], None]] = {
 }
 
 
+@cache
+def _resize_of(kind: type[nn.Module]) -> Callable[[_Site], None] | None:
+    return next((resize for base, resize in _RESIZE.items() if issubclass(kind, base)), None)
+
+
 @dataclass(frozen=True)
 class ResizeLeaves(Pass):
     """``Conv2d(64, 64, groups=2) -> Conv2d(32, 32, groups=1)``."""
@@ -114,11 +120,12 @@ class ResizeLeaves(Pass):
     def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         done: set[int] = set()
         resized = 0
+        parts = dict(module.named_modules(remove_duplicate=False))
         for node in module.graph.nodes:
             if node.op != "call_module":
                 continue
-            leaf = module.get_submodule(str(node.target))
-            resize = next((f for kind, f in _RESIZE.items() if isinstance(leaf, kind)), None)
+            leaf = parts[str(node.target)]
+            resize = _resize_of(type(leaf))  # type: ignore[arg-type]  # classes of modules have a hash
             if resize is None or id(leaf) in done:
                 continue
             done.add(id(leaf))

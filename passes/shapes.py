@@ -14,6 +14,7 @@ from fxprune import nested
 from fxprune.passes.base import Context, Mismatch
 from fxprune.state import meta_copies
 from fxprune.tracing.interpret import call_on_meta
+from fxprune.tracing.quick_leaves import quick_leaf
 from fxprune.tracing.quick_shapes import QuickShapes
 
 __all__ = ["check_shapes", "run_on_shapes"]
@@ -43,14 +44,15 @@ def run_on_shapes(module: fx.GraphModule, context: Context, before: Visit | None
     args, named = context.traced.inputs
     inputs = iter((*args, *named.values()))
     values: dict[fx.Node, Any] = {}
-    with _evaluating(module), torch.inference_mode(), QuickShapes():
+    run = _Run(module, context)
+    with _evaluating(module), torch.inference_mode():
         for node in list(module.graph.nodes):
             if node.op == "placeholder":
                 values[node] = next(inputs)
             elif node.op != "output":
                 if before is not None:
                     before(node, values)
-                values[node] = _value(module, node, values, context)
+                values[node] = run(node, values)
                 if node in context.origin:
                     _compare(context, node, values[node])
 
@@ -66,21 +68,33 @@ def _evaluating(module: fx.GraphModule) -> Iterator[None]:
             part.training = training
 
 
-def _value(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], context: Context) -> Any:
-    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-    try:
+class _Run:
+    """Runs the nodes of one graph."""
+
+    def __init__(self, module: fx.GraphModule, context: Context) -> None:
+        self.module, self.context = module, context
+        self.parts = dict(module.named_modules(remove_duplicate=False))
+        self.mode = QuickShapes()
+
+    def __call__(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
         if node.op == "get_attr":
-            found: Any = module
-            for part in str(node.target).split("."):
-                found = getattr(found, part)
+            owner, _, name = str(node.target).rpartition(".")
+            return getattr(self.parts[owner], name)
+        part = self.parts[str(node.target)] if node.op == "call_module" else None
+        found = None if part is None else quick_leaf(part, args, kwargs)
+        if found is not None:
             return found
-        if node.op == "call_module":
-            return module.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return call_on_meta(node.target, args, kwargs)
-    except Exception as error:
-        raise Mismatch(f"{node.format_node()} cannot run on fewer channels: {error}", context.groups_touching(node)) from error
+        try:
+            with self.mode:
+                if part is not None:
+                    return part(*args, **kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                return call_on_meta(node.target, args, kwargs)
+        except Exception as error:
+            message = f"{node.format_node()} cannot run on fewer channels: {error}"
+            raise Mismatch(message, self.context.groups_touching(node)) from error
 
 
 def _compare(context: Context, node: fx.Node, value: Any) -> None:

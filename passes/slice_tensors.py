@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, fx
 
 from fxprune.errors import PruneError
@@ -34,8 +37,14 @@ class SliceTensors(Pass):
         new: dict[int, Tensor] = {}
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             axes = kept.get(name, {})
-            new[id(tensor)] = copied(tensor, sliced(tensor, axes))
+            new[id(tensor)] = copied(tensor, _sliced(tensor, axes))
             counters["tensors sliced"] += bool(axes)
             counters["entries removed"] += tensor.numel() - new[id(tensor)].numel()
         replace_tensors(module, new)
         return PassResult(bool(counters["tensors sliced"]), counters)
+
+
+def _sliced(tensor: Tensor, kept: Mapping[int, np.ndarray]) -> Tensor:
+    if not tensor.is_meta:
+        return sliced(tensor, kept)
+    return torch.empty_like(tensor.detach()[tuple(slice(len(kept[d]) if d in kept else n) for d, n in enumerate(tensor.shape))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -30,13 +30,18 @@ class Cut:
     analysis: Analysis
     gone: dict[str, np.ndarray]
     mask: np.ndarray
+    _kept: dict[int, tuple[np.ndarray, np.ndarray | None]] = field(default_factory=dict, repr=False)
 
     def kept(self, axis: Axis) -> np.ndarray | None:
         """Indices that remain of an axis, or None where all do."""
         if axis.labels is None:
             return None
-        lost = self.mask[self.analysis.solution.root[axis.labels]]
-        return np.flatnonzero(~lost) if lost.any() else None
+        found = self._kept.get(id(axis.labels))
+        if found is None:
+            lost = self.mask[self.analysis.solution.root[axis.labels]]
+            # The labels are kept with what follows from them, so that their id stays their own.
+            found = self._kept[id(axis.labels)] = (axis.labels, np.flatnonzero(~lost) if lost.any() else None)
+        return found[1]
 
     def size(self, axis: Axis) -> int:
         """Entries that remain of an axis."""
