@@ -537,7 +537,7 @@ def _(folder: Path) -> None:
     assert slim.get_submodule("conv1").out_channels == 12
     assert slim.get_submodule("conv2").out_channels == 6
     answer = fxprune.why(slim, "conv1")
-    assert answer.status == "frozen" and "halve" in str(answer) and "networks.py" in str(answer)
+    assert answer.status == "frozen" and "halve" in str(answer) and "layers.py" in str(answer)
 
 
 # -- what does the ratio mean? -----------------------------------------------------------------------------
