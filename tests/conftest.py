@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+# Their assertions, too, tell what was compared; before anything imports them.
+pytest.register_assert_rewrite("helpers", "support", "threads")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,3 +40,15 @@ def one_thread() -> Iterator[None]:
 def seeded() -> None:
     """Every test draws the same weights, whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Iterator[Path]:
+    """A file of factories beside a module that it imports."""
+    from support.zoo import NETS
+
+    (tmp_path / "neighbour.py").write_text("WIDTH = 4\n")
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    yield file
+    sys.modules.pop("neighbour", None)

@@ -1,35 +1,19 @@
-"""Criteria that read weights: against references in plain loops, closed forms, and what must not change them."""
+"""Criteria on weights against their formulas, and the shapes that they read."""
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtr
-from scipy.stats import spearmanr
+from support.weights import one_member, scores
 from torch import Tensor, nn
 
 import fxprune
 from fxprune import criteria
-from fxprune.analysis.groups import Group, Member
-from fxprune.criteria.distances import geometric_median, pairwise_distances
+from fxprune.analysis.groups import Member
 from fxprune.criteria.weights import channel_weights
 
 FILTERWISE = ["l1", "l2", "fpgm", "fermat", "whc", "operator_norm", "lamp"]
-
-
-def one_member(weight: Tensor, axis: int = 0, copies: int = 1) -> tuple[Group, dict[str, Tensor]]:
-    channels = weight.shape[axis] // copies
-    indices = np.arange(channels * copies).reshape(channels, copies)
-    return Group("w", channels, (Member("w", axis, indices, "producer"),)), {"w": weight}
-
-
-def scores(name: str, weight: Tensor, axis: int = 0, copies: int = 1, **options: Any) -> Tensor:
-    options.setdefault("normalization", "none")
-    return criteria.resolve(name, **options)(*one_member(weight, axis, copies))
 
 
 def brute_force(name: str, weight: Tensor) -> list[float]:
@@ -116,9 +100,6 @@ def test_degenerate_weights_give_equal_finite_scores(name: str, weight: Tensor) 
     assert torch.isfinite(found).all() and found.tolist() == pytest.approx([float(found[0])] * 4)
 
 
-# -- shapes of members -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("shape", "axis", "copies", "expected"),
     [
@@ -182,224 +163,3 @@ def test_every_kind_of_layer_is_scored(name: str, consumers: bool) -> None:
     for group in analysis.free:
         found = made(group, tensors)
         assert found.shape == (group.size,) and torch.isfinite(found).all()
-
-
-# -- norms -----------------------------------------------------------------------------------------------------------------
-
-
-def with_norm(norm: nn.Module, head: nn.Module | None = None) -> tuple[Group, dict[str, Tensor]]:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, head or nn.ReLU(), nn.Conv2d(4, 2, 1))
-    for parameter in norm.parameters():
-        nn.init.normal_(parameter)
-    analysis = fxprune.analyze(model, torch.randn(2, 3, 8, 8))
-    return analysis.free[0], dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-def test_bn_scale_is_the_scale() -> None:
-    group, tensors = with_norm(nn.BatchNorm2d(4))
-    found = criteria.resolve("bn_scale", normalization="none")(group, tensors)
-    assert found.tolist() == pytest.approx(tensors["1.weight"].abs().tolist())
-
-
-def test_bn_scale_reads_other_norms_but_no_slopes() -> None:
-    group, tensors = with_norm(nn.GroupNorm(1, 4))
-    assert criteria.resolve("bn_scale", normalization="none")(group, tensors).tolist() == pytest.approx(
-        tensors["1.weight"].abs().tolist()
-    )
-    group, tensors = with_norm(nn.PReLU(4))
-    found = criteria.resolve("bn_scale")(group, tensors)
-    assert torch.equal(found, criteria.resolve("l2")(group, tensors))
-
-
-def test_bn_scale_ignores_slopes_beside_a_norm() -> None:
-    group, tensors = with_norm(nn.BatchNorm2d(4), nn.PReLU(4))
-    found = criteria.resolve("bn_scale", normalization="none")(group, tensors)
-    assert found.tolist() == pytest.approx(tensors["1.weight"].abs().tolist())
-
-
-def test_a_norm_without_scale_falls_back() -> None:
-    group, tensors = with_norm(nn.BatchNorm2d(4, affine=False))
-    for name in ("bn_scale", "bn_relu"):
-        found = criteria.resolve(name, normalization="max")(group, tensors)
-        assert torch.equal(found, criteria.resolve("l2", normalization="max")(group, tensors))
-
-
-def test_bn_relu_is_the_probability_to_exceed_tau() -> None:
-    group, tensors = with_norm(nn.BatchNorm2d(4))
-    scale, shift = tensors["1.weight"].detach().double().numpy(), tensors["1.bias"].detach().double().numpy()
-    expected = 1 - ndtr((0.05 - shift) / (np.abs(scale) + 1e-8))
-    assert criteria.resolve("bn_relu")(group, tensors).tolist() == pytest.approx(expected.tolist(), abs=1e-12)
-    draws = torch.randn(4, 20000, generator=torch.Generator().manual_seed(0)).double() * torch.tensor(scale)[:, None]
-    share = (draws + torch.tensor(shift)[:, None] > 0.05).double().mean(1)
-    assert share.tolist() == pytest.approx(expected.tolist(), abs=0.02)
-
-
-# -- operator norm ---------------------------------------------------------------------------------------------------------
-
-
-def published_operator_norm(weight: Tensor) -> list[float]:
-    """The steps of the authors' script, in numpy: centre, rank-one part, its first row, inner products."""
-    total = np.zeros(len(weight))
-    for row in range(weight.shape[1]):
-        matrix = weight[:, row].double().numpy()
-        matrix = matrix - matrix.mean(0)
-        u, _, v = np.linalg.svd(matrix, full_matrices=False)
-        direction = np.outer(u[:, 0], v[0])[0]
-        direction = direction / np.linalg.norm(direction)
-        total += matrix @ direction
-    return (total**2 / (total**2).max()).tolist()
-
-
-@pytest.mark.parametrize("shape", [(6, 4, 9), (5, 3, 1)])
-def test_compat_is_what_was_published(shape: tuple[int, ...]) -> None:
-    weight = torch.randn(shape)
-    found = criteria.resolve("operator_norm_compat")(*one_member(weight))
-    assert found.tolist() == pytest.approx(published_operator_norm(weight), rel=1e-5)
-
-
-def test_compat_favours_filter_0_and_the_default_does_not() -> None:
-    first = {"operator_norm": 0, "operator_norm_compat": 0}
-    for _ in range(40):
-        weight = torch.randn(64, 32, 9)
-        for name in first:
-            first[name] += int(scores(name, weight).argmax()) == 0
-    assert first["operator_norm_compat"] >= 36 and first["operator_norm"] <= 4
-
-
-def test_compat_depends_on_the_order_of_filters() -> None:
-    weight, order = torch.randn(64, 32, 9), torch.randperm(64)
-    before, after = scores("operator_norm_compat", weight)[order], scores("operator_norm_compat", weight[order])
-    assert abs(spearmanr(before, after).statistic) < 0.5
-
-
-def test_operator_norm_of_1x1_kernels_is_the_centred_norm() -> None:
-    weight = torch.randn(8, 5)
-    expected = (weight - weight.mean(0)).square().sum(1)
-    assert scores("operator_norm", weight).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
-
-
-def test_operator_norm_weighted_by_its_square() -> None:
-    weight = torch.randn(6, 1, 9)
-    strength = torch.linalg.matrix_norm((weight - weight.mean(0))[:, 0].double(), 2).item() ** 2
-    plain, weighted = scores("operator_norm", weight), scores("operator_norm", weight, weighted=True)
-    assert weighted.tolist() == pytest.approx((plain * strength).tolist(), rel=1e-5)
-
-
-def test_operator_norm_is_close_to_neither() -> None:
-    """On random weights its rank correlation with the published score is low, and middling with l2."""
-    pairs = []
-    for _ in range(10):
-        weight = torch.randn(64, 32, 9)
-        mine = scores("operator_norm", weight)
-        others = (scores(n, weight) for n in ("operator_norm_compat", "l2"))
-        pairs.append([spearmanr(mine, other).statistic for other in others])
-    compat, l2 = np.mean(pairs, 0)
-    assert 0 < compat < 0.3 and 0.3 < l2 < 0.7
-
-
-# -- distances -------------------------------------------------------------------------------------------------------------
-
-
-def test_geometric_median_of_known_configurations() -> None:
-    square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).double()
-    assert geometric_median(square).tolist() == pytest.approx([0.5, 0.5])
-    heavy = torch.tensor([[0.0], [0.0], [0.0], [9.0]]).double()  # the median, not the mean
-    assert geometric_median(heavy).tolist() == pytest.approx([0.0], abs=1e-6)
-    star = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).double()  # starts on a point
-    assert geometric_median(star).tolist() == pytest.approx([0.0, 0.0], abs=1e-9)
-    assert geometric_median(torch.ones(3, 2).double()).tolist() == [1.0, 1.0]
-
-
-def test_distances_of_equal_rows_are_zero_up_to_rounding() -> None:
-    points = torch.randn(1, 300).repeat(4, 1)
-    assert float(pairwise_distances(points).max()) < 1e-6
-
-
-# -- lamp and cpmc ---------------------------------------------------------------------------------------------------------
-
-
-def test_lamp_of_equal_channels_is_shared() -> None:
-    assert scores("lamp", torch.tensor([[1.0], [1.0], [2.0]])).tolist() == pytest.approx([1 / 6, 1 / 6, 1.0])
-
-
-def test_cpmc_counts_what_goes() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
-    analysis = fxprune.analyze(model, torch.randn(1, 3))
-    tensors = dict(model.named_parameters())
-    made = criteria.resolve("cpmc", parameters=2.0, macs=3.0)
-    criteria.prepare(made, model, analysis)
-    w = [model[i].weight.detach().double().abs() for i in (0, 2, 4)]
-    magnitudes = [w[0].sum(1) + w[1].sum(0), w[1].sum(1) + w[2].sum(0)]
-    params, macs = [3 + 1 + 5, 4 + 1 + 2], [3 + 5, 4 + 2]
-    top = max(float(m.max()) for m in magnitudes)
-    for group, magnitude, p, m in zip(analysis.free, magnitudes, params, macs, strict=True):
-        expected = magnitude / top / (2 * p / max(params) + 3 * m / max(macs))
-        assert made(group, tensors).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
-
-
-def test_cpmc_adds_scale_and_shift_of_norms() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    nn.init.normal_(model[1].weight)
-    nn.init.normal_(model[1].bias)
-    analysis = fxprune.analyze(model, torch.randn(1, 3, 4, 4))
-    made = criteria.resolve("cpmc", normalization="max")
-    criteria.prepare(made, model, analysis)
-    found = made(analysis.free[0], dict(model.named_parameters()) | dict(model.named_buffers()))
-    total = model[0].weight.abs().sum((1, 2, 3)) + model[3].weight.abs().sum((0, 2, 3))
-    total = total + model[1].weight.abs() + model[1].bias.abs()
-    assert found.tolist() == pytest.approx((total / total.max()).tolist(), rel=1e-6)
-
-
-def test_random_depends_on_the_seed_and_the_group_alone() -> None:
-    group, tensors = one_member(torch.randn(5, 2))
-    one, same, other = (criteria.resolve("random", seed=s)(group, tensors) for s in (1, 1, 2))
-    assert torch.equal(one, same) and not torch.equal(one, other)
-
-
-# -- closed forms for Gaussian filters -------------------------------------------------------------------------------------
-
-
-def gaussian_filters(count: int, size: int, draws: int) -> list[dict[str, np.ndarray]]:
-    found = []
-    for _ in range(draws):
-        weight = torch.randn(count, size)
-        found.append({n: scores(n, weight).numpy() for n in ("l1", "l2", "fermat", "fpgm")})
-    return found
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "draws", "spearman", "variation"),
-    [
-        (16, 27, 60, (0.92, 0.90, 0.995), (14.6, 13.7, 14.2, 6.6)),
-        (64, 576, 20, (0.93, 0.98, 1.00), (3.3, 3.1, 3.1, 1.5)),
-        (256, 2304, 3, (0.93, 0.996, 1.00), (1.6, 1.5, 1.5, 0.74)),
-    ],
-)
-def test_both_blind_spots_follow_from_gaussian_filters(
-    count: int, size: int, draws: int, spearman: tuple[float, ...], variation: tuple[float, ...]
-) -> None:
-    """Rank correlations above 0.9, and scores within about 1 % of each other in wide layers."""
-    found = gaussian_filters(count, size, draws)
-    pairs = (("l1", "l2"), ("l2", "fermat"), ("fermat", "fpgm"))
-    for (a, b), expected in zip(pairs, spearman, strict=True):
-        assert np.mean([spearmanr(f[a], f[b]).statistic for f in found]) == pytest.approx(expected, abs=0.02)
-    for name, expected in zip(("l1", "l2", "fermat", "fpgm"), variation, strict=True):
-        assert np.mean([100 * f[name].std(ddof=1) / f[name].mean() for f in found]) == pytest.approx(expected, rel=0.12)
-
-
-def test_closed_forms_of_the_norms() -> None:
-    size = 512
-    weight = torch.randn(4000, size)
-    l1, l2 = scores("l1", weight).numpy(), scores("l2", weight).numpy()
-    correlation = math.sqrt(2 / math.pi) / math.sqrt(2 * (1 - 2 / math.pi))
-    assert np.corrcoef(l1, l2**2)[0, 1] == pytest.approx(correlation, abs=0.01)
-    assert l1.std() / l1.mean() == pytest.approx(math.sqrt((math.pi / 2 - 1) / size), rel=0.05)
-    assert l2.std() / l2.mean() == pytest.approx(1 / math.sqrt(2 * size), rel=0.05)
-
-
-def test_globally_l1_grows_with_width_and_l2_does_not() -> None:
-    """With He-scaled weights, so a global ranking by l1 empties narrow layers first."""
-    sizes = (144, 2304)
-    l1, l2 = ([float(scores(n, torch.randn(64, s) * (2 / s) ** 0.5).mean()) for s in sizes] for n in ("l1", "l2"))
-    assert l1[1] / l1[0] == pytest.approx(math.sqrt(sizes[1] / sizes[0]), rel=0.05)
-    assert l2[1] / l2[0] == pytest.approx(1.0, rel=0.05)

@@ -1,0 +1,1 @@
+"""What the test files of one topic share; `helpers` holds what all of them do."""

@@ -1,0 +1,49 @@
+"""Every network of the table with random weights, and its slim half."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    to_double,
+)
+from networks import NETWORKS, Network
+from torch import nn
+
+import fxprune
+from fxprune.proofs.randomize import randomize
+
+SCOPES = ("layer", "global")
+each = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
+each_scope = pytest.mark.parametrize("scope", SCOPES)
+
+
+def model_of(net: Network) -> nn.Module:
+    """The network with random values in every parameter, in float64 and train mode."""
+    torch.manual_seed(0)
+    return randomize(net.build(), 1).double()
+
+
+def inputs_of(net: Network, batch: int = 2) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = to_double(net.inputs(batch))
+    return found
+
+
+@functools.cache
+def pruned(net_id: str, scope: str) -> tuple[nn.Module, Any]:
+    """The original and its slim half; neither may be changed by a test."""
+    net = NETWORKS[net_id]
+    model = model_of(net)
+    return model, fxprune.prune(model, 0.5, inputs_of(net), scope=scope)
+
+
+def seeded_run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
+    """The output in a mode, with the same random numbers each time."""
+    model.train(training)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        return model(*copy.deepcopy(inputs))
