@@ -1,4 +1,7 @@
-"""The pipeline on one page: trace -> analyze -> score -> select -> rewrite -> verify."""
+"""The pipeline on one page: trace -> analyze -> score -> select -> rewrite -> verify.
+
+In the examples, ``net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))`` and ``x = torch.zeros(1, 8)``.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,9 @@ def prune(
     submodules: str | Iterable[str] = (),
 ) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
+
+    >>> prune(net, 0.5, x).get_submodule("0")
+    Linear(in_features=8, out_features=8, bias=True)
 
     Args:
         model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
@@ -99,7 +105,11 @@ def plan(
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
 ) -> Plan:
-    """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`."""
+    """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`.
+
+    >>> len(plan(net, 0.25, x).group("0.weight").kept)
+    12
+    """
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
     target = Target.of(model, submodules, example_inputs)
     return _decide(target, options, Clock(), data=data, loss=loss, batches=batches)[0]
@@ -109,6 +119,9 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     """Remove the channels of a plan from `model`, which may hold other weights than those it was made from.
 
     A plan for submodules gives what `prune` with these submodules does.
+
+    >>> apply(net, plan(net, 0.5, x)).get_submodule("1")
+    Linear(in_features=8, out_features=2, bias=True)
 
     Raises:
         PlanMismatch: the plan was made for another model.
@@ -133,7 +146,11 @@ def analyze(
     submodules: str | Iterable[str] = (),
 ) -> Analysis:
     """Find the coupled channels of `model`, or of its `submodules` (see `prune`): ``.groups`` with members and roles,
-    ``.graph`` for networkx."""
+    ``.graph`` for networkx.
+
+    >>> [(group.id, group.size) for group in analyze(net, x).free]
+    [('0.weight', 16)]
+    """
     return Target.of(model, submodules, example_inputs).analyze(attention, ignore)
 
 
@@ -141,7 +158,11 @@ def why(
     model_or_plan: nn.Module | Plan, layer: str, example_inputs: Any = None, *, submodules: str | Iterable[str] = ()
 ) -> Answer:
     """Say of a layer (module or parameter name) whether it is pruned, protected or frozen, with what it is coupled,
-    and which operation decided. A slim model from `prune` or a plan answers from its plan."""
+    and which operation decided. A slim model from `prune` or a plan answers from its plan.
+
+    >>> why(net, "1", x).status
+    'frozen'
+    """
     if isinstance(model_or_plan, Plan):
         return explain(model_or_plan, layer)
     report = report_of(model_or_plan)
@@ -155,6 +176,9 @@ def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
     """Record `model` as a GraphModule of torch.nn leaves, with copies of its tensors; nothing is removed.
 
     Batch size and the spatial sizes that the model leaves free stay free; ``train()`` and ``eval()`` keep their meaning.
+
+    >>> torch.equal(trace(net, x)(torch.ones(3, 8)), net(torch.ones(3, 8)))
+    True
     """
     return Target.of(model, (), example_inputs).record()
 
@@ -165,6 +189,9 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     Permutation invariance of every group of the original, and masked equivalence of the slim model, each on the user's
     weights and on random ones; MACs, parameters and (if asked) latency. Where submodules were pruned, all of this is of
     these, on the inputs that they got.
+
+    >>> verify(net, prune(net, 0.5, x), latency=False).passed
+    True
 
     Raises:
         InputError: `slim` does not come from `prune` or `apply` on a model like this one.

@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NO_PEER = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import torch_pruning"], capture_output=True).returncode != 0,
-    reason="torch-pruning is not installed",
-)
+NO_PEER = pytest.mark.skipif(find_spec("torch_pruning") is None, reason="torch-pruning is not installed")
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -46,6 +44,7 @@ def test_speed_without_the_peer(tmp_path: Path) -> None:
     assert "| timm:test_resnet |" in (tmp_path / "speed.md").read_text()
 
 
+@pytest.mark.slow
 @NO_PEER
 def test_speed_beside_the_peer(tmp_path: Path) -> None:
     (row,) = timed(tmp_path)["rows"]
@@ -53,6 +52,7 @@ def test_speed_beside_the_peer(tmp_path: Path) -> None:
     assert row["ratio"] == row["fxprune"] / row["torch_pruning"]
 
 
+@pytest.mark.slow
 def test_coverage_checks_a_model_once(tmp_path: Path) -> None:
     (row,) = coverage_rows(tmp_path)
     assert "errors" not in row
@@ -64,6 +64,7 @@ def test_coverage_checks_a_model_once(tmp_path: Path) -> None:
     assert coverage_rows(tmp_path) == [row]  # a result that is there is not made again
 
 
+@pytest.mark.slow
 def test_coverage_says_where_a_model_was_stopped(tmp_path: Path) -> None:
     (row,) = coverage_rows(tmp_path, "--memory", 0.2)
     assert list(row["errors"].values()) == ["memory: more than 0.2 GiB"]
@@ -72,6 +73,7 @@ def test_coverage_says_where_a_model_was_stopped(tmp_path: Path) -> None:
     assert "memory: more than 0.2 GiB" in table
 
 
+@pytest.mark.slow
 @NO_PEER
 def test_coverage_of_the_peer(tmp_path: Path) -> None:
     rows = coverage_rows(tmp_path, "--peer")
@@ -80,6 +82,7 @@ def test_coverage_of_the_peer(tmp_path: Path) -> None:
     assert rows[1]["macs"][0] == rows[0]["macs"][0]
 
 
+@pytest.mark.slow
 def test_scale(tmp_path: Path) -> None:
     done = run("scale.py", "--models", "timm:test_vit", "--json", "--out", tmp_path)
     (row,) = json.loads(done.stdout)["rows"]

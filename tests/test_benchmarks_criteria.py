@@ -63,6 +63,7 @@ def test_cost_accuracy_and_stability(cifar: Path, monkeypatch: pytest.MonkeyPatc
     assert measure(cifar / "out", *options) == found  # what is there is not measured again
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_stopped_and_not_tried_on_more_images(tmp_path: Path) -> None:
     options = ["--criteria", "chip", "--networks", "vgg16bn", "--images", 4, 50, "--seconds", 1, "--out", tmp_path]
     run("criteria.py", *options)

@@ -13,6 +13,7 @@ from fxprune.cli.demo import DigitsNet, accuracy, digits, run
 from fxprune.errors import InputError, PruneError
 
 
+@pytest.mark.slow
 def test_demo_keeps_its_promise(tmp_path):
     """As a user runs it; one test, for training takes most of the time."""
     result = run(tmp_path, json=True)
@@ -29,6 +30,7 @@ def test_demo_keeps_its_promise(tmp_path):
     assert accuracy(fxprune.load(tmp_path), digits()) == models["fine-tuned"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path):
     state = torch.get_rng_state()
     for name in ("a", "b"):

@@ -105,6 +105,7 @@ def test_sdist_holds_what_is_needed_to_build_and_to_test(checkout):
     assert {"LICENSE", "README.md", "pyproject.toml"} <= names
 
 
+@pytest.mark.slow
 def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(checkout, tmp_path):
     archive = build(checkout, "sdist")
     with tarfile.open(archive) as tar:
@@ -114,6 +115,7 @@ def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(checkout, tmp_path)
     assert first == second
 
 
+@pytest.mark.slow
 def test_installed_wheel(checkout, elsewhere, empty):
     install(empty, checkout, build(checkout, "wheel"))
     assert "site-packages" in python(empty, "-c", IMPORT, cwd=elsewhere)
@@ -123,6 +125,7 @@ def test_installed_wheel(checkout, elsewhere, empty):
     assert subprocess.run([command, "--help"], cwd=elsewhere, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--config-settings", "editable_mode=strict"]], ids=["default", "strict"])
 def test_editable_install(checkout, elsewhere, empty, options):
     install(empty, checkout, *options, "-e", ".")
@@ -130,6 +133,7 @@ def test_editable_install(checkout, elsewhere, empty, options):
         assert python(empty, "-c", IMPORT, cwd=place).endswith("passes/__init__.py")
 
 
+@pytest.mark.slow
 def test_another_checkout_is_installed(checkout, tmp_path, empty):
     """The passes beside the imported package are used, not those of the checkout that is installed."""
     other = tmp_path / "other"
@@ -139,6 +143,7 @@ def test_another_checkout_is_installed(checkout, tmp_path, empty):
     assert python(empty, "-c", IMPORT, cwd=other) == str(other / "passes" / "__init__.py")
 
 
+@pytest.mark.slow
 def test_nothing_installed(checkout, empty):
     assert python(empty, "-c", IMPORT, cwd=checkout) == str(checkout / "passes" / "__init__.py")
     test = "tests/test_packaging.py::test_a_pass_is_loaded_once"

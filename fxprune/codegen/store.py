@@ -32,6 +32,10 @@ def save(slim: torch.fx.GraphModule, path: str | os.PathLike[str]) -> Path:
 
     Both files are written whole under other names and then renamed. The same model gives the same bytes.
 
+    >>> from fxprune import trace
+    >>> save(trace(nn.Linear(8, 2), torch.zeros(1, 8)), "folder").as_posix()
+    'folder/slim.py'
+
     Raises:
         InputError: `slim` is no GraphModule, or `path` is a file of another kind.
         PruneError: the model cannot be written as source that needs torch alone, or the disk refuses.
@@ -58,6 +62,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """Return the model that `save` wrote, in the mode and with the dtypes that it was saved with, on the CPU.
 
     **The Python file is executed**: load only files that you trust. The weights are plain numbers.
+
+    >>> from fxprune import trace
+    >>> load(save(trace(nn.Linear(8, 2), torch.zeros(1, 8)), "folder"))(torch.zeros(3, 8)).shape
+    torch.Size([3, 2])
 
     Args:
         path: the directory, or the Python file.

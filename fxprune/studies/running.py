@@ -47,6 +47,10 @@ def study(
     the scores vary, the gap at the cut, and whether ranking and pruned sets survive a small relative error of all weights.
     Published: Huang et al., "Rethinking the Pruning Criteria for Convolutional Neural Network", NeurIPS 2021.
 
+    >>> found = study(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 3)), ["l1", "l2"], torch.zeros(1, 3, 8, 8))
+    >>> found.units, found.pair("l1", "l2").mean > 0.5
+    (('0.weight',), True)
+
     Args:
         model, example_inputs, ignore, attention, data, loss, batches: as in `fxprune.prune`. Criteria that observe the
             model share one pass over the data; a second one, over the same, is made on the weights with an error.
