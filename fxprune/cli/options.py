@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from fxprune.options import PruneOptions
 
 __all__ = [
     "Attention",
@@ -28,6 +31,7 @@ __all__ = [
     "Submodule",
     "Unit",
     "Weights",
+    "keywords",
 ]
 
 
@@ -95,3 +99,8 @@ Data = Annotated[
 ]
 Batches = Annotated[int | None, typer.Option(min=1, help="Use so many batches of 64 at most.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def keywords(options: PruneOptions) -> dict[str, Any]:
+    """Checked options as keyword arguments of `fxprune.prune` and `fxprune.plan`."""
+    return {field.name: getattr(options, field.name) for field in fields(options)}

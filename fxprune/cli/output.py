@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from fxprune.planning.plan import GroupPlan, Plan
     from fxprune.planning.report import Checks
 
-__all__ = ["Steps", "note", "print_json", "quiet", "show_cost", "show_errors", "show_groups", "show_plan", "write_text"]
+__all__ = [
+    "Steps",
+    "note",
+    "note_fresh_weights",
+    "print_json",
+    "quiet",
+    "show_cost",
+    "show_errors",
+    "show_groups",
+    "show_plan",
+    "show_written",
+    "write_text",
+]
 
 _ROWS = 40  # groups that a table shows; --json lists all
 
@@ -160,8 +172,19 @@ def show_errors(console: Console, checks: Checks) -> None:
             )
 
 
+def show_written(console: Console, files: Iterable[Path]) -> None:
+    for file in files:
+        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def note_fresh_weights(model: str, checkpoint: Path | None, verb: str) -> None:
+    """Say so where a library's model has no trained weights: what is seen of it then says little."""
+    if checkpoint is None and model.startswith(("timm:", "torchvision:")):
+        note(f"the weights are fresh random ones: --checkpoint FILE {verb} trained weights")
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -1,0 +1,62 @@
+"""What commands of `fxprune` read: the model, its example inputs, a file of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["build", "example_inputs", "read_text"]
+
+
+def build(spec: str, checkpoint: Path | None, seed: int) -> nn.Module:
+    """The model of a name, in evaluation mode, with the weights of `checkpoint` or fresh ones.
+
+    Raises:
+        InputError: see `fxprune.inputs.models.load_model`.
+    """
+    import torch
+
+    from fxprune.inputs.models import load_model
+
+    torch.manual_seed(seed)
+    # A slim model is saved in the mode of its original: whoever loads the file expects evaluation.
+    return load_model(spec, checkpoint).eval()
+
+
+def example_inputs(model: nn.Module, sizes: Iterable[str] | None) -> tuple[Tensor, ...] | None:
+    """Example inputs on the meta device, batch 2, of the sizes given on the command line; None if none are given.
+
+    Raises:
+        InputError: a size is no shape.
+    """
+    import torch
+
+    if not sizes:
+        return None
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return tuple(torch.empty(2, *_size(text), dtype=dtype, device="meta") for text in sizes)
+
+
+def _size(text: str) -> list[int]:
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--input-size {text!r} is not a shape of one sample: write positive numbers, as 3x224x224")
+    return [int(part) for part in parts]
+
+
+def read_text(path: Path) -> str:
+    """The text of a plan's file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the plan {str(path)!r}: {error}") from error

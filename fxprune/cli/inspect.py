@@ -1,0 +1,58 @@
+"""``fxprune inspect``: the groups of coupled channels, and why a layer may be pruned or not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fxprune.cli import options as given
+from fxprune.cli.input import build, example_inputs
+from fxprune.cli.output import Steps, print_json, show_groups
+
+if TYPE_CHECKING:
+    from fxprune.analysis.analysis import Analysis
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: given.Model,
+    layer: Annotated[str | None, typer.Argument(help="Module or parameter to explain.", show_default=False)] = None,
+    input_size: given.InputSize = None,
+    submodule: given.Submodule = None,
+    as_json: given.Json = False,
+) -> None:
+    """List the groups of coupled channels of MODEL; with LAYER, say whether and why it may be pruned."""
+    from fxprune import api
+
+    with Steps(as_json, total=2) as step:
+        net = step("building the model", lambda: build(model, None, 0))
+        inputs = example_inputs(net, input_size)
+        if layer is not None:
+            answer = step("analyzing", lambda: api.why(net, layer, inputs, submodules=submodule or ()))
+        else:
+            found = step("analyzing", lambda: api.analyze(net, inputs, submodules=submodule or ()))
+    if layer is not None:
+        print_json(asdict(answer)) if as_json else typer.echo(str(answer))
+    elif as_json:
+        print_json(_document(found))
+    else:
+        show_groups(Console(), model, found)
+
+
+def _document(found: Analysis) -> dict[str, Any]:
+    groups = [
+        {
+            "id": group.id,
+            "size": group.size,
+            "status": group.status,
+            "reason": group.reason,
+            "exact": group.exact,
+            "members": [{"name": m.name, "axis": m.axis, "role": m.role} for m in group.members],
+        }
+        for group in found.groups
+    ]
+    return {"model": found.model_name, "macs": found.macs(), "params": found.params(), "groups": groups}

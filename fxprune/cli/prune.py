@@ -1,0 +1,140 @@
+"""``fxprune prune``: a smaller model, as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fxprune.cli import options as given
+from fxprune.cli.input import build, example_inputs, read_text
+from fxprune.cli.output import (
+    Steps,
+    note,
+    note_fresh_weights,
+    print_json,
+    show_cost,
+    show_errors,
+    show_plan,
+    show_written,
+    write_text,
+)
+from fxprune.errors import InputError
+from fxprune.options import PruneOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxprune.planning.plan import Plan
+    from fxprune.planning.report import Report
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: given.Model,
+    ratio: given.Ratio = None,
+    scope: given.ScopeOption = given.Scope.GLOBAL,
+    criterion: given.Criterion = "l2",
+    ignore: given.Ignore = None,
+    max_ratio: given.MaxRatio = 0.95,
+    round_to: given.RoundTo = 1,
+    attention: given.AttentionOption = given.Attention.HEAD_DIM,
+    seed: given.Seed = 0,
+    checkpoint: given.Checkpoint = None,
+    input_size: given.InputSize = None,
+    submodule: given.Submodule = None,
+    data: given.Data = None,
+    batches: given.Batches = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False)
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Apply this plan.json instead of making a plan.", show_default=False)
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the result with the masked original.")] = True,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Say what would go, without doing it.")] = False,
+    as_json: given.Json = False,
+) -> None:
+    """Prune MODEL, and write the smaller model as Python source and safetensors."""
+    from fxprune import Plan, api
+
+    _check(plan, ratio, plan_only or submodule or data)
+    options = (
+        {}
+        if ratio is None
+        else given.keywords(
+            PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
+        )
+    )
+    slim, written = None, []
+    with Steps(as_json, total=2 + (out is not None)) as step:
+        stored = None if plan is None else Plan.from_json(read_text(plan))
+        net = step("building the model", lambda: build(model, checkpoint, seed))
+        inputs = example_inputs(net, input_size)
+        options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, data, batches)}
+        if plan_only:
+            made = step("planning", lambda: api.plan(net, **options))
+        else:
+            if stored is not None:
+                slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
+            else:
+                slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
+            made = slim.meta["fxprune"].plan
+        if out is not None:
+            written = step("writing", lambda: [*_save(slim, made, out), write_text(out / "plan.json", made.to_json())])
+    _show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
+    if not as_json:
+        note_fresh_weights(model, checkpoint, "prunes")
+        if out is None:
+            note("nothing was written: --out DIR keeps the result")
+
+
+def _check(plan: Path | None, ratio: float | None, others: Any) -> None:
+    """Either a plan is made or one is applied; `others`: options that are for a new plan."""
+    if plan is None and ratio is None:
+        raise InputError("give --ratio, to make a plan, or --plan FILE, to apply one")
+    if plan is not None and (ratio is not None or others):
+        raise InputError(
+            "--plan FILE applies a plan that was made before: leave out --ratio, --plan-only, --submodule and --data"
+        )
+
+
+def _observed(model: nn.Module, data: Path | None, batches: int | None) -> dict[str, Any]:
+    """What a criterion that observes the model at work needs, as keyword arguments of `fxprune.prune`."""
+    if data is None:
+        return {}
+    from fxprune.studies.command import load_batches
+
+    return {"data": load_batches(data, model), "batches": batches}
+
+
+def _save(slim: nn.Module | None, plan: Plan, out: Path) -> list[Path]:
+    """Write the smaller model, or each part of it that was pruned; gives the files."""
+    if slim is None:
+        return []
+    from fxprune import codegen
+
+    names = [entry["name"] for entry in plan.options.get("submodules", ())]
+    files = {name: out / f"{name.replace('.', '/')}.py" for name in names} or {"": out / "slim.py"}
+    found: dict[str, Any] = dict(slim.named_modules())
+    sources = [codegen.save(found[name], file) for name, file in files.items()]
+    return [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
+
+
+def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:
+    """Print a plan, and the report of what was done by it, if it was."""
+    if as_json:
+        planned = {**json.loads(plan.to_json()), "macs": list(plan.macs), "params": list(plan.params)}
+        document = planned if report is None else report.to_dict()
+        print_json({**document, "written": [str(path) for path in written]})
+        return
+    console = Console()
+    show_plan(console, plan)
+    show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
+    if report is not None and report.checks is not None:
+        show_errors(console, report.checks)
+    show_written(console, written)

@@ -1,0 +1,54 @@
+"""``fxprune verify``: a model pruned, and the result proved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fxprune.cli import options as given
+from fxprune.cli.input import build, example_inputs
+from fxprune.cli.output import Steps, print_json, show_cost, show_errors
+from fxprune.options import PruneOptions
+
+__all__ = ["verify"]
+
+
+def verify(
+    model: given.Model,
+    ratio: Annotated[float, typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.")] = 0.5,
+    scope: given.ScopeOption = given.Scope.GLOBAL,
+    criterion: given.Criterion = "l2",
+    ignore: given.Ignore = None,
+    max_ratio: given.MaxRatio = 0.95,
+    round_to: given.RoundTo = 1,
+    attention: given.AttentionOption = given.Attention.HEAD_DIM,
+    seed: given.Seed = 0,
+    checkpoint: given.Checkpoint = None,
+    input_size: given.InputSize = None,
+    submodule: given.Submodule = None,
+    as_json: given.Json = False,
+) -> None:
+    """Prune MODEL with every parameter randomised, prove the result against the original, measure both."""
+    from fxprune import api
+    from fxprune.proofs.randomize import randomize
+
+    options = given.keywords(
+        PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
+    )
+    with Steps(as_json, total=3) as step:
+        net = step("building the model", lambda: build(model, checkpoint, seed))
+        inputs = example_inputs(net, input_size)
+        net = randomize(net, seed)
+        options |= {"example_inputs": inputs, "submodules": submodule or ()}
+        slim = step("pruning", lambda: api.prune(net, verify=False, **options))
+        checks = step("verifying", lambda: api.verify(net, slim, None if submodule else inputs, seed=seed))
+    if as_json:
+        print_json({"model": slim.meta["fxprune"].model, "ratio": ratio, **checks.to_dict()})
+    else:
+        console = Console()
+        show_cost(console, checks.macs, checks.params, "pruned", checks.latency)
+        show_errors(console, checks)
+    if not checks.passed:
+        raise typer.Exit(1)
