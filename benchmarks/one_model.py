@@ -20,7 +20,7 @@ from ours import check_fxprune
 from peers import Peer, build_for_peer, prepare
 from stages import Stages
 
-from fxprune.inputs.models import infer_example_inputs
+from fxprune.inputs.sizes import infer_example_inputs
 
 
 def main() -> None:

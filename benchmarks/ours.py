@@ -16,7 +16,8 @@ from stages import Stages
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.inputs.models import load_model
+from fxprune.inputs.sizes import infer_example_inputs
 
 __all__ = ["check_fxprune", "fixed_entries", "free_share"]
 

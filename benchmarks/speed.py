@@ -35,7 +35,8 @@ from measure import count_macs, environment, first_line
 from torch import nn
 
 import fxprune
-from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.inputs.models import load_model
+from fxprune.inputs.sizes import infer_example_inputs
 
 Row = dict[str, Any]
 Tool = Callable[[], Callable[[], nn.Module]]  # prepares one run, untimed, and returns what is timed

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxprune import nested
 from fxprune.errors import InputError, PlanMismatch
+from fxprune.inputs.sizes import infer_example_inputs
 
 __all__ = ["describe", "example_of", "own_copy", "random_like", "settle_inputs"]
 
@@ -20,8 +21,6 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be an nn.Module, not {type(model).__name__}")
     if example_inputs is None:
-        from fxprune.inputs.models import infer_example_inputs
-
         found = infer_example_inputs(model)
         if found is None:
             raise InputError(
