@@ -110,7 +110,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
     try:
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may end the process
             raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
         if not hasattr(module, factory):
             raise InputError(f"{path} has no {factory!r}{nearest(factory, vars(module))}")
@@ -118,7 +118,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
         if not isinstance(built, nn.Module):
             try:
                 built = built()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise InputError(f"{path}:{factory}() failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
