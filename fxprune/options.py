@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from fxprune.errors import InputError, nearest
@@ -38,16 +38,22 @@ class PruneOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ignore", (self.ignore,) if isinstance(self.ignore, str) else tuple(self.ignore))
-        for value in self.ratio.values() if isinstance(self.ratio, Mapping) else (self.ratio,):
-            low = isinstance(self.ratio, Mapping)  # a pattern may spare its groups
-            if not _is_number(value) or not (0 <= value < 1 if low else 0 < value < 1):
-                raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {value!r}")
-        if not _is_number(self.max_ratio) or not 0 < self.max_ratio <= 1 or math.isnan(self.max_ratio):
+        checked: dict[str, Any] = {
+            "ratio": _ratio(self.ratio),
+            "max_ratio": _real(self.max_ratio),
+            "round_to": _whole(self.round_to),
+            "seed": _whole(self.seed),
+            "ignore": (self.ignore,) if isinstance(self.ignore, str) else tuple(self.ignore),
+        }
+        if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
             raise InputError(f"max_ratio must be a fraction in (0, 1], not {self.max_ratio!r}")
-        if not isinstance(self.round_to, int) or isinstance(self.round_to, bool) or self.round_to < 1:
+        if checked["round_to"] is None or checked["round_to"] < 1:
             raise InputError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
+        if checked["seed"] is None:
+            raise InputError(f"seed must be a whole number, not {self.seed!r}")
         check_attention(self.attention)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def criterion_name(self) -> str:
@@ -89,5 +95,35 @@ def check_attention(policy: Any) -> AttentionPolicy:
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _ratio(given: Any) -> Ratio:
+    """A ratio, or one for each pattern, in Python's own numbers.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(given, Mapping):
+        if not given:
+            raise InputError("ratio names no layers: give a fraction, or one for each pattern, as {'layer3.*': 0.5}")
+        if not all(isinstance(pattern, str) for pattern in given):
+            raise InputError(f"ratio must name layers by text, as {{'layer3.*': 0.5}}, not {given!r}")
+        return {pattern: _fraction(value, at_least_zero=True) for pattern, value in given.items()}
+    return _fraction(given)
+
+
+def _fraction(value: Any, at_least_zero: bool = False) -> float:
+    number = _real(value)
+    if number is None or not 0 <= number < 1 or (number == 0 and not at_least_zero):  # a pattern may spare its groups
+        raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {value!r}")
+    return number
+
+
+def _real(value: Any) -> float | None:
+    """A number of Python, NumPy or another library as Python's own; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return value if isinstance(value, (int, float)) else float(value)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of Python, NumPy or another library as Python's own; None if it is none."""
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
