@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from fxprune.errors import PruneError
+from fxprune.planning.report import counted, in_unit
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
@@ -106,7 +107,7 @@ def show_groups(console: Console, name: str, found: Analysis) -> None:
     free = sum(g.size for g in found.free)
     console.print(
         f"{len(found.free)} of {len(found.groups)} groups may be pruned: {free:,} channels; "
-        f"{found.macs() / 1e6:,.1f} MMACs, {found.params() / 1e6:,.2f} M parameters",
+        f"{counted([found.macs()], 1, 'MACs')}, {counted([found.params()], 2, ' parameters')}",
         highlight=False,
     )
 
@@ -147,16 +148,17 @@ def show_cost(
     latency: tuple[float, float] | None = None,
 ) -> None:
     table = Table("", "original", after, "ratio")
-    table.add_row("MACs (M)", *_pair(macs, 1e-6, ",.1f"))
-    table.add_row("parameters (M)", *_pair(params, 1e-6, ",.3f"))
+    for what, counts, digits in (("MACs", macs, 1), ("parameters", params, 3)):
+        shown, letter = in_unit(counts, digits)
+        table.add_row(f"{what} ({letter})" if letter else what, *shown, _share(counts))
     if latency is not None:
-        table.add_row("latency (ms)", *_pair(latency, 1e3, ",.2f"))
+        table.add_row("latency (ms)", *(f"{seconds * 1e3:,.2f}" for seconds in latency), _share(latency))
     console.print(table)
 
 
-def _pair(values: tuple[float, float], scale: float, form: str) -> list[str]:
-    before, after = (value * scale for value in values)
-    return [format(before, form), format(after, form), f"{after / before:.3f}" if before else "-"]
+def _share(values: tuple[float, float]) -> str:
+    before, after = values
+    return f"{after / before:.3f}" if before else "-"
 
 
 def show_errors(console: Console, checks: Checks) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fxprune.planning.plan import Plan
+if TYPE_CHECKING:
+    from fxprune.planning.plan import Plan
 
-__all__ = ["Checks", "Clock", "Report", "report_of"]
+__all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "report_of"]
+
+_UNITS = ((1e5, 1e6, "M"), (1e3, 1e3, "k"))  # from which count, by what it is divided, its letter
 
 
 class Clock:
@@ -114,11 +118,11 @@ class Report:
         }
 
     def __str__(self) -> str:
-        (m0, m1), (p0, p1) = self.plan.macs, self.plan.params
         pruned = sum(len(g.kept) < g.size for g in self.plan.groups)
+        (m0, m1), (p0, p1) = self.plan.macs, self.plan.params
         return (
-            f"{self.model}: {m0 / 1e6:,.1f} -> {m1 / 1e6:,.1f} MMACs ({1 - m1 / max(m0, 1):.1%} fewer), "
-            f"{p0 / 1e6:,.2f} -> {p1 / 1e6:,.2f} M parameters ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
+            f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
+            f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
         )
 
 
@@ -127,3 +131,33 @@ def report_of(slim: Any) -> Report | None:
     meta = getattr(slim, "meta", None)
     report = meta.get("fxprune") if isinstance(meta, dict) else None
     return report if isinstance(report, Report) else None
+
+
+def in_unit(counts: Iterable[int], digits: int) -> tuple[list[str], str]:
+    """Counts as text, all in the unit that shows the smallest of them: millions, thousands or ones; and its letter.
+
+    >>> in_unit((4_089_184_256, 1_042_907_520), digits=1)
+    (['4,089.2', '1,042.9'], 'M')
+    >>> in_unit((4_800, 2_400), digits=1)
+    (['4.8', '2.4'], 'k')
+    >>> in_unit((48, 24), digits=1)
+    (['48', '24'], '')
+    """
+    counts = list(counts)
+    least = min((count for count in counts if count), default=0)
+    for start, size, letter in _UNITS:
+        if least >= start:
+            return [f"{count / size:,.{digits}f}" for count in counts], letter
+    return [f"{count:,}" for count in counts], ""
+
+
+def counted(counts: Iterable[int], digits: int, what: str) -> str:
+    """Counts of `what`, from first to last, in one unit (see `in_unit`).
+
+    >>> counted((4_089_184_256, 1_042_907_520), 1, "MACs")
+    '4,089.2 -> 1,042.9 MMACs'
+    >>> counted([58], 2, " parameters")
+    '58 parameters'
+    """
+    shown, letter = in_unit(counts, digits)
+    return f"{' -> '.join(shown)} {(letter + what).strip()}"
