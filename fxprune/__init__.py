@@ -31,6 +31,9 @@ _LAZY = {
     "Study": "fxprune.studies.results",
 }
 
+# Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
+_PACKAGES = "analysis codegen criteria inputs labels passes planning proofs rules statistics studies submodules tracing".split()
+
 __all__ = [
     "Analysis",
     "Group",
@@ -59,13 +62,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"fxprune.{name}")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_PACKAGES, "__version__"])
 
 
 if TYPE_CHECKING:
