@@ -129,6 +129,22 @@ def test_a_model_file_that_exits(run: Run, tmp_path: Path) -> None:
     assert code == 2 and err.startswith("error: ") and "script.py cannot be run: SystemExit" in err
 
 
+# -- numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["prune", "verify", "study", "demo"])
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999"])
+def test_a_seed_out_of_range(run: Run, file: Path, command: str, seed: str) -> None:
+    model = [] if command == "demo" else [f"{file}:tiny"]
+    code, out, err = run(command, *model, "--seed", seed)
+    assert code == 2 and out == "" and "--seed" in err
+
+
+def test_an_input_of_too_many_numbers(run: Run, file: Path) -> None:
+    code, _, err = run("inspect", f"{file}:tiny", "--input-size", "99999999999x99999999999")
+    assert code == 2 and err.startswith("error: --input-size 99999999999x99999999999 is too large")
+
+
 # -- the module -----------------------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,11 @@ def example_inputs(model: nn.Module, sizes: Iterable[str] | None) -> tuple[Tenso
     if not sizes:
         return None
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    return tuple(torch.empty(2, *_size(text), dtype=dtype, device="meta") for text in sizes)
+    shapes = [(2, *_size(text)) for text in sizes]
+    try:
+        return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
+    except (RuntimeError, TypeError, OverflowError) as error:  # more numbers than 64 bits can count
+        raise InputError(f"--input-size {' '.join(sizes)} is too large: write the shape of one sample, as 3x224x224") from error
 
 
 def _size(text: str) -> list[int]:

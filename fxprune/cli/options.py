@@ -74,7 +74,7 @@ Ignore = Annotated[
 MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
 RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
 AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
-Seed = Annotated[int, typer.Option(help="Of fresh weights and of random choices.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of fresh weights and of random choices.")]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Weights: .safetensors, or a state_dict of torch.save.", show_default=False),
