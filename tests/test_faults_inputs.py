@@ -216,6 +216,32 @@ def test_tensors_that_are_no_weights(nets: Path, tmp_path: Path, weight: torch.T
     one_sentence(lambda: load_model(f"{nets}:tiny", tmp_path / "w.pt"), "weight")
 
 
+# -- example inputs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (None, "--input-size"),
+        ("3x8x8", "must be a tensor, a tuple of inputs or a dict"),
+        ((), "pass what the model's forward takes"),
+        ((torch.zeros(2, 3), object()), "pass tensors, numbers and text"),
+    ],
+    ids=["none", "text", "no tensor", "an object"],
+)
+def test_example_inputs_say_what_to_pass(inputs: object, said: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, x: torch.Tensor, unused: object = None) -> torch.Tensor:
+            return self.layers(x)
+
+    with pytest.raises(InputError, match=said):
+        fxprune.plan(Net(), 0.5, inputs)
+
+
 # -- ratios ---------------------------------------------------------------------------------------------------------------
 
 

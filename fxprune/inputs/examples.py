@@ -25,7 +25,7 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
         if found is None:
             raise InputError(
                 f"example_inputs cannot be inferred for {type(model).__name__}: pass a tensor (or a tuple of inputs, or "
-                "a dict of keyword inputs) of the shape that the model takes"
+                "a dict of keyword inputs) of the shape that the model takes; in a shell, --input-size 3x224x224"
             )
         return tuple(found), {}
     if isinstance(example_inputs, Tensor):
@@ -84,7 +84,10 @@ def _describe(value: Any) -> Any:
         return {"list" if isinstance(value, list) else "tuple": [_describe(v) for v in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"constant": value}
-    raise InputError(f"an example input of type {type(value).__name__} cannot be stored in a plan")
+    raise InputError(
+        f"an example input of type {type(value).__name__} cannot be stored in a plan: pass tensors, numbers and text, alone or "
+        "in tuples, lists and dicts"
+    )
 
 
 def example_of(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -99,7 +102,7 @@ def example_of(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, ...], d
             else:
                 args.append(value)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise PlanMismatch(f"the plan's example inputs are damaged: {error}") from error
+        raise PlanMismatch(f"the plan's example inputs are damaged ({error}): make the plan again") from error
     return tuple(args), named
 
 
