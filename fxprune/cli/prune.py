@@ -63,13 +63,10 @@ def prune(
     from fxprune import Plan, api
 
     _check(plan, ratio, plan_only or submodule or data)
-    options = (
-        {}
-        if ratio is None
-        else given.keywords(
-            PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
-        )
-    )
+    options: dict[str, Any] = {}
+    if ratio is not None:
+        chosen = PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
+        options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (out is not None)) as step:
         stored = None if plan is None else Plan.from_json(read_text(plan))
@@ -85,7 +82,7 @@ def prune(
                 slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
             made = slim.meta["fxprune"].plan
         if out is not None:
-            written = step("writing", lambda: [*_save(slim, made, out), write_text(out / "plan.json", made.to_json())])
+            written = step("writing", lambda: _save(made, slim, out))
     _show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
     if not as_json:
         note_fresh_weights(model, checkpoint, "prunes")
@@ -112,17 +109,18 @@ def _observed(model: nn.Module, data: Path | None, batches: int | None) -> dict[
     return {"data": load_batches(data, model), "batches": batches}
 
 
-def _save(slim: nn.Module | None, plan: Plan, out: Path) -> list[Path]:
-    """Write the smaller model, or each part of it that was pruned; gives the files."""
-    if slim is None:
-        return []
+def _save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
+    """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
     from fxprune import codegen
 
-    names = [entry["name"] for entry in plan.options.get("submodules", ())]
-    files = {name: out / f"{name.replace('.', '/')}.py" for name in names} or {"": out / "slim.py"}
-    found: dict[str, Any] = dict(slim.named_modules())
-    sources = [codegen.save(found[name], file) for name, file in files.items()]
-    return [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
+    sources = []
+    if slim is not None:
+        names = [entry["name"] for entry in plan.options.get("submodules", ())]
+        files = {name: out / f"{name.replace('.', '/')}.py" for name in names} or {"": out / "slim.py"}
+        found: dict[str, Any] = dict(slim.named_modules())
+        sources = [codegen.save(found[name], file) for name, file in files.items()]
+    written = [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
+    return [*written, write_text(out / "plan.json", plan.to_json())]
 
 
 def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:

@@ -34,14 +34,12 @@ def verify(
     from fxprune import api
     from fxprune.proofs.randomize import randomize
 
-    options = given.keywords(
-        PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
-    )
+    chosen = PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
         net = randomize(net, seed)
-        options |= {"example_inputs": inputs, "submodules": submodule or ()}
+        options = given.keywords(chosen) | {"example_inputs": inputs, "submodules": submodule or ()}
         slim = step("pruning", lambda: api.prune(net, verify=False, **options))
         checks = step("verifying", lambda: api.verify(net, slim, None if submodule else inputs, seed=seed))
     if as_json:
