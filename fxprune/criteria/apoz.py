@@ -3,14 +3,10 @@ towards Efficient Deep Architectures", 2016)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from fxprune.criteria.observing import ActivationCriterion, Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["APoZ"]
 

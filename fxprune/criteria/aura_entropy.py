@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from fxprune.criteria.aura import aura_matrices, neighbourhood, without_pairs
 from fxprune.criteria.entropy import entropy, levels
 from fxprune.criteria.observing import ActivationCriterion, Sums
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["AuraCriterion", "AuraEntropy"]
 
@@ -51,7 +49,7 @@ class AuraCriterion(ActivationCriterion):
     def in_parts(self, maps: Maps, cells: int) -> list[Tensor]:
         """`patterns` of all channels, some at a time."""
         found = self.quantised(maps)
-        without_pairs(found, maps.site.source, self._told)
+        without_pairs(found, maps.spot.source, self._told)
         size = max(1, _ENTRIES // (len(found) * cells * found.shape[2]))
         return [self.patterns(part) for part in found.split(size, dim=1)]
 

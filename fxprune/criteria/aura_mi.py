@@ -4,7 +4,7 @@ histograms, the estimate that it is meant to replace."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from fxprune.criteria.aura_entropy import AuraCriterion
 from fxprune.criteria.base import Normalization
 from fxprune.criteria.entropy import counted, entropy
 from fxprune.criteria.observing import Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["AuraMI", "HistogramMI"]
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.criteria.aura_entropy import AuraCriterion
 from fxprune.criteria.base import Normalization, Tensors
 from fxprune.criteria.entropy import entropy, levels
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.analysis.analysis import Analysis
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
+from fxprune.statistics.spots import Spots
 
 __all__ = ["AuraMILayer"]
 
@@ -28,8 +27,8 @@ class AuraMILayer(AuraCriterion):
 
     The spatial aura entropies of a channel's map and of the next layer's maps (each quantised between its own extremes) are
     counted over images, in equal bins between their extremes on the calibration images. The plug-in estimate has its bias
-    ``(bins used - 1)(bins used - 1) / (2 N ln 2)`` subtracted, and is at least 0. The next layer is the nearest site downstream
-    whose group is produced by a layer that reads this one; a site without one scores the entropy of its own bins, the most
+    ``(bins used - 1)(bins used - 1) / (2 N ln 2)`` subtracted, and is at least 0. The next layer is the nearest spot downstream
+    whose group is produced by a layer that reads this one; a spot without one scores the entropy of its own bins, the most
     that it could share. Reconstruction throughout.
 
     Args:
@@ -45,25 +44,23 @@ class AuraMILayer(AuraCriterion):
         if bins < 2 or partners < 1:
             raise InputError(f"bins must be at least 2 and partners at least 1, not {bins} and {partners}")
         self.bins, self.partners = bins, partners
-        self._sources: dict[tuple[str, str], list[tuple[str, str, str]]] = {}  # site -> (name of sums, site) that wait for it
-        self._answers: dict[Key, tuple[Key, str]] = {}  # a site's key -> its partner's key, and the name of their sums
+        self._sources: dict[tuple[str, str], list[tuple[str, str, str]]] = {}  # spot -> (name of sums, spot) that wait for it
+        self._answers: dict[Key, tuple[Key, str]] = {}  # a spot's key -> its partner's key, and the name of their sums
         self._levels: dict[tuple[str, str], Tensor] = {}  # of the batch at hand
 
     def prepare(self, analysis: Analysis, tensors: Tensors) -> None:
-        """Find each site's partner."""
-        from fxprune.statistics.sites import Sites
-
-        finder = Sites(analysis)
-        order = {n.name: i for i, n in enumerate(finder.places.nodes)}
-        sites = [(order[s.node], (g, place), s) for g, found in finder.of(self.hook).items() for place, s in enumerate(found)]
+        """Find each spot's partner."""
+        finder = Spots(analysis)
+        order = {n.name: i for i, n in enumerate(finder.occupancy.nodes)}
+        spots = [(order[s.node], (g, i), s) for g, found in finder.of(self.hook).items() for i, s in enumerate(found)]
         makes = {m.name: g.id for g in analysis.free for m in g.members if m.role == "producer"}
         reads = {g.id: {makes.get(m.name) for m in g.members if m.role == "consumer"} - {g.id} for g in analysis.free}
         self._sources, self._answers, self._levels = {}, {}, {}
-        for number, (at, key, site) in enumerate(sites):
-            later = [(o, k, s) for o, k, s in sites if o > at and s.group in reads[site.group]]
+        for number, (at, key, spot) in enumerate(spots):
+            later = [(o, k, s) for o, k, s in spots if o > at and s.group in reads[spot.group]]
             if later:
                 _, partner, there = min(later, key=lambda found: found[0])
-                self._sources.setdefault((there.group, there.node), []).append((f"joint{number}", site.group, site.node))
+                self._sources.setdefault((there.group, there.node), []).append((f"joint{number}", spot.group, spot.node))
                 self._answers[key] = (partner, f"joint{number}")
 
     def ranged(self, maps: Maps) -> Tensor:
@@ -72,7 +69,7 @@ class AuraMILayer(AuraCriterion):
     def observe(self, maps: Maps) -> Sums:
         assert maps.low is not None and maps.high is not None
         found = levels(self._entropies(maps), maps.low, maps.high, self.bins)  # [images, channels]
-        here = (maps.site.group, maps.site.node)
+        here = (maps.spot.group, maps.spot.node)
         self._levels[here] = found
         own = one_hot(found, self.bins).double()
         sums = {"own": own.sum(0)}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize", "reduce"]
 

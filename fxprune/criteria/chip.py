@@ -3,15 +3,11 @@ NeurIPS 2021)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from fxprune.criteria.observing import ActivationCriterion, Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["CHIP"]
 

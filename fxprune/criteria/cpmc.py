@@ -3,19 +3,18 @@ Multi-Criteria based on Weight Dependency" (CPMC), arXiv 2011.03240, from its ab
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Normalization, Tensors
 from fxprune.criteria.norms import norms_of
-from fxprune.criteria.weights import channel_weights, members_with
+from fxprune.criteria.weights import members_with
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.analysis.analysis import Analysis
+from fxprune.statistics.weights import channel_weights
 
 __all__ = ["CPMC"]
 

@@ -4,16 +4,14 @@ information in the Hessian's place: Theis et al., "Faster gaze prediction with d
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fxprune.criteria.observing import GradientCriterion
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.statistics.gradients import Gradients
+from fxprune.statistics.gradients import Gradients
 
 __all__ = ["Hessian"]
 

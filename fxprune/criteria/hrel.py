@@ -4,7 +4,7 @@ Relevance between Activation Maps and Class Labels", Neural Networks 147, 2022).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from torch.nn.functional import one_hot
 
 from fxprune.criteria.base import Normalization
 from fxprune.criteria.observing import ActivationCriterion, Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["HRel"]
 

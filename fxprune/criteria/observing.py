@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.weights import members_with
 from fxprune.errors import InputError
 from fxprune.labels.store import Role
-
-if TYPE_CHECKING:
-    from fxprune.analysis.analysis import Analysis
-    from fxprune.statistics.gradients import Gradients
-    from fxprune.statistics.maps import Maps
-    from fxprune.statistics.site import Hook
+from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
+from fxprune.statistics.spot import Hook
 
 __all__ = ["ActivationCriterion", "GradientCriterion", "Key", "ObservingCriterion", "Sums"]
 
-Key = tuple[str, int]  # (group id, place among its sites), or (tensor name, axis)
-Sums = dict[str, Tensor]
 
-
-class ObservingCriterion(Criterion):
-    """What both kinds share. All that is remembered of a batch is a dict of tensors that add up over batches.
-
-    Attributes:
-        needs_labels: class labels are wanted.
-    """
+class ObservingCriterion(Criterion, Observer):
+    """What both kinds share: the sums that they receive. See `fxprune.statistics.contract` for what they offer."""
 
     needs_data = True
-    needs_labels = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -43,7 +32,6 @@ class ObservingCriterion(Criterion):
         self._groups: set[str] = set()
 
     def receive(self, sums: Mapping[Key, Sums], analysis: Analysis) -> None:
-        """Take the sums over all data; replaces what was received before."""
         self._sums = {key: dict(values) for key, values in sums.items()}
         self._groups = {g.id for g in analysis.free}
 
@@ -57,20 +45,16 @@ class ObservingCriterion(Criterion):
             raise InputError(f"criterion {name} has not observed group {group.id!r}: call criteria.prepare with data first")
 
 
-class ActivationCriterion(ObservingCriterion):
+class ActivationCriterion(ObservingCriterion, ActivationObserver):
     """Base of criteria that look at activations. A subclass defines `observe` and `measure`.
 
-    A group is seen at several sites if several blocks share its channels; `reduction` makes one score of theirs. A group
-    without a site (channels that no layer reads, for a criterion that looks at consumers) scores its l2 norms.
+    A group is seen at several spots if several blocks share its channels; `reduction` makes one score of theirs. A group
+    without a spot (channels that no layer reads, for a criterion that looks at consumers) scores its l2 norms.
 
     Args:
-        hook: where to look: ``"activation"``, ``"norm"``, ``"sum"`` or ``"consumer"``; see `fxprune.statistics.sites`.
-
-    Attributes:
-        needs_range: the range of each channel's values is wanted; see `ranged`.
+        hook: where to look: ``"activation"``, ``"norm"``, ``"sum"`` or ``"consumer"``; see `fxprune.statistics.spots`.
     """
 
-    needs_range = False
     default_hook: Hook = "activation"
 
     def __init__(self, *args: Any, hook: Hook | None = None, **options: Any) -> None:
@@ -82,16 +66,8 @@ class ActivationCriterion(ObservingCriterion):
             raise InputError(f"criterion {type(self).__name__} cannot look at hook {hook!r}")
         self.hook: Hook = hook or self.default_hook
 
-    def ranged(self, maps: Maps) -> Tensor:
-        """The values ``[channels, n]`` whose range is wanted: by default all activations."""
-        return maps.values.transpose(0, 1).flatten(1)
-
-    def observe(self, maps: Maps) -> Sums:
-        """What one batch at one site adds: tensors whose shapes do not depend on the batch."""
-        raise NotImplementedError
-
     def measure(self, sums: Sums) -> Tensor:
-        """Scores ``[channels]`` of one site, from the sums over all batches."""
+        """Scores ``[channels]`` of one spot, from the sums over all batches."""
         raise NotImplementedError
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
@@ -102,28 +78,19 @@ class ActivationCriterion(ObservingCriterion):
         return self.settle(scores)
 
 
-class GradientCriterion(ObservingCriterion):
+class GradientCriterion(ObservingCriterion, GradientObserver):
     """Base of criteria that score entries of weights by gradients; a channel's entries in one member add up.
 
     A subclass defines `observe`. Producers speak (and consumers, if asked for); in a group without any, all members.
     """
-
-    def observe(self, gradients: Gradients) -> dict[str, Tensor]:
-        """What one batch adds: ``{tensor name: contribution of each entry}``."""
-        raise NotImplementedError
 
     def measure(self, total: Tensor, batches: float, images: float) -> Tensor:
         """Scores ``[channels]`` of one member from its entries' sums over all batches."""
         raise NotImplementedError
 
     def speaks(self, group: Group) -> list[Member]:
-        """The members that are asked."""
         roles: tuple[Role, ...] = ("producer", "consumer") if self.consumers else ("producer",)
         return members_with(group, *roles) or list(group.members)
-
-    def fold(self, contribution: Tensor, axis: int) -> Tensor:
-        """Sum ``[size of axis]`` of each entry's contribution."""
-        return contribution.double().movedim(axis, 0).flatten(1).sum(1) if contribution.dim() > 1 else contribution.double()
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         self._check(group)

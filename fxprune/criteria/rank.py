@@ -3,15 +3,11 @@ CVPR 2020; Yeom et al., "Toward Compact Deep Neural Networks via Energy-Aware Pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from fxprune.criteria.observing import ActivationCriterion, Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["HRank", "NuclearNorm"]
 

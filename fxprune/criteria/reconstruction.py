@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from torch.nn.functional import pad
 
 from fxprune.criteria.observing import ActivationCriterion, Sums
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
-    from fxprune.statistics.site import Hook
+from fxprune.statistics.maps import Maps
+from fxprune.statistics.spot import Hook
 
 __all__ = ["Reconstruction", "greedy_order"]
 
@@ -46,7 +44,7 @@ class Reconstruction(ActivationCriterion):
 
     def observe(self, maps: Maps) -> Sums:
         assert maps.weight is not None
-        name = f"{maps.site.group} {maps.site.node}"
+        name = f"{maps.spot.group} {maps.spot.node}"
         if name not in self._generators:
             seed = self.seed * 1_000_003 + zlib.crc32(name.encode())
             self._generators[name] = torch.Generator().manual_seed(seed)
@@ -75,7 +73,7 @@ def greedy_order(products: Tensor) -> Tensor:
 
 def _multiplied(maps: Maps, generator: torch.Generator) -> Tensor:
     """``z [images, channels]`` at one random output of a linear layer."""
-    channels, entries = maps.site.entries.shape
+    channels, entries = maps.spot.entries.shape
     assert maps.weight is not None
     weight = maps.weight.reshape(channels, entries, -1)
     values = maps.values.unflatten(2, (entries, -1)).flatten(3)
@@ -87,7 +85,7 @@ def _convolved(maps: Maps, generator: torch.Generator) -> Tensor:
     """``z [images, channels]`` at one random output of a convolution, all of which have three dimensions here."""
     layer, weight = maps.module, maps.weight
     assert isinstance(layer, _CONVOLUTIONS) and weight is not None
-    channels, entries = maps.site.entries.shape
+    channels, entries = maps.spot.entries.shape
     missing = 3 - len(layer.kernel_size)
     kernel, stride, dilation = ((1,) * missing + v for v in (layer.kernel_size, layer.stride, layer.dilation))
     values = pad(maps.values.unflatten(2, (entries, -1)), list(layer._reversed_padding_repeated_twice))

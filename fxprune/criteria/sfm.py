@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from fxprune.criteria.entropy import counted, entropy, levels
 from fxprune.criteria.observing import ActivationCriterion, Sums
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
+from fxprune.statistics.maps import Maps
 
 __all__ = ["SFM", "SFMSoftmax"]
 

@@ -3,15 +3,13 @@ Inference", ICLR 2017, and "Importance Estimation for Neural Network Pruning", C
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from fxprune.criteria.observing import GradientCriterion
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from fxprune.statistics.gradients import Gradients
+from fxprune.statistics.gradients import Gradients
 
 __all__ = ["Taylor", "TaylorL2"]
 

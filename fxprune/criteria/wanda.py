@@ -3,16 +3,12 @@ ICLR 2024, which scores single weights)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from fxprune.criteria.observing import ActivationCriterion, Sums
-
-if TYPE_CHECKING:
-    from fxprune.statistics.maps import Maps
-    from fxprune.statistics.site import Hook
+from fxprune.statistics.maps import Maps
+from fxprune.statistics.spot import Hook
 
 __all__ = ["Wanda"]
 
@@ -29,7 +25,7 @@ class Wanda(ActivationCriterion):
 
     def observe(self, maps: Maps) -> Sums:
         assert maps.weight is not None
-        channels, entries = maps.site.entries.shape
+        channels, entries = maps.spot.entries.shape
         values = maps.values.double().unflatten(2, (entries, -1))
         return {
             "squares": values.square().mean((3, 4, 5)).sum(0),

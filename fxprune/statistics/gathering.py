@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis.analysis import Analysis
-from fxprune.criteria.observing import ObservingCriterion
+from fxprune.statistics.contract import Observer
 from fxprune.statistics.gradients import Loss
 from fxprune.statistics.running import Statistics, processes
 
@@ -19,7 +19,7 @@ __all__ = ["gather"]
 def gather(
     model: nn.Module,
     analysis: Analysis,
-    criteria: Sequence[ObservingCriterion],
+    criteria: Sequence[Observer],
     data: Iterable[Any],
     *,
     loss: Loss | None = None,

@@ -11,10 +11,11 @@ from torch.func import functional_call
 
 from fxprune import nested
 from fxprune.errors import InputError
-from fxprune.statistics.batches import Batch
+from fxprune.inputs.batches import Batch
+from fxprune.inputs.examples import own_copy
 from fxprune.statistics.walk import Runner
 
-__all__ = ["Gradients"]
+__all__ = ["Gradients", "Loss"]
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -56,7 +57,7 @@ class Gradients:
     def _differentiate(self, inputs: Any, labels: Any, again: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         leaves = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
         with torch.enable_grad():
-            output = functional_call(self.runner.module, leaves, tuple(_own(v) for v in inputs))
+            output = functional_call(self.runner.module, leaves, own_copy(inputs))
             value = self._loss_of(output, labels)
             if value.dim():
                 raise InputError(f"the loss must be one number, not a tensor of shape {tuple(value.shape)}")
@@ -86,7 +87,3 @@ def _sample(value: Any, i: int, images: int) -> Any:
         return v[i : i + 1] if isinstance(v, Tensor) and v.dim() and len(v) == images else v
 
     return nested.map(pick, value)
-
-
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -10,62 +12,70 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
-from fxprune.criteria.observing import ActivationCriterion, GradientCriterion, Key, ObservingCriterion, Sums
 from fxprune.errors import InputError
-from fxprune.statistics.batches import Batch, class_labels, read_batch
+from fxprune.inputs.batches import Batch, class_labels, read_batch
+from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
 from fxprune.statistics.gradients import Gradients, Loss
-from fxprune.statistics.observers import Observers
+from fxprune.statistics.lookout import Lookout
 from fxprune.statistics.store import Store
 from fxprune.statistics.walk import Runner
 
-__all__ = ["Statistics", "processes"]
+__all__ = ["Settings", "Statistics", "processes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How numbers are taken of a batch; see `gather`."""
+
+    loss: Loss | None = None
+    calibration: int = 64
+    classes: int | None = None
+    autocast: torch.dtype | None = None
 
 
 class Statistics:
-    """Running sums of some criteria over data; see `gather` for the arguments.
+    """Running sums of some criteria, or other observers, over data.
 
     A state dict holds all of it: save it (safetensors) to resume later, or `merge` those of several processes. States
     to be merged must share the ranges of one calibration: load the state of an `update` on a first share of the data.
+
+    Args:
+        model, analysis, criteria: as in `gather`.
+        settings: ``loss``, ``calibration``, ``classes`` and ``autocast``, as in `gather`.
+
+    Raises:
+        InputError: a criterion reads no statistics.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        analysis: Analysis,
-        criteria: Sequence[ObservingCriterion],
-        *,
-        loss: Loss | None = None,
-        calibration: int = 64,
-        classes: int | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, analysis: Analysis, criteria: Sequence[Observer], **settings: Any) -> None:
         for criterion in criteria:
-            if not isinstance(criterion, ObservingCriterion):
+            if not isinstance(criterion, Observer):
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 raise InputError(f"criterion {name} reads no statistics: score with it directly")
-        self.analysis, self.criteria, self.loss = analysis, list(criteria), loss
+        self.analysis, self.criteria, self.settings = analysis, list(criteria), Settings(**settings)
         self.runner = Runner(model, analysis)
-        self.calibration, self.autocast = calibration, autocast
-        self.classes = _classes(analysis) if classes is None else classes
+        self.classes = _classes(analysis) if self.settings.classes is None else self.settings.classes
         self.store = Store()
         for criterion in self.criteria:
             if criterion.needs_analysis:
                 criterion.prepare(analysis, self.runner.tensors)
-        looking = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, ActivationCriterion)]
-        self._observers = Observers(self.runner, analysis, looking, self.store, self.classes)
-        self._differentiating = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, GradientCriterion)]
-        parameters = self.runner.tensors
-        self._wanted: dict[int, set[Key]] = {
-            i: {(m.name, m.axis) for g in analysis.free for m in c.speaks(g) if m.name in parameters}
-            for i, c in self._differentiating
-        }
+        looking = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, ActivationObserver)]
+        self._lookout = Lookout(self.runner, analysis, looking, self.store, self.classes)
+        self._differentiating = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, GradientObserver)]
+        self._wanted = {i: self._keys(c) for i, c in self._differentiating}
         names = {name for keys in self._wanted.values() for name, _ in keys}
-        self._weights = {name: parameters[name] for name in sorted(names)}
+        self._weights = {name: self.runner.tensors[name] for name in sorted(names)}
+        self._inputs = [str(n.target) for n in analysis.traced.graph.nodes if n.op == "placeholder"]
+
+    def _keys(self, observer: GradientObserver) -> set[Key]:
+        """The weights, with axes, whose gradients an observer wants; a buffer has none."""
+        members = (m for g in self.analysis.free for m in observer.speaks(g))
+        return {(m.name, m.axis) for m in members if m.name in self.runner.tensors}
 
     def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
         """Add batches of data."""
         source: Iterator[Any] = islice(data, batches)
-        if self._observers.wants_ranges and not self.store.ranges:
+        if self._lookout.wants_ranges and not self.store.ranges:
             source = self._calibrate(source)
         before = self.store.images
         for batch in _shown(source, batches if batches is not None else _length(data)) if progress else source:
@@ -75,12 +85,12 @@ class Statistics:
 
     def add(self, batch: Any) -> None:
         """Add one batch."""
-        read = read_batch(batch, self.analysis, self.runner.device)
-        with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
-            self._observers.observe(read, self._labels(read))
+        read = read_batch(batch, self._inputs, self.runner.device)
+        with self._casting():
+            self._lookout.observe(read, self._labels(read))
         for i, criterion in self._differentiating:
-            with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
-                found = criterion.observe(Gradients(self.runner, self._weights, read, self.loss))
+            with self._casting():
+                found = criterion.observe(Gradients(self.runner, self._weights, read, self.settings.loss))
             counts = {"batches": torch.ones((), dtype=torch.float64), "images": torch.tensor(float(read.images)).double()}
             for name, axis in self._wanted[i]:
                 self.store.add(i, (name, axis), {"entries": criterion.fold(found[name], axis), **counts})
@@ -108,20 +118,24 @@ class Statistics:
         """Sum over all processes of the default process group; each has added data, with equal criteria."""
         self.store.all_reduce(self.runner.device)
 
+    def _casting(self) -> contextlib.AbstractContextManager[Any]:
+        autocast = self.settings.autocast
+        return torch.autocast(self.runner.device.type, autocast, enabled=autocast is not None)
+
     def _labels(self, batch: Batch) -> Tensor | None:
-        wanted = any(c.needs_labels for c in self.criteria if isinstance(c, ActivationCriterion))
+        wanted = any(c.needs_labels for c in self.criteria if isinstance(c, ActivationObserver))
         return class_labels(batch, self.classes) if wanted else None
 
     def _calibrate(self, source: Iterator[Any]) -> Iterator[Any]:
         """Fix ranges on the first images, and give all batches back."""
         first, images = [], 0
         for batch in source:
-            read = read_batch(batch, self.analysis, self.runner.device)
-            with torch.autocast(self.runner.device.type, self.autocast, enabled=self.autocast is not None):
-                self._observers.observe_ranges(read)
+            read = read_batch(batch, self._inputs, self.runner.device)
+            with self._casting():
+                self._lookout.observe_ranges(read)
             first.append(batch)
             images += read.images
-            if images * processes() >= self.calibration:
+            if images * processes() >= self.settings.calibration:
                 break
         if processes() > 1:
             self.store.share_ranges(self.runner.device)

@@ -9,23 +9,23 @@ from torch import Tensor
 
 from fxprune.errors import InputError
 
-__all__ = ["Place", "Store"]
+__all__ = ["Slot", "Store"]
 
-Place = tuple[int, str, int]  # number of the criterion, then group id and site, or tensor name and axis
+Slot = tuple[int, str, int]  # number of the observer, then group id and number of the spot, or tensor name and axis
 
 
 class Store:
     """Sums in float64, and ranges ``(low, high)`` by channel.
 
     Attributes:
-        sums: place -> name -> tensor; shapes never change.
-        ranges: place -> lowest and highest value of each channel.
+        sums: slot -> name -> tensor; shapes never change.
+        ranges: slot -> lowest and highest value of each channel.
         images: how many were added.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[Place, dict[str, Tensor]] = {}
-        self.ranges: dict[Place, tuple[Tensor, Tensor]] = {}
+        self.sums: dict[Slot, dict[str, Tensor]] = {}
+        self.ranges: dict[Slot, tuple[Tensor, Tensor]] = {}
         self.images = 0
 
     def add(self, number: int, key: tuple[str, int], values: Mapping[str, Tensor]) -> None:
@@ -37,13 +37,13 @@ class Store:
 
     def widen(self, number: int, key: tuple[str, int], low: Tensor, high: Tensor) -> None:
         """Extend a range."""
-        place = (number, *key)
-        if place in self.ranges:
-            low, high = torch.minimum(self.ranges[place][0], low), torch.maximum(self.ranges[place][1], high)
-        self.ranges[place] = (low, high)
+        slot = (number, *key)
+        if slot in self.ranges:
+            low, high = torch.minimum(self.ranges[slot][0], low), torch.maximum(self.ranges[slot][1], high)
+        self.ranges[slot] = (low, high)
 
     def of(self, number: int) -> dict[tuple[str, int], dict[str, Tensor]]:
-        """The sums of one criterion, on the CPU."""
+        """The sums of one observer, on the CPU."""
         return {
             (name, index): {k: v.double().cpu() for k, v in values.items()}
             for (owner, name, index), values in self.sums.items()
@@ -69,20 +69,20 @@ class Store:
             InputError: the state is damaged.
         """
         self.sums, self.ranges = {}, {}
-        lows: dict[Place, Tensor] = {}
+        lows: dict[Slot, Tensor] = {}
         try:
             self.images = int(state["images"])
             for key, value in state.items():
                 if key == "images":
                     continue
                 kind, number, index, field, name = key.split("/", 4)
-                place = (int(number), name, int(index))
+                slot = (int(number), name, int(index))
                 if kind == "sum":
-                    self.sums.setdefault(place, {})[field] = value.clone()
+                    self.sums.setdefault(slot, {})[field] = value.clone()
                 elif kind == "low":
-                    lows[place] = value
+                    lows[slot] = value
                 else:
-                    self.ranges[place] = (lows[place], value) if place in lows else (state[f"low/{key[5:]}"], value)
+                    self.ranges[slot] = (lows[slot], value) if slot in lows else (state[f"low/{key[5:]}"], value)
         except (KeyError, ValueError) as error:
             raise InputError(f"the state of the statistics is damaged: {error}") from error
 
@@ -98,8 +98,8 @@ class Store:
         theirs = {(p, k): v.shape for p, s in other.sums.items() for k, v in s.items()}
         if mine and theirs and mine != theirs:
             raise InputError("the states to be merged come from other criteria or another model")
-        for place, (low, high) in other.ranges.items():
-            own = self.ranges.setdefault(place, (low, high))
+        for slot, (low, high) in other.ranges.items():
+            own = self.ranges.setdefault(slot, (low, high))
             if not (torch.equal(own[0].cpu(), low) and torch.equal(own[1].cpu(), high)):
                 raise InputError("the states to be merged were calibrated on different data: start both from one state")
         for (number, name, index), values in other.sums.items():
@@ -119,8 +119,8 @@ class Store:
 
     def share_ranges(self, device: torch.device) -> None:
         """Make every range the widest of all processes."""
-        for place, (low, high) in sorted(self.ranges.items()):
-            self.ranges[place] = (
+        for slot, (low, high) in sorted(self.ranges.items()):
+            self.ranges[slot] = (
                 _reduced(low.to(device), torch.distributed.ReduceOp.MIN),
                 _reduced(high.to(device), torch.distributed.ReduceOp.MAX),
             )

@@ -1,4 +1,4 @@
-"""Run a traced model node by node, and show values to observers on the way."""
+"""Run a traced model node by node, and show values on the way."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fxprune.inputs.examples import own_copy
 from fxprune.tracing.modes import in_evaluation
 from fxprune.tracing.module import build
 
-__all__ = ["Runner"]
+__all__ = ["Look", "Runner"]
 
-Observer = Callable[[Tensor], None]
+Look = Callable[[Tensor], None]
 
 
 class Runner:
@@ -38,17 +38,17 @@ class Runner:
         self.tensors = dict(self.module.named_parameters(remove_duplicate=False))
         self._needed = in_evaluation(self.module.graph)
 
-    def observe(self, inputs: tuple[Any, ...], observers: Mapping[str, list[tuple[str, Observer]]]) -> None:
-        """Run a batch without gradients; after node ``k`` call each ``(source, observer)`` of ``observers[k]`` with the value
+    def observe(self, inputs: tuple[Any, ...], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
+        """Run a batch without gradients; after node ``k`` call each ``(source, look)`` of ``looks[k]`` with the value
         of node `source`, as it is at that moment."""
         with torch.no_grad():
-            _Walk(self.module, self._needed, observers).run(*own_copy(inputs))
+            _Walk(self.module, self._needed, looks).run(*own_copy(inputs))
 
 
 class _Walk(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, needed: set[str], observers: Mapping[str, list[tuple[str, Observer]]]) -> None:
+    def __init__(self, module: fx.GraphModule, needed: set[str], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
         super().__init__(module)
-        self.needed, self.observers = needed, observers
+        self.needed, self.looks = needed, looks
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name not in self.needed and n.op != "placeholder":
@@ -57,9 +57,9 @@ class _Walk(fx.Interpreter):
             self._hold(n)
             return None
         value = super().run_node(n)
-        for source, observer in self.observers.get(n.name, ()):
+        for source, look in self.looks.get(n.name, ()):
             at = next((self.env[i] for i in n.all_input_nodes if i.name == source), value)
-            observer(at)
+            look(at)
         return value
 
     def _hold(self, n: fx.Node) -> None:

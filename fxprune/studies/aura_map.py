@@ -18,8 +18,8 @@ from fxprune.errors import NothingToPrune
 from fxprune.inputs.examples import settle_inputs
 from fxprune.options import AttentionPolicy
 from fxprune.statistics import Maps, gather
-from fxprune.statistics.site import Site
-from fxprune.statistics.sites import Sites
+from fxprune.statistics.spot import Spot
+from fxprune.statistics.spots import Spots
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["AuraMap", "aura_map"]
@@ -88,12 +88,12 @@ def aura_map(
     if not analysis.free:
         raise NothingToPrune("the model has no channels that may be pruned: there are no maps to look at")
     images = gather(model, analysis, [criterion], data, batches=batches).store.images
-    finder = Sites(analysis)
-    sites: dict[tuple[str, int], list[tuple[Key, Site]]] = {}  # groups that share an axis come together again
+    finder = Spots(analysis)
+    sites: dict[tuple[str, int], list[tuple[Key, Spot]]] = {}  # groups that share an axis come together again
     for group, found in finder.of(criterion.hook).items():
         for place, site in enumerate(found):
             sites.setdefault((site.source, site.dim), []).append(((group, place), site))
-    nodes = {n.name: (number, n) for number, n in enumerate(finder.places.nodes)}
+    nodes = {n.name: (number, n) for number, n in enumerate(finder.occupancy.nodes)}
     order = sorted(sites, key=lambda where: (nodes[where[0]][0], where[1]))
     count: Counter[str] = Counter()
     names, columns = [], []
@@ -128,7 +128,7 @@ class _Recorder(AuraEntropy):
         self.examples: dict[tuple[str, str], np.ndarray] = {}
 
     def observe(self, maps: Maps) -> Sums:
-        key = (maps.site.group, maps.site.node)
+        key = (maps.spot.group, maps.spot.node)
         if key not in self.examples:
             self.examples[key] = _array(maps.values[0, :, 0])
         return super().observe(maps)

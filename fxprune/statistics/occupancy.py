@@ -11,10 +11,10 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.labels.store import Axis
 from fxprune.tracing.modes import in_evaluation
 
-__all__ = ["Places"]
+__all__ = ["Occupancy"]
 
 
-class Places:
+class Occupancy:
     """Finds the entries of each free group on the axes of the nodes that evaluation runs.
 
     Attributes:
@@ -56,7 +56,7 @@ class Places:
                 if name in found:
                     several.add(name)
                 found[name] = (dim, entries)
-        return {name: place for name, place in found.items() if name not in several}
+        return {name: where for name, where in found.items() if name not in several}
 
     def _on(self, axis: Axis) -> dict[str, np.ndarray]:
         if axis.labels is None:

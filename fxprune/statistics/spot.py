@@ -9,13 +9,13 @@ import numpy as np
 
 from fxprune.analysis.groups import Member
 
-__all__ = ["Hook", "Site"]
+__all__ = ["Hook", "Spot"]
 
 Hook = Literal["activation", "norm", "sum", "consumer"]
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class Spot:
     """One spot at which the channels of a group are observed.
 
     Attributes:
@@ -25,7 +25,7 @@ class Site:
         dim: the axis of the value that the channels are on.
         entries: int64 ``[channels, multiplicity]`` along `dim`.
         copies: other axes that hold channels of some kind (attention heads): not positions.
-        reader: of a site at a consumer, the group's member that is the consumer's weight.
+        reader: of a spot at a consumer, the group's member that is the consumer's weight.
     """
 
     group: str

@@ -1,0 +1,127 @@
+"""Batches of data: taken apart into a model's inputs and labels, read from a file, or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune import nested
+from fxprune.errors import InputError
+from fxprune.inputs.examples import random_like, settle_inputs
+
+__all__ = ["Batch", "class_labels", "load_batches", "random_batches", "read_batch"]
+
+_LABELS = ("label", "labels", "target", "targets", "y")
+_IN_FILES = (("inputs", "x", "images"), ("labels", "y", "label"))  # names of the arrays in a file of data
+_SIZE = 64
+_RANDOM_BATCHES = 8
+
+
+@dataclass(eq=False)
+class Batch:
+    """Inputs in the order of the graph's placeholders, on the model's device; `labels` may be whatever a loss takes."""
+
+    inputs: tuple[Any, ...]
+    labels: Any
+    images: int
+
+
+def read_batch(batch: Any, names: Sequence[str], device: torch.device) -> Batch:
+    """Take a batch apart: a tensor; a sequence of the model's inputs, labels last if there is one more; or a mapping by
+    the `names` of the inputs, with labels under ``label(s)``, ``target(s)`` or ``y``.
+
+    Raises:
+        InputError: the batch has another structure.
+    """
+    labels = None
+    if isinstance(batch, Tensor):
+        inputs: list[Any] = [batch]
+    elif isinstance(batch, Mapping):
+        missing = [n for n in names if n not in batch]
+        if missing:
+            raise InputError(f"a batch has no {missing[0]!r}, an input of the model: it has {', '.join(map(str, batch))}")
+        inputs = [batch[n] for n in names]
+        labels = next((batch[k] for k in _LABELS if k in batch and k not in names), None)
+    elif isinstance(batch, (list, tuple)):
+        inputs = list(batch)
+        if len(inputs) == len(names) + 1:
+            labels = inputs.pop()
+    else:
+        raise InputError(f"a batch must be a tensor, a sequence or a mapping of tensors, not {type(batch).__name__}")
+    if len(inputs) != len(names):
+        raise InputError(f"a batch holds {len(inputs)} inputs, but the model takes {len(names)} ({', '.join(names)})")
+    first = next((v for v in nested.tensors(inputs) if v.dim()), None)
+    if first is None or not len(first):
+        raise InputError("a batch holds no images: every batch needs a tensor with at least one")
+    return Batch(tuple(_to(v, device) for v in inputs), _to(labels, device), len(first))
+
+
+def class_labels(batch: Batch, classes: int) -> Tensor:
+    """Labels as int64 ``[images]`` in ``[0, classes)``; more classes than that are folded onto them.
+
+    Raises:
+        InputError: there are no labels, or they are not one whole number an image.
+    """
+    labels = batch.labels
+    if labels is None:
+        raise InputError("the criterion needs labels: batches must be pairs of inputs and labels")
+    if not isinstance(labels, Tensor):
+        labels = torch.as_tensor(labels)
+    if labels.shape != (batch.images,) or labels.is_floating_point() or (labels.numel() and int(labels.min()) < 0):
+        raise InputError(f"labels must be one class number an image, not {labels.dtype} of shape {tuple(labels.shape)}")
+    return labels.long() % classes
+
+
+def load_batches(path: Path, model: nn.Module) -> list[tuple[Any, ...]]:
+    """Batches of 64 from an ``.npz`` file: ``inputs`` as the model takes them ``[n, ...]``, and ``labels [n]`` if there are
+    any, on the CPU in the model's dtype.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [next((file[name] for name in names if name in file), None) for names in _IN_FILES]
+            held = ", ".join(file)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is not a readable .npz file of arrays: {error}") from error
+    inputs, labels = arrays
+    if inputs is None or inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
+        raise InputError(
+            f"{str(path)!r} must hold an array of numbers 'inputs' [n, ...], as the model takes them; it has {held}"
+        )
+    if labels is not None and (labels.shape != inputs.shape[:1] or labels.dtype.kind not in "iu"):
+        raise InputError(f"{str(path)!r}: labels must be {len(inputs)} whole numbers, not {labels.dtype} {labels.shape}")
+    if not len(inputs):
+        raise InputError(f"{str(path)!r} holds no inputs")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    parts = torch.from_numpy(np.ascontiguousarray(inputs)).split(_SIZE)
+    batches: list[tuple[Any, ...]] = [(x.to(dtype) if inputs.dtype.kind == "f" else x,) for x in parts]
+    if labels is None:
+        return batches
+    classes = torch.from_numpy(labels.astype(np.int64)).split(_SIZE)
+    return [(*batch, y) for batch, y in zip(batches, classes, strict=True)]
+
+
+def random_batches(model: nn.Module, inputs: tuple[Tensor, ...] | None, seed: int = 0) -> list[tuple[Any, ...]]:
+    """Eight batches of random values in the shape of the example inputs; random labels where the output is ``[n, classes]``."""
+    args, named = settle_inputs(model, inputs)
+    first = next(iter(model.parameters()), torch.empty(0))
+    batches = [random_like((*args, *named.values()), first.device, None, seed + i) for i in range(_RANDOM_BATCHES)]
+    with torch.no_grad():
+        output = model(*batches[0])
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        return batches
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(output.shape[1], (_RANDOM_BATCHES, len(output)), generator=generator)
+    return [(*batch, y) for batch, y in zip(batches, labels, strict=True)]
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return nested.map(lambda v: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v, value)
