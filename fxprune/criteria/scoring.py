@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.errors import InputError
+from fxprune.state import named_tensors
+from fxprune.statistics.gathering import gather
 
-__all__ = ["prepare", "score_groups"]
+__all__ = ["prepare", "prepare_together", "score_groups"]
 
 
 def prepare(
@@ -26,18 +28,32 @@ def prepare(
     Raises:
         InputError: the criterion needs data and there are none.
     """
-    if getattr(criterion, "needs_analysis", False):
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        criterion.prepare(analysis, tensors)  # type: ignore[attr-defined]
-    if not getattr(criterion, "needs_data", False):
-        return
-    if data is not None:
-        from fxprune.statistics import gather
+    prepare_together([criterion], model, analysis, data, **options)
 
-        gather(model, analysis, [criterion], data, **options)  # type: ignore[list-item]
-    elif not criterion.has_seen(analysis):  # type: ignore[attr-defined]
-        name = type(criterion).__name__
-        raise InputError(f"criterion {name} observes the model at work: pass data, an iterable of batches of inputs and labels")
+
+def prepare_together(
+    criteria: Sequence[Callable[..., Any]],
+    model: nn.Module,
+    analysis: Analysis,
+    data: Iterable[Any] | None = None,
+    **options: Any,
+) -> None:
+    """`prepare` several criteria: those that observe the model share one pass over `data`."""
+    observing: list[Any] = []
+    for criterion in criteria:
+        if getattr(criterion, "needs_analysis", False):
+            criterion.prepare(analysis, named_tensors(model))  # type: ignore[attr-defined]
+        if getattr(criterion, "needs_data", False):
+            observing.append(criterion)
+    if observing and data is not None:
+        gather(model, analysis, observing, data, **options)
+        return
+    for criterion in observing:
+        if not criterion.has_seen(analysis):
+            name = type(criterion).__name__
+            raise InputError(
+                f"criterion {name} observes the model at work: pass data, an iterable of batches of inputs and labels"
+            )
 
 
 def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Analysis, **observed: Any) -> dict[str, np.ndarray]:
@@ -47,7 +63,7 @@ def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Anal
         InputError: data are missing, or the scores are not one finite number a channel.
     """
     prepare(criterion, model, analysis, **observed)
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    tensors = named_tensors(model)
     with torch.no_grad():
         return {group.id: _checked(criterion(group, tensors), group) for group in analysis.free}
 

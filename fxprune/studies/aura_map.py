@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.analysis import analyze_model
+from fxprune.analysis.analysis import Analysis, analyze_model
 from fxprune.criteria.aura_entropy import AuraEntropy
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import NothingToPrune
@@ -82,31 +82,36 @@ def aura_map(
         TraceError: the forward cannot be recorded as one graph.
         NothingToPrune: no channel may be pruned.
     """
-    criterion = _Recorder(levels=levels, neighbours=neighbours, radius=radius)
+    criterion = _Keeper(levels=levels, neighbours=neighbours, radius=radius)
     args, named = settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=attention, ignore=tuple(ignore))
     if not analysis.free:
         raise NothingToPrune("the model has no channels that may be pruned: there are no maps to look at")
     images = gather(model, analysis, [criterion], data, batches=batches).store.images
+    names, columns = _columns(criterion, analysis)
+    numbers, bits, maps = zip(*columns, strict=True)
+    return AuraMap(type(model).__name__, names, numbers, bits, maps, levels, images)
+
+
+def _columns(criterion: _Keeper, analysis: Analysis) -> tuple[tuple[str, ...], list[list[np.ndarray]]]:
+    """Names of the sites in the order of the graph; of each its channels, their entropies and their maps."""
     finder = Spots(analysis)
     sites: dict[tuple[str, int], list[tuple[Key, Spot]]] = {}  # groups that share an axis come together again
     for group, found in finder.of(criterion.hook).items():
-        for place, site in enumerate(found):
-            sites.setdefault((site.source, site.dim), []).append(((group, place), site))
+        for number, spot in enumerate(found):
+            sites.setdefault((spot.source, spot.dim), []).append(((group, number), spot))
     nodes = {n.name: (number, n) for number, n in enumerate(finder.occupancy.nodes)}
-    order = sorted(sites, key=lambda where: (nodes[where[0]][0], where[1]))
     count: Counter[str] = Counter()
     names, columns = [], []
-    for where in order:
+    for where in sorted(sites, key=lambda where: (nodes[where[0]][0], where[1])):
         name = _layer_before(nodes[where[0]][1], analysis.traced)
         count[name] += 1
         names.append(name if count[name] == 1 else f"{name}#{count[name]}")
-        channels = np.concatenate([site.entries[:, 0] for _, site in sites[where]])
+        channels = np.concatenate([spot.entries[:, 0] for _, spot in sites[where]])
         entropies = np.concatenate([criterion.entropies[key] for key, _ in sites[where]])
-        examples = np.concatenate([criterion.examples[s.group, s.node] for _, s in sites[where]])
+        examples = np.concatenate([criterion.examples[spot.group, spot.node] for _, spot in sites[where]])
         columns.append([part[np.argsort(channels, kind="stable")] for part in (channels, entropies, examples)])
-    numbers, bits, maps = zip(*columns, strict=True)
-    return AuraMap(type(model).__name__, tuple(names), numbers, bits, maps, levels, images)
+    return tuple(names), columns
 
 
 def _layer_before(node: fx.Node, traced: Traced) -> str:
@@ -119,7 +124,7 @@ def _layer_before(node: fx.Node, traced: Traced) -> str:
         here = here.all_input_nodes[0]
 
 
-class _Recorder(AuraEntropy):
+class _Keeper(AuraEntropy):
     """Keeps what the criterion adds up: one entropy a site, not one a group; and the first image's maps."""
 
     def __init__(self, **options: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from fxprune.analysis.analysis import Analysis, analyze_model
+from fxprune.analysis.analysis import analyze_model
 from fxprune.analysis.groups import Group
 from fxprune.criteria import resolve
 from fxprune.errors import InputError
@@ -20,7 +21,7 @@ from fxprune.planning.policies.ratio import GlobalRatio, LayerRatio
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import weight_tests
 from fxprune.studies.results import SCOPES, Applicability, Number, Overlap, Pair, Study
-from fxprune.studies.scoring import Scored, Unit, check_unit, score_all, units_of, with_noise
+from fxprune.studies.scoring import Observation, Scored, Scoring, Unit, check_unit, units_of, with_noise
 
 __all__ = ["study"]
 
@@ -70,56 +71,46 @@ def study(
         TraceError: the forward cannot be recorded as one graph.
         NothingToPrune: there are no channels to rank.
     """
-    cuts = _check(criteria, ratios, noise)
-    made = [resolve(c, seed) for c in criteria]
-    names = _names(criteria)
-    for criterion, name in zip(made, names, strict=True):
-        check_unit(criterion, name, unit)
+    terms = _Terms(unit, _checked_ratios(criteria, ratios, noise), tuple(ignore), attention, noise, seed)
+    made = _made(criteria, unit, seed)
     args, named = settle_inputs(model, example_inputs)
-    analysis = analyze_model(model, args, named, attention=attention, ignore=tuple(ignore))
-    units = units_of(analysis, unit)
-    exclusive = analysis.exclusive if unit == "group" else {}
-    # An iterator is used up after one pass, and a shuffled loader begins with other batches the second time.
-    if data is not None and noise and (batches is not None or isinstance(data, Iterator)):
-        data = list(itertools.islice(data, batches))
-    scored = score_all(made, names, model, analysis, units, data, loss, batches)
-    compare = _Comparison(units, cuts, exclusive)
-    notes: list[str] = []
-    noisy = _noisy(made, names, model, analysis, units, data, loss, batches, noise, seed, notes)
-    pairs = [compare(names[i], names[k], scored[i], scored[k]) for i, k in itertools.combinations(range(len(names)), 2)]
-    applicability = [
-        Applicability(
-            name,
-            tuple(_variation(found.raw[u.id]) for u in units),
-            tuple(_middle(found.raw[u.id]) for u in units),
-            {ratio: tuple(_margin(found.raw[u.id], ratio) for u in units) for ratio in cuts},
-            compare(name, name, found, noisy[name]) if name in noisy else None,
-        )
-        for name, found in zip(names, scored, strict=True)
-    ]
+    analysis = analyze_model(model, args, named, attention=attention, ignore=terms.ignore)
+    observation = Observation(data, loss, batches)
+    scoring = Scoring(analysis, units_of(analysis, unit), observation.repeatable() if noise else observation)
+    scored = scoring(made, model)
+    noisy, notes = _noisy(scoring, made, model, terms)
+    compare = _Comparison(scoring.units, terms.ratios, analysis.exclusive if unit == "group" else {})
     return Study(
         model=type(model).__name__,
-        criteria=tuple(names),
-        options={
-            "unit": unit,
-            "ratios": list(cuts),
-            "ignore": list(ignore),
-            "attention": attention,
-            "noise": noise,
-            "seed": seed,
-        },
-        units=tuple(u.id for u in units),
-        sizes=tuple(u.size for u in units),
-        scores={n: tuple(_six_digits(s.raw[u.id]) for u in units) for n, s in zip(names, scored, strict=True)},
-        pairs=tuple(pairs),
-        applicability=tuple(applicability),
+        criteria=tuple(made),
+        options=terms.to_dict(),
+        units=tuple(u.id for u in scoring.units),
+        sizes=tuple(u.size for u in scoring.units),
+        scores={name: tuple(_six_digits(found.raw[u.id]) for u in scoring.units) for name, found in scored.items()},
+        pairs=tuple(compare(a, b, scored[a], scored[b]) for a, b in itertools.combinations(made, 2)),
+        applicability=tuple(compare.alone(name, found, noisy.get(name)) for name, found in scored.items()),
         weights=weight_tests(model, analysis, seed) if weights else (),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """What a study asks for, as its JSON document has it."""
+
+    unit: Unit
+    ratios: tuple[float, ...]
+    ignore: tuple[str, ...]
+    attention: AttentionPolicy
+    noise: float
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+
 class _Comparison:
-    """Compares two lists of scores on the same units."""
+    """Compares scores on the same units."""
 
     def __init__(self, units: Sequence[Group], ratios: Sequence[float], exclusive: Mapping[str, set[str]]) -> None:
         self.units, self.ratios, self.exclusive = list(units), ratios, exclusive
@@ -133,6 +124,17 @@ class _Comparison:
             spearman(self._joined(a.ranked), self._joined(b.ranked)),
             spearman(self._joined(a.raw), self._joined(b.raw)),
             tuple(o for scope in SCOPES for ratio in self.ratios if (o := self._overlap(scope, ratio, a, b)) is not None),
+        )
+
+    def alone(self, name: str, found: Scored, noisy: Scored | None) -> Applicability:
+        """How well one criterion tells the channels apart."""
+        scores = [found.raw[u.id] for u in self.units]
+        return Applicability(
+            name,
+            tuple(_variation(s) for s in scores),
+            tuple(_middle(s) for s in scores),
+            {ratio: tuple(_margin(s, ratio) for s in scores) for ratio in self.ratios},
+            None if noisy is None else self(name, name, found, noisy),
         )
 
     def _joined(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -149,31 +151,22 @@ class _Comparison:
 
 
 def _noisy(
-    criteria: Sequence[Callable[..., Any]],
-    names: Sequence[str],
-    model: nn.Module,
-    analysis: Analysis,
-    units: Sequence[Group],
-    data: Any,
-    loss: Any,
-    batches: int | None,
-    noise: float,
-    seed: int,
-    notes: list[str],
-) -> dict[str, Scored]:
-    """Scores on weights with an error, by name of the criterion; without new data what was seen before cannot change."""
-    if not noise:
-        return {}
-    blind = [n for n, c in zip(names, criteria, strict=True) if data is None and getattr(c, "needs_data", False)]
-    if blind:
-        notes.append(f"no data to observe the model with changed weights: stability of {', '.join(blind)} was not measured")
-    able = [(n, c) for n, c in zip(names, criteria, strict=True) if n not in blind]
-    twin = with_noise(model, noise, seed)
-    found = score_all([c for _, c in able], [n for n, _ in able], twin, analysis, units, data, loss, batches)
-    return {n: s for (n, _), s in zip(able, found, strict=True)}
+    scoring: Scoring, criteria: Mapping[str, Callable[..., Any]], model: nn.Module, terms: _Terms
+) -> tuple[dict[str, Scored], tuple[str, ...]]:
+    """Scores on weights with an error, by name of the criterion, and notes: without data, what a criterion has observed
+    cannot change."""
+    if not terms.noise:
+        return {}, ()
+    missing = scoring.observation.data is None
+    blind = [name for name, c in criteria.items() if missing and getattr(c, "needs_data", False)]
+    able = {name: c for name, c in criteria.items() if name not in blind}
+    found = scoring(able, with_noise(model, terms.noise, terms.seed))
+    if not blind:
+        return found, ()
+    return found, (f"no data to observe the model with changed weights: stability of {', '.join(blind)} was not measured",)
 
 
-def _check(criteria: Sequence[Any], ratios: Iterable[float], noise: float) -> tuple[float, ...]:
+def _checked_ratios(criteria: Sequence[Any], ratios: Iterable[float], noise: float) -> tuple[float, ...]:
     if isinstance(criteria, str) or not len(criteria):
         raise InputError(f"criteria must be a list of at least one name or callable, not {criteria!r}")
     cuts = tuple(dict.fromkeys(ratios))
@@ -185,15 +178,17 @@ def _check(criteria: Sequence[Any], ratios: Iterable[float], noise: float) -> tu
     return cuts
 
 
-def _names(criteria: Sequence[str | Callable[..., Any]]) -> list[str]:
-    """A name for each; the second of a name is called name#2."""
+def _made(criteria: Sequence[str | Callable[..., Any]], unit: Unit, seed: int) -> dict[str, Callable[..., Any]]:
+    """The criteria by name; the second of a name is called name#2."""
     count: Counter[str] = Counter()
-    names = []
+    found = {}
     for criterion in criteria:
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", type(criterion).__name__)
         count[name] += 1
-        names.append(name if count[name] == 1 else f"{name}#{count[name]}")
-    return names
+        name = name if count[name] == 1 else f"{name}#{count[name]}"
+        found[name] = resolve(criterion, seed)
+        check_unit(found[name], name, unit)
+    return found
 
 
 def _variation(scores: np.ndarray) -> Number:

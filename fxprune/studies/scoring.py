@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +14,33 @@ from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
-from fxprune.criteria import prepare
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.random_scores import Random
+from fxprune.criteria.scoring import prepare_together
 from fxprune.criteria.weights import WeightCriterion
 from fxprune.errors import InputError, NothingToPrune
+from fxprune.state import named_tensors
 from fxprune.studies.distribution import output_axes
 
-__all__ = ["Scored", "Unit", "check_unit", "score_all", "units_of", "with_noise"]
+__all__ = ["Observation", "Scored", "Scoring", "Unit", "check_unit", "units_of", "with_noise"]
 
 Unit = Literal["group", "layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What criteria that observe the model are shown; see `fxprune.prune`."""
+
+    data: Iterable[Any] | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    batches: int | None = None
+
+    def repeatable(self) -> Observation:
+        """One that gives the same batches every time: an iterator is used up after one pass, and a shuffled loader begins
+        with other batches the second time."""
+        if self.data is None or (self.batches is None and not isinstance(self.data, Iterator)):
+            return self
+        return replace(self, data=list(itertools.islice(self.data, self.batches)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,42 +87,36 @@ def check_unit(criterion: Callable[..., Any], name: str, unit: Unit) -> None:
         raise InputError(f"criterion {name!r} scores whole groups: leave out unit='layer', which is for criteria on weights")
 
 
-def score_all(
-    criteria: Sequence[Callable[..., Any]],
-    names: Sequence[str],
-    model: nn.Module,
-    analysis: Analysis,
-    units: Sequence[Group],
-    data: Iterable[Any] | None,
-    loss: Callable[[Any, Any], Tensor] | None,
-    batches: int | None,
-) -> list[Scored]:
-    """Score all units by all criteria, which stay as they are; those that observe the model share one pass over `data`.
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What is ranked, and what criteria see of a model before they rank it."""
 
-    Raises:
-        InputError: data are missing, or scores are not finite or of the wrong shape.
-    """
-    criteria = [copy.copy(c) for c in criteria]
-    together = [c for c in criteria if data is not None and getattr(c, "needs_data", False)]
-    for criterion in criteria:
-        if not any(criterion is c for c in together):
-            prepare(criterion, model, analysis)
-    if together:
-        from fxprune.statistics import gather
+    analysis: Analysis
+    units: Sequence[Group]
+    observation: Observation
 
-        gather(model, analysis, together, data, loss=loss, batches=batches)  # type: ignore[arg-type]
-    tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
-    found = []
-    with torch.no_grad():
-        for criterion, name in zip(criteria, names, strict=True):
-            plain = criterion
-            if isinstance(criterion, Criterion):
-                plain = copy.copy(criterion)
-                plain.normalization = "none"
-            raw = {u.id: _checked(plain(u, tensors), name, u) for u in units}
-            ranked = raw if plain is criterion else {u.id: _checked(criterion(u, tensors), name, u) for u in units}
-            found.append(Scored(raw, ranked))
-    return found
+    def __call__(self, criteria: Mapping[str, Callable[..., Any]], model: nn.Module) -> dict[str, Scored]:
+        """Score all units by all criteria, which stay as they are; those that observe the model share one pass over the data.
+
+        Raises:
+            InputError: data are missing, or scores are not finite or of the wrong shape.
+        """
+        criteria = {name: copy.copy(criterion) for name, criterion in criteria.items()}
+        seen = self.observation
+        prepare_together([*criteria.values()], model, self.analysis, seen.data, loss=seen.loss, batches=seen.batches)
+        tensors = named_tensors(model)
+        with torch.no_grad():
+            return {name: self._scored(name, criterion, tensors) for name, criterion in criteria.items()}
+
+    def _scored(self, name: str, criterion: Callable[..., Any], tensors: Mapping[str, Tensor]) -> Scored:
+        plain = criterion
+        if isinstance(criterion, Criterion):
+            plain = copy.copy(criterion)
+            plain.normalization = "none"
+        raw = {u.id: _checked(plain(u, tensors), name, u) for u in self.units}
+        if plain is criterion:
+            return Scored(raw, raw)
+        return Scored(raw, {u.id: _checked(criterion(u, tensors), name, u) for u in self.units})
 
 
 def with_noise(model: nn.Module, noise: float, seed: int) -> nn.Module:
