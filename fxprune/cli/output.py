@@ -18,7 +18,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from fxprune.errors import PruneError
 from fxprune.planning.report import counted, in_unit
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ __all__ = [
     "show_groups",
     "show_plan",
     "show_written",
-    "write_text",
 ]
 
 _ROWS = 40  # groups that a table shows; --json lists all
@@ -187,17 +185,3 @@ def note_fresh_weights(model: str, checkpoint: Path | None, verb: str) -> None:
     """Say so where a library's model has no trained weights: what is seen of it then says little."""
     if checkpoint is None and model.startswith(("timm:", "torchvision:")):
         note(f"the weights are fresh random ones: --checkpoint FILE {verb} trained weights")
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file, and its folders; gives the path.
-
-    Raises:
-        PruneError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise PruneError(f"cannot write {path}: {error}") from error
-    return path

@@ -20,7 +20,6 @@ from fxprune.cli.output import (
     show_errors,
     show_plan,
     show_written,
-    write_text,
 )
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions
@@ -104,7 +103,7 @@ def _observed(model: nn.Module, data: Path | None, batches: int | None) -> dict[
     """What a criterion that observes the model at work needs, as keyword arguments of `fxprune.prune`."""
     if data is None:
         return {}
-    from fxprune.studies.command import load_batches
+    from fxprune.inputs.batches import load_batches
 
     return {"data": load_batches(data, model), "batches": batches}
 
@@ -112,6 +111,7 @@ def _observed(model: nn.Module, data: Path | None, batches: int | None) -> dict[
 def _save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
     """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
     from fxprune import codegen
+    from fxprune.codegen.files import write_text
 
     sources = []
     if slim is not None:

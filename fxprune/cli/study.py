@@ -46,7 +46,7 @@ def study(
     with Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs, names = example_inputs(net, input_size), criteria or ["l1", "l2", "fpgm", "fermat"]
-        found, written = command.run(net, inputs, names, data, out, plots, step, **options)
+        found, written = command.run(net, inputs, command.Wanted(names, data, out, plots), step, **options)
     if as_json:
         print_json({**found.to_dict(), "written": [str(path) for path in written]})
         return
