@@ -16,6 +16,7 @@ from torch import nn
 import fxprune
 from fxprune import criteria
 from fxprune.analysis.analysis import Analysis
+from fxprune.state import named_tensors
 
 __all__ = ["COST", "Row", "Task", "cost_tasks", "reads_data", "score"]
 
@@ -63,7 +64,7 @@ def score(name: str, model: nn.Module, analysis: Analysis, data: Batches | None)
     """Scores of every group that may be pruned, by its id."""
     criterion = criteria.resolve(name)
     criteria.prepare(criterion, model, analysis, data)
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    tensors = named_tensors(model)
     with torch.no_grad():
         return {group.id: criterion(group, tensors) for group in analysis.free}
 

@@ -1,5 +1,5 @@
 """Filters along the directions that realise a layer's operator norm (published: Singh & Plumbley, "Efficient CNNs via
-Passive Filter Pruning"; the form of `OperatorNorm` is a reconstruction, see there)."""
+Passive Filter Pruning", arXiv 2304.02319, 2023; the form of `OperatorNorm` is a reconstruction, see there)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Random scores: the baseline that every criterion must beat."""
+"""Random scores: the baseline that every criterion must beat (published as such: Mittal et al., "Recovering from Random
+Pruning: On the Plasticity of Deep Convolutional Neural Networks", arXiv 1801.10447, 2018)."""
 
 from __future__ import annotations
 
