@@ -28,28 +28,42 @@ OTHER_BATCH = 3
 
 def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: Stages) -> None:
     """Prune one model and try everything that a user would do with the result."""
+    trial = Trial(spec, ratio, scope, attention)
+    if all(stage(work.__name__, work) for work in (trial.build, trial.analyze, trial.prune)):
+        # The step of training is the last: it changes the weights.
+        for work in (trial.shape, trial.batch, trial.resolution, trial.round_trip, trial.verify, trial.backward):
+            stage(work.__name__, work)
+
+
+class Trial:
+    """One model on its way; each method is a stage, and gives what it found."""
+
     model: nn.Module
     slim: fx.GraphModule
     inputs: tuple[Tensor, ...] = ()
 
-    def build() -> dict[str, Any]:
-        nonlocal model, inputs
-        torch.manual_seed(0)
-        model = load_model(spec).eval()
-        inputs = infer_example_inputs(model) or ()
-        return {"parameters": sum(p.numel() for p in model.parameters()), "input": shapes(inputs)}
+    def __init__(self, spec: str, ratio: float, scope: Any, attention: Any) -> None:
+        self.spec, self.ratio, self.scope, self.attention = spec, ratio, scope, attention
 
-    def analyze() -> dict[str, Any]:
-        analysis = fxprune.analyze(model, attention=attention)
+    def build(self) -> dict[str, Any]:
+        """Make the model, with random weights."""
+        torch.manual_seed(0)
+        self.model = load_model(self.spec).eval()
+        self.inputs = infer_example_inputs(self.model) or ()
+        return {"parameters": sum(p.numel() for p in self.model.parameters()), "input": shapes(self.inputs)}
+
+    def analyze(self) -> dict[str, Any]:
+        """Find what may go, and why the rest may not."""
+        analysis = fxprune.analyze(self.model, attention=self.attention)
         frozen: dict[str, int] = {}
         for group in analysis.groups:
             if group.status == "frozen":
                 frozen[group.reason] = frozen.get(group.reason, 0) + group.size
         top = sorted(frozen.items(), key=lambda item: -item[1])[:5]
-        fixed = sorted(fixed_entries(analysis, model).items(), key=lambda item: -item[1])[:3]
+        fixed = sorted(fixed_entries(analysis, self.model).items(), key=lambda item: -item[1])[:3]
         return {
             "traced": True,
-            "free_share": round(free_share(analysis, model), 4),
+            "free_share": round(free_share(analysis, self.model), 4),
             "fixed_parameters": [
                 {"name": name, "entries": round(n), "reason": analysis.whole.get(name, "")[:200]} for name, n in fixed if n >= 1
             ],
@@ -57,14 +71,14 @@ def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: St
             "frozen": [{"channels": n, "reason": reason[:200]} for reason, n in top],
         }
 
-    def prune() -> dict[str, Any]:
-        nonlocal slim
+    def prune(self) -> dict[str, Any]:
+        """Prune, with time and memory."""
         reset_peak()
         before, _ = memory()
         start = time.perf_counter()
-        slim = fxprune.prune(model, ratio, scope=scope, attention=attention, verify=False)
+        self.slim = fxprune.prune(self.model, self.ratio, scope=self.scope, attention=self.attention, verify=False)
         seconds = time.perf_counter() - start
-        report = slim.meta["fxprune"]
+        report = self.slim.meta["fxprune"]
         return {
             "seconds": round(seconds, 3),
             "peak_mib": round((memory()[1] - before) / 2**20),
@@ -74,53 +88,47 @@ def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: St
             "refused_groups": len(report.frozen_by_rewrite),
         }
 
-    def shape() -> dict[str, Any]:
-        return {"shape": _same_shapes(model, slim, resized(inputs, inputs[0].shape[0]))}
+    def shape(self) -> dict[str, Any]:
+        """Run the slim model on inputs of the original's shape."""
+        return {"shape": _same_shapes(self.model, self.slim, resized(self.inputs, self.inputs[0].shape[0]))}
 
-    def batch() -> dict[str, Any]:
-        return {"batch": _same_shapes(model, slim, resized(inputs, OTHER_BATCH))}
+    def batch(self) -> dict[str, Any]:
+        """On another batch size."""
+        return {"batch": _same_shapes(self.model, self.slim, resized(self.inputs, OTHER_BATCH))}
 
-    def resolution() -> dict[str, Any]:
-        other = resized(inputs, 1, GROWTH)
+    def resolution(self) -> dict[str, Any]:
+        """On larger images; None where the original does not take them either."""
+        other = resized(self.inputs, 1, GROWTH)
         try:
-            return {"resolution": _same_shapes(model, slim, other)}
+            return {"resolution": _same_shapes(self.model, self.slim, other)}
         except Exception as error:
             complaint = first_line(error)
         try:
-            _run(model, other)
-        except Exception:  # the original does not take this size either
+            _run(self.model, other)
+        except Exception:
             return {"resolution": None}
         return {"resolution": False, "resolution_error": complaint}
 
-    def verify() -> dict[str, Any]:
-        found = _errors(model, slim, inputs)
-        result: dict[str, Any] = {**found, "verified": _within(found, torch.float32)}
-        if not result["verified"]:
-            exact = _errors(copy.deepcopy(model).double(), copy.deepcopy(slim).double(), inputs)
-            result["float64"] = {**exact, "verified": _within(exact, torch.float64)}
-        return result
-
-    def round_trip() -> dict[str, Any]:
+    def round_trip(self) -> dict[str, Any]:
+        """Write source and weights, and read them back in a process without fxprune."""
         from fxprune.codegen import check_round_trip
 
         with tempfile.TemporaryDirectory() as folder:
-            file = check_round_trip(slim, Path(folder) / "slim.py", resized(inputs, 2))
+            file = check_round_trip(self.slim, Path(folder) / "slim.py", resized(self.inputs, 2))
             return {"round_trip": True, "lines": len(file.read_text().splitlines())}
 
-    def backward() -> dict[str, Any]:
-        return {"backward": _train_step(slim, resized(inputs, 2))}
+    def verify(self) -> dict[str, Any]:
+        """Prove the slim model against the original; once more in float64 where float32 is too coarse."""
+        found = _errors(self.model, self.slim, self.inputs)
+        result: dict[str, Any] = {**found, "verified": _within(found, torch.float32)}
+        if not result["verified"]:
+            exact = _errors(copy.deepcopy(self.model).double(), copy.deepcopy(self.slim).double(), self.inputs)
+            result["float64"] = {**exact, "verified": _within(exact, torch.float64)}
+        return result
 
-    if not stage("build", build) or not stage("analyze", analyze) or not stage("prune", prune):
-        return
-    for name, work in {
-        "shape": shape,
-        "batch": batch,
-        "resolution": resolution,
-        "round_trip": round_trip,
-        "verify": verify,
-        "backward": backward,  # the last: it changes the weights
-    }.items():
-        stage(name, work)
+    def backward(self) -> dict[str, Any]:
+        """One step of training."""
+        return {"backward": _train_step(self.slim, resized(self.inputs, 2))}
 
 
 def fixed_entries(analysis: fxprune.Analysis, model: nn.Module) -> dict[str, float]:
