@@ -46,7 +46,8 @@ class ObservingCriterion(Criterion, Observer):
 
 
 class ActivationCriterion(ObservingCriterion, ActivationObserver):
-    """Base of criteria that look at activations. A subclass defines `observe` and `measure`.
+    """Base of criteria that look at activations. A subclass defines `observe` (what one batch at one spot adds, see
+    `fxprune.statistics.contract.ActivationObserver`) and `measure`.
 
     A group is seen at several spots if several blocks share its channels; `reduction` makes one score of theirs. A group
     without a spot (channels that no layer reads, for a criterion that looks at consumers) scores its l2 norms.
@@ -81,7 +82,8 @@ class ActivationCriterion(ObservingCriterion, ActivationObserver):
 class GradientCriterion(ObservingCriterion, GradientObserver):
     """Base of criteria that score entries of weights by gradients; a channel's entries in one member add up.
 
-    A subclass defines `observe`. Producers speak (and consumers, if asked for); in a group without any, all members.
+    A subclass defines `observe` (what one batch adds, see `fxprune.statistics.contract.GradientObserver`) and `measure`.
+    Producers speak (and consumers, if asked for); in a group without any, all members.
     """
 
     def measure(self, total: Tensor, batches: float, images: float) -> Tensor:

@@ -75,8 +75,8 @@ def study(
     made = _made(criteria, unit, seed)
     args, named = settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=attention, ignore=terms.ignore)
-    observation = Observation(data, loss, batches)
-    scoring = Scoring(analysis, units_of(analysis, unit), observation.repeatable() if noise else observation)
+    observation = Observation(data, loss, batches).for_passes(2 if noise else 1)
+    scoring = Scoring(analysis, units_of(analysis, unit), observation)
     scored = scoring(made, model)
     noisy, notes = _noisy(scoring, made, model, terms)
     compare = _Comparison(scoring.units, terms.ratios, analysis.exclusive if unit == "group" else {})
@@ -86,7 +86,7 @@ def study(
         options=terms.to_dict(),
         units=tuple(u.id for u in scoring.units),
         sizes=tuple(u.size for u in scoring.units),
-        scores={name: tuple(_six_digits(found.raw[u.id]) for u in scoring.units) for name, found in scored.items()},
+        scores={name: tuple(map(_six_digits, found.raw.values())) for name, found in scored.items()},
         pairs=tuple(compare(a, b, scored[a], scored[b]) for a, b in itertools.combinations(made, 2)),
         applicability=tuple(compare.alone(name, found, noisy.get(name)) for name, found in scored.items()),
         weights=weight_tests(model, analysis, seed) if weights else (),

@@ -35,10 +35,10 @@ class Observation:
     loss: Callable[[Any, Any], Tensor] | None = None
     batches: int | None = None
 
-    def repeatable(self) -> Observation:
-        """One that gives the same batches every time: an iterator is used up after one pass, and a shuffled loader begins
+    def for_passes(self, count: int) -> Observation:
+        """One that gives the same batches so many times: an iterator is used up after one pass, and a shuffled loader begins
         with other batches the second time."""
-        if self.data is None or (self.batches is None and not isinstance(self.data, Iterator)):
+        if count == 1 or self.data is None or (self.batches is None and not isinstance(self.data, Iterator)):
             return self
         return replace(self, data=list(itertools.islice(self.data, self.batches)))
 
