@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cli.commands import main
+from fxprune.cli.app import main
 from fxprune.criteria import names
 
 NETS = """
@@ -255,7 +255,7 @@ def test_an_unknown_criterion_lists_all(run, net):
 
 def test_help_is_quick():
     """The help and a mistyped command need neither torch nor timm."""
-    code = "import sys, fxprune.cli.commands; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'sklearn')))"
+    code = "import sys, fxprune.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune import criteria
 from fxprune.analysis.groups import Member
-from fxprune.criteria.weights import channel_weights
+from fxprune.statistics.weights import channel_weights
 
 FILTERWISE = ["l1", "l2", "fpgm", "fermat", "whc", "operator_norm", "lamp"]
 

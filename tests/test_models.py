@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.analysis.analysis import analyze_model
 from fxprune.codegen import check_round_trip
-from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.inputs.models import load_model
+from fxprune.inputs.sizes import infer_example_inputs
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.measure import count_macs
 from fxprune.proofs.permutation import permutation_error

@@ -15,8 +15,8 @@ from fxprune.criteria.apoz import APoZ
 from fxprune.errors import InputError
 from fxprune.statistics import gather
 from fxprune.statistics.maps import maps_of
-from fxprune.statistics.site import Site
-from fxprune.statistics.sites import Sites
+from fxprune.statistics.spot import Spot
+from fxprune.statistics.spots import Spots
 
 # -- where it looks --------------------------------------------------------------------------------------------------------
 
@@ -32,7 +32,7 @@ from fxprune.statistics.sites import Sites
 )
 def test_sites(hook: Any, stem: list[str], inner: list[str]) -> None:
     analysis = fxprune.analyze(model(), torch.randn(2, 3, 8, 8))
-    found = Sites(analysis).of(hook)
+    found = Spots(analysis).of(hook)
     assert [s.node for s in found["stem.weight"]] == stem
     assert [s.node for s in found["conv1.weight"]] == inner
 
@@ -47,7 +47,7 @@ def test_sites_show_the_activations_of_the_original() -> None:
 
     class Watch(APoZ):
         def observe(self, maps: Any) -> dict[str, Tensor]:
-            if maps.site.group == "conv1.weight":
+            if maps.spot.group == "conv1.weight":
                 seen["found"] = maps.values.clone()
             return super().observe(maps)
 
@@ -75,7 +75,7 @@ def test_every_group_of_common_layouts_has_a_site() -> None:
     net = Tokens()
     analysis = fxprune.analyze(net, torch.randn(2, 3, 8, 8))
     assert len(analysis.free) >= 3
-    assert all(Sites(analysis).of("activation").values())
+    assert all(Spots(analysis).of("activation").values())
     for found in all_scores(net, batches()):
         assert torch.isfinite(found).all()
 
@@ -83,8 +83,8 @@ def test_every_group_of_common_layouts_has_a_site() -> None:
 # -- maps ------------------------------------------------------------------------------------------------------------------
 
 
-def site(dim: int, entries: list[list[int]], copies: tuple[int, ...] = ()) -> Site:
-    return Site("g", "n", "n", dim, np.array(entries), copies)
+def site(dim: int, entries: list[list[int]], copies: tuple[int, ...] = ()) -> Spot:
+    return Spot("g", "n", "n", dim, np.array(entries), copies)
 
 
 def test_maps_of_images_tokens_vectors_and_windows() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.study import X, Y
 
-from fxprune.cli.commands import main
+from fxprune.cli.app import main
 from fxprune.cli.many_values import repeated
 from fxprune.studies import Study
 

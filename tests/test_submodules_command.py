@@ -10,7 +10,7 @@ import torch
 from support.submodules import X
 
 import fxprune
-from fxprune.cli.commands import main
+from fxprune.cli.app import main
 
 
 def test_the_command_line_prunes_submodules(tmp_path, monkeypatch, capsys) -> None:

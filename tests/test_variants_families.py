@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.variants import VARIANTS, check, check_timm
 
-from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.inputs.models import load_model
+from fxprune.inputs.sizes import infer_example_inputs
 
 FAMILIES = {
     "resnet18": ["features_only", "no classes, no pooling", "forward_features", "six channels"],

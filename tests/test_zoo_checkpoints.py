@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from support.zoo import on_meta
 
 from fxprune.errors import InputError
-from fxprune.inputs.models import load_model, read_state_dict
+from fxprune.inputs.checkpoints import read_state_dict
+from fxprune.inputs.models import load_model
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torchvision
 from support.zoo import on_meta
 from torch import nn
 
-from fxprune.inputs.models import infer_example_inputs, load_model
+from fxprune.inputs.models import load_model
+from fxprune.inputs.sizes import infer_example_inputs
 
 
 @pytest.mark.parametrize(

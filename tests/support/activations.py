@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune import criteria
 from fxprune.statistics import Maps, gather
-from fxprune.statistics.site import Site
+from fxprune.statistics.spot import Spot
 
 NAMES = [
     "apoz",
@@ -138,8 +138,8 @@ def brute_force(name: str, model: Net, batches: list[tuple[Tensor, Tensor]]) -> 
     return [information(h, labels) for h in histograms]
 
 
-def site(channels: int = 1) -> Site:
-    return Site("g", "n", "n", 1, np.arange(channels)[:, None])
+def site(channels: int = 1) -> Spot:
+    return Spot("g", "n", "n", 1, np.arange(channels)[:, None])
 
 
 def informed(name: str, values: Tensor, labels: Tensor, **options: Any) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.codegen import check_round_trip
-from fxprune.inputs.models import infer_example_inputs
+from fxprune.inputs.sizes import infer_example_inputs
 from fxprune.proofs.permutation import permutation_error
 from fxprune.proofs.randomize import randomize
 
