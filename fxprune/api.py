@@ -230,7 +230,7 @@ def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, cloc
     """Fill in the weights, prove the result, and report."""
     slim = with_weights(rewritten, target.model)
     if target.whole is not None:
-        parts = target.whole.split(slim, rewritten.cut.analysis.traced.skeleton)
+        parts = target.whole.split(slim)
         slim = target.whole.join(parts)  # so that the check is of what is put back
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)

@@ -1,24 +1,20 @@
-"""With what the modules of a model are called: recorded by hooks in one run of the whole model."""
+"""With what a submodule is called: one call of its forward, in the form that a graph and a plan can hold."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import InputError, PruneError
-from fxprune.inputs.examples import random_like
-from fxprune.tracing.skeleton import skeleton_of, to_meta
+from fxprune.errors import InputError
 
-__all__ = ["Argument", "Call", "OutOfTime", "arguments", "holds_tensors", "record", "run_real", "watch"]
+__all__ = ["Argument", "Call", "Recording", "arguments", "call_of", "form_of", "holds_tensors"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -37,66 +33,29 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
+class Recording:
+    """What is known of the submodules of a model that are pruned. Copies of what holds it add to the same one.
+
+    Attributes:
+        calls: name -> with what the submodule is called, in the order of the model.
+        written: attributes that modules inside set or delete while they run, by full name. Each run of the submodules adds
+            its own, and they are traced before it is asked for: so it need not be in a plan.
+    """
+
+    calls: dict[str, Call]
+    written: set[str] = field(default_factory=set)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
 class Argument:
     """One argument of a call: its name in the signature of forward, its value, and the default if that is the value."""
 
     name: str
     value: Any
     default: tuple[Any, ...]
-
-
-class OutOfTime(Exception):
-    """A run took longer than it was given."""
-
-
-def record(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any], names: Collection[str]) -> dict[str, Call]:
-    """The first call of each of the modules `names` in one forward of `model` in evaluation mode.
-
-    The model runs on the meta device; where it needs values to go on before it has called all of them, a copy of it
-    runs on random values of those shapes, or on the given ones. An axis of size 0 (no object was detected) is recorded as
-    one of size 2.
-
-    Raises:
-        InputError: the model fails on the inputs; a module is never called, or is called with what a graph cannot take,
-            in several ways, or in parts, past its own forward.
-    """
-    skeleton, _ = skeleton_of(model)
-    calls = _listen(skeleton, names)
-    try:
-        with torch.no_grad(), torch.device("meta"):
-            skeleton.eval()(*to_meta(tuple(args)), **to_meta(dict(named)))
-    except PruneError:
-        raise
-    except Exception:  # it reads values: what it has called so far is known
-        pass
-    if any(name not in calls for name in names):
-        real = copy.deepcopy(model)
-        calls = _listen(real, names)
-        try:
-            run_real(real, args, named)
-        except PruneError:
-            raise
-        except Exception as error:
-            raise InputError(f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {error}") from error
-    for name in names:
-        if name not in calls:
-            hint = "; name the modules inside it that are" if any(model.get_submodule(name).children()) else ""
-            raise InputError(f"submodule {name!r} is never called when {type(model).__name__} runs on the example inputs{hint}")
-    return {name: calls[name] for name in names}
-
-
-def run_real(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """One forward in evaluation mode: on the given inputs, or on random values where they are on the meta device."""
-    first = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
-    device = torch.device("cpu") if first is None else first.device
-
-    def real(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return random_like(value, device, None) if value.is_meta else value.detach().to(device, copy=True)
-
-    with torch.no_grad():
-        return model.eval()(*nested.map(real, tuple(args)), **nested.map(real, dict(named)))
 
 
 def arguments(module: nn.Module, call: Call) -> list[Argument]:
@@ -119,84 +78,13 @@ def holds_tensors(value: Any) -> bool:
     return bool(nested.tensors(value))
 
 
-# -- hooks -----------------------------------------------------------------------------------------------------------------
+def call_of(name: str, module: nn.Module, args: Any, kwargs: Any) -> Call:
+    """The call of `module`, known as `name`, with these arguments. An axis of size 0 (no object was detected) becomes one
+    of size 2.
 
-
-def _listen(model: nn.Module, names: Collection[str]) -> dict[str, Call]:
-    """Have `model` record the first call of each of the modules `names`; the result fills while it runs."""
-    calls: dict[str, Call] = {}
-    open_calls: list[nn.Module] = []
-    owners: dict[int, list[tuple[str, nn.Module]]] = {}
-    labels: dict[int, str] = {}
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        open_calls.append(module)
-        name = labels[id(module)]
-        call = _call_of(name, module, args, kwargs)
-        if name not in calls:
-            calls[name] = call
-        elif _form((call.args, call.kwargs)) != _form((calls[name].args, calls[name].kwargs)):
-            raise InputError(
-                f"submodule {name!r} is called in several ways (other types or options of inputs): name parts of it"
-            )
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        open_calls.pop()
-
-    def inside(module: nn.Module, args: Any, kwargs: Any) -> None:
-        name, _ = owners[id(module)][0]
-        if not any(owner in open_calls for _, owner in owners[id(module)]):
-            raise InputError(
-                f"parts of submodule {name!r} run outside of its own forward, which one graph cannot stand for: "
-                "name parts of it, or the module that holds it"
-            )
-
-    for name in names:
-        owner = model.get_submodule(name)
-        labels[id(owner)] = name
-        for part in owner.modules():
-            owners.setdefault(id(part), []).append((name, owner))
-    for part in model.modules():
-        if id(part) in labels:
-            part.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
-            part.register_forward_hook(leave, with_kwargs=True, always_call=True)
-        elif id(part) in owners:
-            part.register_forward_pre_hook(inside, with_kwargs=True)
-    return calls
-
-
-def watch(model: nn.Module, seconds: float) -> dict[str, Call]:
-    """Have `model` record the first call of each of its modules that returns; the result fills while it runs.
-
-    Calls that a graph cannot take are left out. A run that takes longer than `seconds` ends with `OutOfTime`.
+    Raises:
+        InputError: a graph cannot take an argument, or there is no tensor among them.
     """
-    calls: dict[str, Call] = {}
-    names = {id(m): name for name, m in model.named_modules() if name}
-    end = time.monotonic() + seconds
-    pending: list[tuple[int, Call | None]] = []
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if time.monotonic() > end:
-            raise OutOfTime
-        name = names[id(module)]
-        try:
-            pending.append((id(module), None if name in calls else _call_of(name, module, args, kwargs)))
-        except PruneError:
-            pending.append((id(module), None))
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        _, call = pending.pop()
-        if call is not None:
-            calls.setdefault(names[id(module)], call)
-
-    for part in model.modules():
-        if id(part) in names:
-            part.register_forward_pre_hook(enter, with_kwargs=True)
-            part.register_forward_hook(leave, with_kwargs=True)
-    return calls
-
-
-def _call_of(name: str, module: nn.Module, args: Any, kwargs: Any) -> Call:
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
     bound.apply_defaults()
     call = Call(_recorded(bound.args, name), _recorded(bound.kwargs, name))
@@ -222,8 +110,12 @@ def _recorded(value: Any, name: str) -> Any:
     )
 
 
-def _form(value: Any) -> Any:
+def form_of(call: Call) -> Any:
     """What two calls of one module must have in common: structure, dtypes, numbers of axes, and constants."""
+    return _form((call.args, call.kwargs))
+
+
+def _form(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.dtype, value.dim()
     if isinstance(value, Mapping):

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
 from torch import nn
 
 from fxprune.errors import PruneError, TraceError
-from fxprune.submodules.calls import Call, OutOfTime, run_real, watch
-from fxprune.tracing.skeleton import skeleton_of, to_meta
+from fxprune.submodules.calls import Call
+from fxprune.submodules.listening import Listener, OutOfTime, run_on_meta, run_real
+from fxprune.tracing.skeleton import skeleton_of
 
 __all__ = ["naming_submodules", "traceable_submodules"]
 
@@ -47,18 +47,23 @@ def traceable_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[s
         seconds: to spend; what was found by then counts.
     """
     end = time.monotonic() + seconds
+    names = [name for name, _ in model.named_modules() if name]
     skeleton, _ = skeleton_of(model)
-    calls = watch(skeleton, seconds)
+    listener = Listener(skeleton, names, seconds)
     try:
-        with torch.no_grad(), torch.device("meta"):
-            skeleton.eval()(*to_meta(tuple(args)), **to_meta(dict(named)))
+        run_on_meta(skeleton, args, named)
+        calls = _returned(listener)
     except Exception:
         real = copy.deepcopy(model)
-        more = watch(real, seconds / 3)
+        more = Listener(real, names, seconds / 3)
         with suppress(OutOfTime):  # any other error is the example's: nothing said here would help
             run_real(real, args, named)
-        calls = {**more, **calls}
+        calls = _returned(more) | _returned(listener)
     return _traceable(model, calls, end)[:_SHOWN]
+
+
+def _returned(listener: Listener) -> dict[str, Call]:
+    return {name: call for name, call in listener.calls.items() if name in listener.returned}
 
 
 def _traceable(model: nn.Module, calls: Mapping[str, Call], end: float) -> list[str]:

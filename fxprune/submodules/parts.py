@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 from torch import Tensor, fx, nn
 
@@ -21,8 +19,10 @@ from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest
 from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
-from fxprune.submodules.calls import Call, holds_tensors, record, run_real
-from fxprune.submodules.splicing import Part, attach, join, split
+from fxprune.submodules.calls import Call, Recording, holds_tensors
+from fxprune.submodules.dressing import Part
+from fxprune.submodules.listening import noting_writes, record, run_real
+from fxprune.submodules.splicing import attach, join, split
 
 __all__ = ["Parts", "Submodules"]
 
@@ -33,40 +33,32 @@ class Parts(nn.Module):
     ``forward(*inputs)`` takes the arguments of all calls that hold tensors, in order, and returns a tuple of all outputs.
     """
 
-    def __init__(self, model: nn.Module, calls: Mapping[str, Call]) -> None:
+    def __init__(self, model: nn.Module, recording: Recording) -> None:
         super().__init__()
-        self._fxprune_calls = dict(calls)
-        self._fxprune_written: set[str] = set()  # attributes that forward sets, by full name
+        self._fxprune_recording = recording
         self.training = model.training
-        for name in calls:
+        for name in recording.calls:
             attach(self, name, model.get_submodule(name), model)
         # What the plan, the report and errors call it.
-        self.__class__ = type(f"{type(model).__name__}[{', '.join(calls)}]", (Parts,), {})
+        self.__class__ = type(f"{type(model).__name__}[{', '.join(recording.calls)}]", (Parts,), {})
 
     def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        """Run all parts; the recording gets the attributes that they write."""
         remaining, outputs = iter(inputs), []
-        for name, call in self._fxprune_calls.items():
-            args = [_rebuilt(next(remaining), v) if holds_tensors(v) else v for v in call.args]
-            kwargs = {k: _rebuilt(next(remaining), v) if holds_tensors(v) else v for k, v in call.kwargs.items()}
-            part = self.get_submodule(name)
-            names = {id(m): f"{name}.{n}" if n else name for n, m in part.named_modules()}
-            with _noting_writes(names, self._fxprune_written):
-                outputs.append(part(*args, **kwargs))
+        names: dict[int, list[str]] = {}
+        for name, module in self.named_modules(remove_duplicate=False):
+            names.setdefault(id(module), []).append(name)
+
+        def note(module: nn.Module, attribute: str) -> None:
+            written.update(f"{name}.{attribute}" for name in names.get(id(module), ()))
+
+        written = self._fxprune_recording.written
+        with noting_writes(note):
+            for name, call in self._fxprune_recording.calls.items():
+                args = [_rebuilt(next(remaining), v) if holds_tensors(v) else v for v in call.args]
+                kwargs = {k: _rebuilt(next(remaining), v) if holds_tensors(v) else v for k, v in call.kwargs.items()}
+                outputs.append(self.get_submodule(name)(*args, **kwargs))
         return tuple(outputs)
-
-
-@contextmanager
-def _noting_writes(names: Mapping[int, str], written: set[str]) -> Iterator[None]:
-    """Collect the attributes that modules get while they run."""
-    original = nn.Module.__setattr__
-
-    def noted(module: nn.Module, name: str, value: Any) -> None:
-        if id(module) in names:
-            written.add(f"{names[id(module)]}.{name}")
-        original(module, name, value)
-
-    with patch.object(nn.Module, "__setattr__", noted):
-        yield
 
 
 def _rebuilt(value: Any, like: Any) -> Any:
@@ -87,12 +79,12 @@ class Submodules:
 
     Attributes:
         model: the user's model.
-        calls: with what each submodule is called.
+        recording: with what each submodule is called, and what they write while they run.
         example: the inputs of the whole model, where they are known.
     """
 
     model: nn.Module
-    calls: dict[str, Call]
+    recording: Recording
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     @classmethod
@@ -108,14 +100,14 @@ class Submodules:
         if not isinstance(getattr(model, "meta", {}), dict):
             raise InputError("the model has an attribute 'meta' of its own, where the report goes: rename it")
         try:
-            calls = record(model, args, named, names)
+            recording = record(model, args, named, names)
         except InputError as error:
             if error.__cause__ is None or not isinstance(example_inputs, list):
                 raise
             # The model fails on as many inputs: a list of images is one.
             args = (list(args),)
-            calls = record(model, args, named, names)
-        return cls(model, calls, (args, named))
+            recording = record(model, args, named, names)
+        return cls(model, recording, (args, named))
 
     @classmethod
     def of_plan(cls, model: nn.Module, plan: Plan) -> Submodules | None:
@@ -133,35 +125,40 @@ class Submodules:
                 model.get_submodule(name)
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanMismatch(f"the plan is for submodules that {type(model).__name__} does not have: {error}") from error
-        return cls(model, calls)
+        return cls(model, Recording(calls))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the submodules, in the order of the model."""
+        return list(self.recording.calls)
 
     @property
     def parts(self) -> Parts:
         """All submodules as one module, over the tensors of the model."""
-        return Parts(self.model, self.calls)
+        return Parts(self.model, self.recording)
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """Inputs of `parts`, on the meta device."""
-        values = (v for call in self.calls.values() for v in (*call.args, *call.kwargs.values()))
+        values = (v for call in self.recording.calls.values() for v in (*call.args, *call.kwargs.values()))
         return tuple(v for v in values if holds_tensors(v))
 
     def described(self) -> list[dict[str, Any]]:
         """What a plan stores: enough to record the submodules again without running the model."""
-        return [{"name": name, "inputs": describe(call.args, call.kwargs)} for name, call in self.calls.items()]
+        return [{"name": name, "inputs": describe(call.args, call.kwargs)} for name, call in self.recording.calls.items()]
 
-    def split(self, joint: fx.GraphModule, traced: nn.Module) -> dict[str, Part]:
-        """One GraphModule for each submodule, from the one of all; `traced` is the `Parts` that was recorded."""
-        return split(joint, self.model, self.calls, traced._fxprune_written)  # type: ignore[arg-type]
+    def split(self, joint: fx.GraphModule) -> dict[str, Part]:
+        """One GraphModule for each submodule, from the one of all; `parts` have been traced."""
+        return split(joint, self.model, self.recording)
 
     def join(self, parts: Mapping[str, fx.GraphModule]) -> fx.GraphModule:
         """The inverse of `split`."""
-        return join(parts, self.model, self.calls)
+        return join(parts, self.model, self.recording.calls)
 
     def joined_from(self, slim: nn.Module) -> fx.GraphModule:
         """One GraphModule of the pruned submodules of `slim`, a model that `put_back` made."""
         parts = {}
-        for name in self.calls:
+        for name in self.names:
             parts[name] = part = slim.get_submodule(name)
             if not isinstance(part, fx.GraphModule):
                 raise InputError(f"submodule {name!r} of slim is a {type(part).__name__}, not the GraphModule that prune made")
@@ -194,7 +191,7 @@ class Submodules:
                 ) from own
             raise NotEquivalent(
                 f"with its submodules pruned, {type(self.model).__name__} fails where it ran before: {type(error).__name__}: "
-                f"{error}; it may use parts of {', '.join(map(repr, self.calls))} other than by calling them, or call them "
+                f"{error}; it may use parts of {', '.join(map(repr, self.names))} other than by calling them, or call them "
                 "with other sizes"
             ) from error
 

@@ -9,77 +9,40 @@ def forward(self, inputs_0, inputs_1):       def forward(self, x, flag=False):  
 
 from __future__ import annotations
 
-import copy
-import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune import nested
-from fxprune.errors import PruneError
-from fxprune.submodules.calls import Call, arguments, holds_tensors
+from fxprune.submodules.calls import Argument, Call, Recording, arguments, holds_tensors
+from fxprune.submodules.dressing import Part, dressed, part_of
 from fxprune.tracing.modes import guard_modes
-from fxprune.tracing.module import Recorded
 
-__all__ = ["Part", "attach", "join", "split"]
-
-_INTERNAL = frozenset(nn.Module().__dict__)
+__all__ = ["attach", "join", "split"]
 
 
-class Part(Recorded):
-    """A recorded submodule in the place of the original, whose settings and other methods it keeps.
+def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict[str, Part]:
+    """A GraphModule for each submodule of `model` in a recording, over the modules of `joint`, which computes all of them.
 
-    Only `forward` is the graph's: any other method (``head.compute_loss``) is the code of the original's class.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            original = self.__dict__.get("meta", {}).get("original")
-            if original is None or name.startswith("__"):
-                raise
-            if name in original.__dict__:
-                return original.__dict__[name]
-            found = inspect.getattr_static(type(original), name, None)
-            if found is None:
-                raise
-            return found.__get__(self, type(original)) if hasattr(found, "__get__") else found
-
-
-def split(
-    joint: fx.GraphModule, model: nn.Module, calls: Mapping[str, Call], written: Set[str] = frozenset()
-) -> dict[str, Part]:
-    """A GraphModule for each submodule of `model` in `calls`, over the modules of `joint`, which computes all of them.
-
-    Nodes keep their names. Settings stay but for those `written` (full names) in forward, which a graph does not do.
+    Nodes keep their names. Settings stay but for those that forward writes, which a graph does not do.
     """
     nodes = list(joint.graph.nodes)
     inputs = iter([n for n in nodes if n.op == "placeholder"])
     outputs = next(n for n in nodes if n.op == "output").args[0]
     component = _components(nodes)
     parts = {}
-    for (name, call), output in zip(calls.items(), outputs, strict=True):
+    for (name, call), output in zip(recording.calls.items(), outputs, strict=True):
         original = model.get_submodule(name)
-        graph, known = fx.Graph(), {}
-        given = []
-        for argument in arguments(original, call):
-            taken = any(n.name == argument.name for n in nodes)
-            node = graph.create_node(
-                "placeholder", argument.name, argument.default, name=argument.name + "_input" if taken else None
-            )
-            node.meta.update(scope="", source="")
-            given.append((node, argument.value))
-            if holds_tensors(argument.value):
-                known[next(inputs)] = node
+        root = dressed(joint.get_submodule(name), original, name, recording.written)
+        graph = fx.Graph()
+        given = _placeholders(graph, arguments(original, call), {n.name for n in nodes})
+        known = {next(inputs): node for node, value in given if holds_tensors(value)}
         mine = {component[n] for n in _nodes_of(output, *known) if n in component}
         body = {n for n in nodes if component.get(n) in mine and n.op != "placeholder"}
         read = {n for n in _nodes_of(output, *(n.all_input_nodes for n in body)) if n.op == "get_attr"}
-        root = _dressed(joint.get_submodule(name), original, name, written)
         local = _Local(joint, root, name)
         for node in nodes:
             if node in body or node in read:
@@ -90,7 +53,7 @@ def split(
             for node, value in given:
                 _guard(graph, node, value, f"{name} was recorded with another value of {node.target}")
         guard_modes(graph)
-        parts[name] = _part(root, graph, original, name, written)
+        parts[name] = part_of(root, graph, original, name, recording.written)
     return parts
 
 
@@ -143,6 +106,17 @@ def _components(nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:
     return {node: number for number, part in enumerate(nx.connected_components(graph)) for node in part}
 
 
+def _placeholders(graph: fx.Graph, given: Iterable[Argument], taken: Container[str]) -> list[tuple[fx.Node, Any]]:
+    """A placeholder for each argument of forward, with its value; the names of nodes are `taken`."""
+    found = []
+    for argument in given:
+        name = argument.name + "_input" if argument.name in taken else None
+        node = graph.create_node("placeholder", argument.name, argument.default, name=name)
+        node.meta.update(scope="", source="")
+        found.append((node, argument.value))
+    return found
+
+
 def _nodes_of(*values: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     map_arg(values, found.append)
@@ -193,60 +167,3 @@ def _assert_equal(graph: fx.Graph, node: fx.Node, value: Any, message: str) -> N
     held = graph.call_function(operator.is_ if value is None else operator.eq, (node, value))
     for new in (node, held, graph.call_function(torch._assert, (held, message))):
         new.meta.update(scope="", source="")
-
-
-def _part(root: nn.Module, graph: fx.Graph, original: nn.Module, name: str, written: Set[str]) -> Part:
-    part = Part(nn.Module(), fx.Graph(), type(original).__name__)
-    part._modules, part._parameters, part._buffers = root._modules, root._parameters, root._buffers
-    part._non_persistent_buffers_set = root._non_persistent_buffers_set
-    part.training = root.training
-    part.graph = graph
-    if isinstance(original, fx.GraphModule):
-        original = original.meta.get("original", original)
-    if not isinstance(original, fx.GraphModule):
-        part.meta["original"] = _bare(original, name, written)
-    return part
-
-
-def _dressed(slim: nn.Module, original: nn.Module, name: str, written: Set[str]) -> nn.Module:
-    """`slim` with the classes and settings of `original` for the modules that only hold others."""
-    made: dict[int, nn.Module] = {}
-
-    def visit(here: nn.Module, there: nn.Module, path: str) -> nn.Module:
-        if type(here) is not nn.Module:  # a leaf, which the graph calls
-            return here
-        if id(here) not in made:
-            made[id(here)] = new = nn.Module() if isinstance(there, fx.GraphModule) else _bare(there, path, written)
-            new.__dict__["forward"] = _refuse
-            new._modules = {k: m and visit(m, there.get_submodule(k), f"{path}.{k}") for k, m in here._modules.items()}
-            new._parameters, new._buffers = dict(here._parameters), dict(here._buffers)
-            new._non_persistent_buffers_set = set(here._non_persistent_buffers_set)
-            new.training = here.training
-        return made[id(here)]
-
-    return visit(slim, original, name)
-
-
-def _refuse(*args: Any, **kwargs: Any) -> Any:
-    raise PruneError(
-        "a module inside a recorded submodule is called by itself, but its code is of the model before pruning: call the "
-        "submodule, or name the modules inside it in submodules=[...]"
-    )
-
-
-def _bare(module: nn.Module, name: str, written: Set[str]) -> nn.Module:
-    """A module of the same class with copies of its settings, without tensors, parts and hooks."""
-    kind = type(module)
-    new = kind.__new__(kind)
-    new.__dict__.update(nn.Module().__dict__)
-    for key, value in module.__dict__.items():
-        if key not in _INTERNAL and f"{name}.{key}" not in written and not _holds_state(value):
-            new.__dict__[key] = copy.deepcopy(value)
-    return new
-
-
-def _holds_state(value: Any) -> bool:
-    return any(
-        isinstance(leaf, (Tensor, nn.Module)) or isinstance(getattr(leaf, "__self__", None), nn.Module)
-        for leaf in nested.leaves(list(value) if isinstance(value, set) else value)
-    )

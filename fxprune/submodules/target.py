@@ -94,5 +94,5 @@ def pair_of(model: nn.Module, slim: nn.Module, example_inputs: Any) -> tuple[nn.
     if whole is None:
         return model, slim, example_inputs
     if example_inputs is not None:
-        whole = Submodules.of(model, list(whole.calls), example_inputs)
+        whole = Submodules.of(model, whole.names, example_inputs)
     return whole.parts, whole.joined_from(slim), whole.inputs
