@@ -1,9 +1,17 @@
 """Which channels of a group may change places, and which entry of a tensor is which copy of its channel.
 
 One channel can own several entries of an axis (the 49 positions of a flattened map, both halves of ``cat([x, f(x)])``). To
-permute channels, the same copy of each must change places. Copies are told apart by how their labels came about: every
-label gets a colour from the recorded facts and the operations around it, refined a few times as in the Weisfeiler-Leman
-test. Channels whose labels have the same colours play the same part in the model, and may change places.
+permute channels, the same copy of each must change places. Both follow from the colours of their labels
+(`fxprune.proofs.refinement`): channels whose labels have the same colours play the same part in the model, and may
+change places; copies are put in the order of their colours.
+
+Colours that are too coarse, as if refinement had stopped early, are a risk of false alarms, never of a miss. They let more
+permutations through, among them some that a right group does not allow: an alarm without cause. But a wrong group is not
+missed more easily. Call S the permutations that are tried and H those among them that leave the output alone: one drawn at
+random misses with odds ``|H| / |S|``. With coarser colours there are S' and H', and as H' holds nothing of S beyond H, at
+least as many cosets: ``|H'| / |S'| <= |H| / |S|``. Nor does a wrong order of copies hide anything: whatever permutation
+leaves the output alone on random weights shows that these channels can change places. What would miss is colours that are
+too fine, up to a part of its own for every channel; so only what cannot be removed is coloured by its place.
 """
 
 from __future__ import annotations
@@ -12,12 +20,9 @@ import numpy as np
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
-from fxprune.labels.store import axes_in
+from fxprune.proofs.refinement import Messages, first_colors, mix, refined
 
 __all__ = ["Occurrences"]
-
-_ROUNDS = 64
-_CHOICES = 8
 
 
 class Occurrences:
@@ -27,17 +32,14 @@ class Occurrences:
         self.analysis = analysis
         self._factors = analysis.solution.factors
         self._composite = self._factors[analysis.solution.root, 0] >= 0
-        colors, salts = _first_colors(analysis)
-        self.colors = _refined(analysis, colors, salts)
+        messages = Messages.of(analysis.traced.mode.store)
+        self.colors = refined(messages, first_colors(analysis))
         self.classes = np.zeros(analysis.solution.classes, np.int64)  # the colours of all labels of each class
-        with np.errstate(over="ignore"):
-            np.add.at(self.classes, analysis.solution.root, _mix(self.colors))
-            self._by_place()
-        # Copies that mirror each other (``x + x.flip(1)``) have one colour: calling one of them the first settles the rest.
-        for _ in range(_CHOICES):
-            if not self._choose():
-                break
-            self.colors = _refined(analysis, self.colors, salts)
+        np.add.at(self.classes, analysis.solution.root, mix(self.colors))
+        self._by_place()
+        apart = 0
+        while (found := len(np.unique(self.colors))) > apart and self._choose():  # each choice parts some
+            self.colors, apart = refined(messages, self.colors), found
 
     def _by_place(self) -> None:
         """A factor of a composite changes places with another only if all their entries are alike, place by place: the other
@@ -45,11 +47,14 @@ class Occurrences:
         for whole, left, right in self.analysis.solution.composites:
             entries = self.classes[whole].reshape(len(left), len(right))
             rows, columns = np.arange(len(left)), np.arange(len(right))
-            np.add.at(self.classes, left, _mix(entries + _mix(columns + 1)[None, :]).sum(1))
-            np.add.at(self.classes, right, _mix(entries - _mix(rows + 1)[:, None]).sum(0))
+            np.add.at(self.classes, left, mix(entries + mix(columns + 1)[None, :]).sum(1))
+            np.add.at(self.classes, right, mix(entries - mix(rows + 1)[:, None]).sum(0))
 
     def _choose(self) -> bool:
-        """Tell copies of one colour apart by their place, in one tensor a group; False if there are none."""
+        """Tell copies of one colour apart by their place, in one tensor a group; False if there are none.
+
+        Such copies mirror each other (``x + x.flip(1)``): calling one of them the first settles the rest.
+        """
         found = False
         for group in self.analysis.free:
             for member in group.members:
@@ -59,7 +64,7 @@ class Occurrences:
                 colors = np.sort(self.colors[labels], axis=1)
                 if member.indices.shape[1] > 1 and (colors[:, 1:] == colors[:, :-1]).any():
                     ordered = np.take_along_axis(labels, np.argsort(self.colors[labels], axis=1, kind="stable"), axis=1)
-                    self.colors[ordered] = _mix(self.colors[ordered] + np.arange(ordered.shape[1]) + 1)
+                    self.colors[ordered] = mix(self.colors[ordered] + np.arange(ordered.shape[1]) + 1)
                     found = True
                     break
         return found
@@ -100,58 +105,3 @@ class Occurrences:
         if left < 0 or not depth:
             return [label]
         return [leaf for factor in (left, right) for leaf in self._leaves(factor, depth - 1)]
-
-
-def _first_colors(analysis: Analysis) -> tuple[np.ndarray, list[int]]:
-    """A colour for each label by itself, and a number for each recorded fact."""
-    store, solution = analysis.traced.mode.store, analysis.solution
-    random = np.random.default_rng(0)
-    colors = np.zeros(store.count, np.int64)
-    # What cannot go is never permuted, so each such label is known by itself; the others by the axis that bore them.
-    fixed = solution.fixed[solution.root]
-    colors[fixed] = random.integers(1, 2**62, size=int(fixed.sum()))
-    for tensor in analysis.traced.tensors.values():
-        for axis in analysis.traced.mode.axes(tensor):
-            if axis.labels is not None:
-                colors[axis.labels] += int(random.integers(1, 2**62))
-    with np.errstate(over="ignore"):
-        for value in analysis.traced.axes.values():
-            for axis in axes_in(value):
-                if axis.labels is not None:
-                    np.add.at(colors, axis.labels, int(random.integers(1, 2**62)))
-    salts = [int(n) | 1 for n in random.integers(1, 2**62, size=3 * (len(store.pairs) + len(store.products)))]
-    return colors, salts
-
-
-def _refined(analysis: Analysis, colors: np.ndarray, salts: list[int]) -> np.ndarray:
-    """Colours that also tell of the labels around each label, refined until they part no more labels."""
-    store, apart = analysis.traced.mode.store, 0
-    with np.errstate(over="ignore"):
-        for _ in range(_ROUNDS):
-            new = _mix(colors)
-            for event, (a, b) in enumerate(store.pairs):
-                number = store.numbers.get(event)
-                tag = salts[3 * event] if number is None else _mix(number * salts[3 * event] + salts[3 * event + 1])
-                np.add.at(new, a, _mix(colors[b] + tag))
-                np.add.at(new, b, _mix(colors[a] + tag + 1))
-            for event, product in enumerate(store.products, start=len(store.pairs)):
-                left, right = (_mix(colors[f] + salts[3 * event + i]) for i, f in enumerate((product.left, product.right)))
-                np.add.at(new, product.whole, _mix(left[:, None] + right[None, :] * 3).ravel())
-                # A factor is also known by the entries that it takes part in, each with its partner.
-                whole = colors[product.whole].reshape(len(left), len(right)) + salts[3 * event + 2]
-                np.add.at(new, product.left, _mix(whole + right[None, :]).sum(1))
-                np.add.at(new, product.right, _mix(whole - left[:, None]).sum(0))
-            colors = new
-            found = len(np.unique(colors))
-            if found <= apart:
-                break
-            apart = found
-    return colors
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """A hash of each number (the finaliser of splitmix64)."""
-    x = np.asarray(values, np.int64).astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (x ^ (x >> np.uint64(31))).astype(np.int64)
