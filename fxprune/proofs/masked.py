@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from fxprune import nested
 from fxprune.analysis.cut import Cut
@@ -16,53 +16,55 @@ from fxprune.errors import InputError
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.labels.store import axes_in
 from fxprune.proofs.errors import relative_error
-from fxprune.state import place_of, shallow_copy, sliced
+from fxprune.proofs.precision import precision_of, widened
+from fxprune.state import named_tensors, place_of, shallow_copy, sliced
 from fxprune.tracing.module import build
 
 __all__ = ["masked_error"]
 
 
-def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0) -> float:
+def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None) -> float:
     """Relative difference between `slim` and `model` with the removed channels zeroed at every node.
 
     Where a statistic runs over removed channels (LayerNorm, softmax, mean, ...), the reference runs that one operation
-    of the slim model over the kept channels, and puts the result back among zeros.
+    of the slim model over the kept channels, with the original's weights, and puts the result back among zeros. Its
+    settings (``eps``) are all that is not checked. Both models run in float32 or float64: `dtype`, or what `precision_of`
+    says.
     """
     traced = cut.analysis.traced
+    device, own = place_of(model)
+    dtype = dtype or precision_of(model)
     reference, origin = build(traced, model, dict(traced.constants))
     slim = shallow_copy(slim)
-    device, dtype = place_of(model)
-    if dtype in (torch.float16, torch.bfloat16):
-        reference, slim, dtype = copy.deepcopy(reference).float(), copy.deepcopy(slim).float(), torch.float32
-    origin = _renamed(origin, reference)
+    if own is not dtype:
+        reference, slim = widened(reference, dtype), widened(slim, dtype)
     reference.eval()
     slim.eval()
     args, named = (random_like(v, device, dtype, seed) for v in traced.inputs)
-    inputs = (*args, *named.values())
     with torch.no_grad():
-        found = slim(*(own_copy(args)), **own_copy(named))
-        expected = _Masked(reference, origin, cut, slim).run(*own_copy(inputs))
+        found = slim(*own_copy(args), **own_copy(named))
+        masked = _Masked(reference, {new.name: old for new, old in origin.items()}, cut, slim)
+        expected = masked.run(*own_copy((*args, *named.values())))
     return relative_error(found, expected)
 
 
-def _renamed(origin: dict[fx.Node, fx.Node], module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
-    by_name = {new.name: old for new, old in origin.items()}
-    return {node: by_name[node.name] for node in module.graph.nodes}
-
-
 class _Masked(fx.Interpreter):
-    """Runs the original with removed channels zeroed in every node's result."""
+    """Runs the original with removed channels zeroed in every node's result.
 
-    def __init__(self, module: fx.GraphModule, origin: Mapping[fx.Node, fx.Node], cut: Cut, slim: fx.GraphModule) -> None:
+    Attributes:
+        origin: name of a node -> the traced node.
+        slim: runs single operations of the slim model, whose nodes have the names of the original's.
+    """
+
+    def __init__(self, module: fx.GraphModule, origin: Mapping[str, fx.Node], cut: Cut, slim: fx.GraphModule) -> None:
         super().__init__(module)
         self.origin, self.cut, self.traced = origin, cut, cut.analysis.traced
-        self.slim = slim
+        self.slim = fx.Interpreter(slim)
         self.slim_nodes = {n.name: n for n in slim.graph.nodes}
 
     def run_node(self, n: fx.Node) -> Any:
-        old = self.origin[n]
-        axes = self.traced.axes[old]
-        if old.name in self.traced.mode.statistics_nodes and self._loses(n):
+        axes = self._axes(n)
+        if self.origin[n.name].name in self.traced.mode.statistics_nodes and self._loses(n):
             return self._statistic(n, axes)
         value = super().run_node(n)
         if n.op in ("placeholder", "output"):
@@ -71,9 +73,11 @@ class _Masked(fx.Interpreter):
             value = value.clone()
         return self._mask(value, axes)
 
+    def _axes(self, n: fx.Node) -> Any:
+        return self.traced.axes[self.origin[n.name]]
+
     def _loses(self, n: fx.Node) -> bool:
-        axes = axes_in([self.traced.axes[self.origin[source]] for source in n.all_input_nodes])
-        return any(self.cut.kept(a) is not None for a in axes)
+        return any(self.cut.kept(a) is not None for a in axes_in([self._axes(source) for source in n.all_input_nodes]))
 
     def _mask(self, value: Any, axes: Any) -> Any:
         """Zero what went, in place, so that views of one memory stay views of one memory."""
@@ -86,7 +90,7 @@ class _Masked(fx.Interpreter):
                 if kept is None:
                     continue
                 gone = torch.from_numpy(np.setdiff1d(np.arange(axis.size), kept)).to(v.device)
-                if 0 in v.stride():
+                if 0 in v.stride():  # entries of an expanded tensor share memory
                     v = v.clone()
                 v.index_fill_(dim, gone, 0)
             return v
@@ -96,21 +100,30 @@ class _Masked(fx.Interpreter):
     def _statistic(self, n: fx.Node, axes: Any) -> Any:
         """Run the slim model's operation on the kept entries; zeros stand where channels went."""
         node = self.slim_nodes[n.name]
+        inputs = {source.name: source for source in n.all_input_nodes}
 
         def argument(source: fx.Node) -> Any:
-            mine = next((m for m in n.all_input_nodes if m.name == source.name), None)
-            if mine is None:
-                return _attribute(self.slim, source)
-            return self._compress(self.env[mine], self.traced.axes[self.origin[mine]])
+            mine = inputs.get(source.name)
+            if mine is not None:
+                return self._compress(self.env[mine], self._axes(mine))
+            if source.op == "get_attr":
+                return self.slim.fetch_attr(str(source.target))
+            raise InputError(f"the slim model computes {source.name} for a statistic, which cannot be checked alone")
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), argument)
         if node.op == "call_module":
-            value = self.slim.get_submodule(str(node.target))(*args, **kwargs)
-        elif node.op == "call_method":
-            value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            # With the original's weights, so that those of the slim model are checked here, too.
+            module, tensors = self.slim.fetch_attr(str(node.target)), self._kept_tensors(str(n.target))
+            value = functional_call(module, tensors, args, kwargs, tie_weights=False)
         else:
-            value = node.target(*args, **kwargs)
+            value = getattr(self.slim, node.op)(node.target, args, kwargs)
         return self._expand(value, axes)
+
+    def _kept_tensors(self, target: str) -> dict[str, Tensor]:
+        """What remains of the tensors of a module of the original."""
+        labelled = named_tensors(self.traced.skeleton.get_submodule(target))
+        tensors = named_tensors(self.module.get_submodule(target))
+        return {name: self._compress(t, self.traced.mode.axes(labelled[name])) for name, t in tensors.items()}
 
     def _compress(self, value: Any, axes: Any) -> Any:
         def kept_of(v: Any, axes: Any) -> Any:
@@ -134,12 +147,3 @@ class _Masked(fx.Interpreter):
             return v
 
         return nested.map(spread, value, axes)
-
-
-def _attribute(module: nn.Module, node: fx.Node) -> Any:
-    if node.op != "get_attr":
-        raise InputError(f"the slim model computes {node.name} for a statistic, which cannot be checked alone")
-    found: Any = module
-    for part in str(node.target).split("."):
-        found = getattr(found, part)
-    return found

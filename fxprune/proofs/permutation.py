@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
@@ -12,23 +10,33 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.occurrences import Occurrences
+from fxprune.proofs.precision import precision_of, widened
 from fxprune.state import copied, place_of, replace_tensors, shallow_copy
 
 __all__ = ["permutation_error"]
 
 
-def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> float:
+def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype: torch.dtype | None = None) -> float:
     """Relative change of the output of `model` when the channels of every free group are permuted, wherever they occur.
 
-    Channels change places with those that play the same part in the model (`fxprune.proofs.occurrences`).
+    Channels change places with those that play the same part in the model (`fxprune.proofs.occurrences`). The model runs
+    in float32 or float64: `dtype`, or what `precision_of` says.
     """
-    random = np.random.default_rng(seed)
-    original = shallow_copy(model).eval()
-    permuted = shallow_copy(model).eval()
-    device, dtype = place_of(model)
-    if dtype in (torch.float16, torch.bfloat16):
-        original, permuted, dtype = copy.deepcopy(original).float(), copy.deepcopy(permuted).float(), torch.float32
-    tensors = dict(permuted.named_parameters()) | dict(permuted.named_buffers())
+    device, own = place_of(model)
+    dtype = dtype or precision_of(model)
+    original = (shallow_copy(model) if own is dtype else widened(model, dtype)).eval()
+    permuted = shallow_copy(original)
+    _permute(permuted, analysis, np.random.default_rng(seed))
+    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.inputs)
+    with torch.no_grad():
+        expected = original(*own_copy(args), **own_copy(named))
+        found = permuted(*own_copy(args), **own_copy(named))
+    return relative_error(found, expected)
+
+
+def _permute(model: nn.Module, analysis: Analysis, random: np.random.Generator) -> None:
+    """Give a model tensors in which the channels of each group have changed places."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     data = {name: tensor.detach() for name, tensor in tensors.items()}
     occurrences = Occurrences(analysis)
     for group in analysis.free:
@@ -39,11 +47,6 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0) -> fl
             index = np.arange(data[member.name].shape[member.axis])
             entries = occurrences.indices(group, member)
             index[entries.ravel()] = entries[order].ravel()
-            picked = torch.from_numpy(index).to(device)
+            picked = torch.from_numpy(index).to(data[member.name].device)
             data[member.name] = data[member.name].index_select(member.axis, picked)
-    replace_tensors(permuted, {id(t): copied(t, data[name]) for name, t in tensors.items() if data[name] is not t})
-    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.inputs)
-    with torch.no_grad():
-        expected = original(*own_copy(args), **own_copy(named))
-        found = permuted(*own_copy(args), **own_copy(named))
-    return relative_error(found, expected)
+    replace_tensors(model, {id(t): copied(t, data[name]) for name, t in tensors.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,16 +14,14 @@ from fxprune.errors import InputError, NotEquivalent
 from fxprune.inputs.examples import example_of, settle_inputs
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Checks, report_of
-from fxprune.proofs.errors import tolerance_of
 from fxprune.proofs.masked import masked_error
 from fxprune.proofs.measure import count_macs, latency
 from fxprune.proofs.permutation import permutation_error
+from fxprune.proofs.precision import in_enough_precision
 from fxprune.proofs.randomize import randomize
-from fxprune.state import copied, named_tensors, place_of, replace_tensors, shallow_copy, sliced
+from fxprune.state import copied, named_tensors, replace_tensors, shallow_copy, sliced
 
 __all__ = ["check_rewrite", "verify_pair"]
-
-Errors = tuple[float, ...]
 
 
 def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool, seed: int) -> Checks:
@@ -36,11 +33,13 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
     analysis = analyze_model(model, args, named, attention=plan.options["attention"], ignore=plan.options["ignore"])
     cut = analysis.cut(plan.gone(analysis.free))
 
-    def prove(model: nn.Module, slim: fx.GraphModule) -> Errors:
-        refilled = _refilled(slim, cut, model)
-        return permutation_error(analysis, model, seed), masked_error(cut, model, refilled, seed)
+    random = randomize(copy.deepcopy(model), seed)
+    refilled = _refilled(slim, cut, random)
 
-    (permuted, masked), tolerance = _in_enough_precision(prove, randomize(copy.deepcopy(model), seed), slim)
+    def prove(dtype: torch.dtype) -> tuple[float, ...]:
+        return permutation_error(analysis, random, seed, dtype), masked_error(cut, random, refilled, seed, dtype)
+
+    (permuted, masked), tolerance = in_enough_precision(prove, random)
     checks = _checks_of(cut, masked, tolerance)
     checks.permutation_error = permuted
     checks.flop_counter = (count_macs(model, analysis), count_macs(slim, analysis))
@@ -55,27 +54,13 @@ def check_rewrite(cut: Cut, model: nn.Module, slim: fx.GraphModule) -> Checks:
     Raises:
         NotEquivalent: the slim model computes something else.
     """
-    (error,), tolerance = _in_enough_precision(lambda model, slim: (masked_error(cut, model, slim),), model, slim)
+    (error,), tolerance = in_enough_precision(lambda dtype: (masked_error(cut, model, slim, dtype=dtype),), model)
     if not error <= tolerance:
         raise NotEquivalent(
             f"the slim {cut.analysis.model_name} differs from the masked original by {error:.2e} (relative), above "
             f"{tolerance:.0e}: this is a bug in fxprune, please report the model and the options"
         )
     return _checks_of(cut, error, tolerance)
-
-
-def _in_enough_precision(
-    prove: Callable[[nn.Module, fx.GraphModule], Errors], model: nn.Module, slim: fx.GraphModule
-) -> tuple[Errors, float]:
-    """Errors and their tolerance: in the model's precision, or in float64 where rounding alone grows too large."""
-    errors, tolerance = prove(model, slim), tolerance_of(model)
-    if all(e <= tolerance for e in errors) or place_of(model)[1] is not torch.float32:
-        return errors, tolerance
-    wide = copy.deepcopy(model).double()
-    try:
-        return prove(wide, copy.deepcopy(slim).double()), tolerance_of(wide)
-    except RuntimeError:  # the model's code names float32
-        return errors, tolerance
 
 
 def _checks_of(cut: Cut, masked: float, tolerance: float) -> Checks:
