@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fxprune import nested
-from fxprune.codegen.store import save
+from fxprune.codegen.writers import save
 from fxprune.errors import NotEquivalent
 
 __all__ = ["check_round_trip", "same_bits", "same_result"]
