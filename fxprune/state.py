@@ -43,8 +43,8 @@ def tensor_names(module: nn.Module) -> dict[int, str]:
 
 def ties(module: nn.Module) -> dict[str, str]:
     """Second names of tied tensors -> the first."""
-    first = tensor_names(module)
-    return {n: first[id(t)] for n, t in named_tensors(module).items() if first[id(t)] != n}
+    first: dict[int, str] = {}
+    return {n: first[id(t)] for n, t in named_tensors(module).items() if first.setdefault(id(t), n) != n}
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:

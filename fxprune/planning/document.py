@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from fxprune.planning.plan import GroupPlan, Plan, fingerprint
 from fxprune.planning.policies import Scores
 from fxprune.state import ties
 
-__all__ = ["document_of", "listed"]
+__all__ = ["document_of", "listed", "rounded"]
+
+_POWERS = np.array([float(f"1e{k}") for k in range(23)])
 
 
 def document_of(
@@ -33,25 +35,29 @@ def document_of(
         refused: groups that the rewrite could not shrink -> the reason.
     """
     analysis = cut.analysis
+    before = analysis.cut()
+    shown = _shown(analysis.free, scores or {})
     args, named = analysis.traced.inputs
     return Plan(
         model=type(model).__name__,
         fingerprint=fingerprint(model),
         options=options,
-        groups=[_group_plan(group, cut, scores or {}, refused or {}) for group in analysis.groups],
+        groups=[_group_plan(group, cut, shown.get(group.id), refused or {}) for group in analysis.groups],
         kept=listed(cut.tensors),
-        macs=(analysis.macs(), cut.macs),
-        params=(analysis.params(), cut.params),
+        macs=(before.macs, cut.macs),
+        params=(before.params, cut.params),
         whole=analysis.whole,
         tied=ties(model),
         example=describe(args, named),
     )
 
 
-def _group_plan(group: Group, cut: Cut, scores: Scores, refused: Mapping[str, str]) -> GroupPlan:
+def _group_plan(group: Group, cut: Cut, scores: list[float] | None, refused: Mapping[str, str]) -> GroupPlan:
     free = group.status == "free"
     reason = refused.get(group.id) or _spared(group.id, cut) if free else group.reason
-    lost = set(cut.gone[group.id].tolist()) if free and group.id in cut.gone else set()
+    kept = np.arange(group.size)
+    if free and group.id in cut.gone:
+        kept = np.delete(kept, cut.gone[group.id])
     return GroupPlan(
         id=group.id,
         size=group.size,
@@ -59,9 +65,43 @@ def _group_plan(group: Group, cut: Cut, scores: Scores, refused: Mapping[str, st
         reason=reason,
         exact=group.exact,
         members=[(m.name, m.axis, m.role) for m in group.members],
-        kept=[c for c in range(group.size) if c not in lost],
-        scores=[float(f"{s:.6g}") for s in scores[group.id]] if free and group.id in scores else None,
+        kept=kept.tolist(),
+        scores=scores,
     )
+
+
+def _shown(groups: Sequence[Group], scores: Scores) -> dict[str, list[float]]:
+    """The scores of groups as a plan shows them, all rounded in one go."""
+    ranked = [group.id for group in groups if group.id in scores]
+    if not ranked:
+        return {}
+    parts = [scores[name] for name in ranked]
+    found = np.split(rounded(np.concatenate(parts)), np.cumsum([len(part) for part in parts])[:-1])
+    return {name: part.tolist() for name, part in zip(ranked, found, strict=True)}
+
+
+def rounded(scores: np.ndarray) -> np.ndarray:
+    """Scores to six digits: ``float(f"{score:.6g}")`` of each, and the same bits.
+
+    Whole numbers of up to six digits and powers of ten of up to 22 are exact in float64, so that their product or
+    quotient is the float nearest to what the digits say. Formatted one by one are zeros, what lies outside of that range,
+    and what lies so close to the middle between two neighbours that scaling might have moved it to the other side.
+
+    >>> rounded(np.array([1234567.0, 2 / 3, 0.0])).tolist()
+    [1234570.0, 0.666667, 0.0]
+    """
+    values = np.asarray(scores, np.float64)
+    with np.errstate(all="ignore"):
+        shift = 5 - np.floor(np.log10(np.abs(values)))  # what moves the sixth digit before the point
+        power = _POWERS[np.clip(np.nan_to_num(np.abs(shift)), 0, 22).astype(int)]
+        scaled = np.where(shift >= 0, values * power, values / power)
+        digits = np.rint(scaled)
+        result: np.ndarray = np.where(shift >= 0, digits / power, digits * power)
+        certain = (np.abs(shift) <= 22) & (np.abs(scaled) >= 1e5) & (np.abs(scaled) < 1e6)
+        certain &= np.abs(scaled - digits) < 0.5 - 1e-6
+    for i in np.flatnonzero(~certain):
+        result[i] = float(f"{values[i]:.6g}")
+    return result
 
 
 def _spared(name: str, cut: Cut) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
 
 from fxprune.analysis.groups import Group
 from fxprune.errors import PlanMismatch
+from fxprune.planning.indented import indented
 
 __all__ = ["GroupPlan", "Plan", "fingerprint"]
 
@@ -86,19 +87,24 @@ class Plan:
             PlanMismatch: the model has other groups.
         """
         sizes = {group.id: group.size for group in free}
+        gone = {}
         for group in self.groups:
-            if group.removed and sizes.get(group.id) != group.size:
+            if not (removed := group.removed):
+                continue
+            if sizes.get(group.id) != group.size:
                 raise PlanMismatch(
                     f"the plan removes channels of a group {group.id!r} of {group.size}, which the model does not have"
                 )
-        return {group.id: group.removed for group in self.groups if group.removed}
+            gone[group.id] = removed
+        return gone
 
     def to_json(self) -> str:
         """The plan as text: the same plan gives the same bytes."""
-        document = asdict(self)
+        document = _shown(self)
+        document["groups"] = [_shown(group) for group in self.groups]
         document["kept"] = {name: {str(a): i for a, i in axes.items()} for name, axes in self.kept.items()}
         head = json.dumps({"format": "fxprune-plan", "version": document.pop("version")})[:-1]
-        return head + ", " + json.dumps(document, indent=1, sort_keys=True)[1:] + "\n"
+        return head + ", " + indented(document)[1:] + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -118,10 +124,7 @@ class Plan:
             raise PlanMismatch(f"the plan has version {version!r}; this fxprune reads version {_VERSION}")
         try:
             groups = [_read_group(g) for g in document.pop("groups")]
-            kept = {
-                str(n): {int(a): [_count(i) for i in ids] for a, ids in axes.items()}
-                for n, axes in document.pop("kept").items()
-            }
+            kept = {str(n): {int(a): _counts(ids) for a, ids in axes.items()} for n, axes in document.pop("kept").items()}
             macs, params = (tuple(_count(n) for n in document.pop(key)) for key in ("macs", "params"))
             plan = cls(groups=groups, kept=kept, macs=macs, params=params, **document)  # type: ignore[arg-type]
             if not (isinstance(plan.model, str) and isinstance(plan.fingerprint, str) and isinstance(plan.options, dict)):
@@ -131,10 +134,15 @@ class Plan:
         return plan
 
 
+def _shown(part: Plan | GroupPlan) -> dict[str, Any]:
+    """The fields of a dataclass by name, nothing copied."""
+    return {field.name: getattr(part, field.name) for field in fields(part)}
+
+
 def _read_group(data: Mapping[str, Any]) -> GroupPlan:
     group = GroupPlan(**data)
     group.members = [(str(n), _count(a), str(r)) for n, a, r in group.members]
-    group.kept = [_count(c) for c in group.kept]
+    group.kept = _counts(group.kept)
     size = _count(group.size)
     if group.kept != sorted(set(group.kept)) or not group.kept or group.kept[-1] >= size:
         raise ValueError(f"the kept channels of group {group.id!r} are not sorted numbers below {size}")
@@ -145,6 +153,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _counts(values: Iterable[Any]) -> list[int]:
+    counts = list(values)
+    if not {int}.issuperset(map(type, counts)) or min(counts, default=0) < 0:
+        return [_count(value) for value in counts]  # which names the first that is none
+    return counts
 
 
 def fingerprint(model: nn.Module) -> str:
