@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections import OrderedDict
@@ -98,7 +99,7 @@ def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
         twin, reason = _twin(module, arguments)
         if twin is None:
             continue
-        for name in [name for name in arguments if name != "dtype"]:
+        for name in _optional(module, arguments):
             fewer = {key: value for key, value in arguments.items() if key != name}
             smaller, _ = _twin(module, fewer)
             if smaller is not None and _outline(smaller) == _outline(twin):
@@ -164,12 +165,12 @@ def _read(module: nn.Module, name: str, default: Any) -> Any:
 
 def _candidates(module: nn.Module) -> Iterator[dict[str, Any]]:
     """Yield sets of arguments, the shortest to write first: ``3`` for ``(3, 3)``, nothing for defaults."""
-    signature = SIGNATURES.get(type(module)) or inspect.signature(type(module).__init__)
+    signature = _signature(module)
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     exact: dict[str, Any] = {}
     short: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
-        skipped = name in ("self", "device", "dtype") or name.startswith("_")
+        skipped = name in ("device", "dtype") or name.startswith("_")
         if skipped or parameter.kind in variable:
             continue
         value = _read(module, name, parameter.default)
@@ -183,6 +184,24 @@ def _candidates(module: nn.Module) -> Iterator[dict[str, Any]]:
         exact["dtype"] = short["dtype"] = dtypes[0]
     yield short
     yield exact
+
+
+def _optional(module: nn.Module, arguments: dict[str, Any]) -> list[str]:
+    """Return the names among `arguments` that a call may do without."""
+    parameters = _signature(module).parameters
+    return [name for name in arguments if name != "dtype" and parameters[name].default is not inspect.Parameter.empty]
+
+
+def _signature(module: nn.Module) -> inspect.Signature:
+    """Return the signature of the constructor, without `self`."""
+    cls: Any = type(module)
+    return SIGNATURES.get(cls) or _read_signature(cls)
+
+
+@functools.lru_cache(maxsize=512)
+def _read_signature(cls: Any) -> inspect.Signature:
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _collapsed(value: Any) -> Any:
@@ -234,7 +253,7 @@ def _outline(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]
 
 def _call(module: nn.Module, arguments: dict[str, Any], path: str, names: Names) -> str:
     """Return the call with required arguments by position and the others by name."""
-    signature = SIGNATURES.get(type(module)) or inspect.signature(type(module))
+    signature = _signature(module)
     first = list(signature.parameters)
     shown = []
     for position, (name, value) in enumerate(arguments.items()):

@@ -34,6 +34,7 @@ class Tree:
         self.called = {str(node.target) for node in slim.graph.nodes if node.op == "call_module"}
         self.read = {str(node.target) for node in slim.graph.nodes if node.op == "get_attr"}
         self.modal = self._modal()
+        self.kinds: dict[str, str] = {}
         self.parts = self._parts("", slim, None)
 
     @property
@@ -74,7 +75,12 @@ class Tree:
         return f"{text}.{name}" if is_name(name) else f"getattr({text}, {quoted(name)})"
 
     def _kind(self, path: str, module: nn.Module) -> str:
-        """Return the class that stands for `module` in the file."""
+        """Return the class that stands for `module` in the file; every access below it asks."""
+        if path not in self.kinds:
+            self.kinds[path] = self._kind_of(path, module)
+        return self.kinds[path]
+
+    def _kind_of(self, path: str, module: nn.Module) -> str:
         children, tensors = list(module._modules), self._tensors(path, module)
         if not path:
             return self.base

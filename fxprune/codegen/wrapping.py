@@ -8,6 +8,8 @@ from collections.abc import Iterator
 __all__ = ["wrap"]
 
 WIDTH = 100
+# A string literal, or one of the characters that lines are broken at.
+_MARKS = re.compile(r"""'(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?|[()\[\]{}, ]""", re.DOTALL)
 
 
 def wrap(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
@@ -41,22 +43,15 @@ def wrap(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
 
 
 def _scan(text: str) -> Iterator[tuple[int, str, int]]:
-    """Yield (position, character, depth of brackets around it) outside of string literals."""
-    depth, quote, skip = 0, "", False
-    for position, character in enumerate(text):
-        if quote:
-            if skip:
-                skip = False
-            elif character == "\\":
-                skip = True
-            elif character == quote:
-                quote = ""
+    """Yield (position, character, depth of brackets around it) of brackets, commas and spaces outside of string literals."""
+    depth = 0
+    for found in _MARKS.finditer(text):
+        mark = found[0]
+        if mark[0] in "'\"":
             continue
-        if character in "'\"":
-            quote = character
-        depth -= character in ")]}"
-        yield position, character, depth
-        depth += character in "([{"
+        depth -= mark in ")]}"
+        yield found.start(), mark, depth
+        depth += mark in "([{"
 
 
 def _breakable(text: str) -> Iterator[tuple[int, int]]:
