@@ -32,19 +32,19 @@ def signature(slim: torch.fx.GraphModule, expressions: Expressions) -> str:
 def statements(slim: torch.fx.GraphModule, expressions: Expressions) -> list[str]:
     """Return the lines of the body, indented."""
     needed = conditions(slim)
-    writer = _Writer(expressions)
+    body = _Body(expressions)
     for node in expressions.schedule.statements:
         if node.op == "output":
-            writer.enter(())
-            writer.finish(node.args[0], INDENT)
+            body.enter(())
+            body.finish(node.args[0], INDENT)
         else:
-            writer.part(node)
-            writer.enter(needed[node])
-            writer.write(node)
-    return writer.lines
+            body.part(node)
+            body.enter(needed[node])
+            body.write(node)
+    return body.lines
 
 
-class _Writer:
+class _Body:
     def __init__(self, expressions: Expressions) -> None:
         self.expressions = expressions
         self.schedule = expressions.schedule
@@ -78,8 +78,8 @@ class _Writer:
         name, target = self._targets(node), node.target
         if node.op == "call_function" and target in (operator.setitem, operator.delitem):
             place = f"{self.expressions.tight(node.args[0], ATOM)}[{self.expressions.index(node.args[1])}]"
-            removed = target is operator.delitem
-            self._line(f"del {place}" if removed else f"{place} = {self.expressions.value(node.args[2])}")
+            deleted = target is operator.delitem
+            self._line(f"del {place}" if deleted else f"{place} = {self.expressions.value(node.args[2])}")
         elif getattr(target, "__name__", "") == "_assert":
             self._assert(node)
         elif is_augmented(node):
@@ -102,15 +102,15 @@ class _Writer:
         self.lines += wrap(f"return {text}", indent)
 
     def _targets(self, node: Node) -> str:
-        names = self.schedule.names
+        variables = self.schedule.variables
         if node in self.schedule.unpacked:
-            return ", ".join(names.get(entry, "_") if entry else "_" for entry in self.schedule.unpacked[node])
-        return names.get(node, "")
+            return ", ".join(variables.get(entry, "_") if entry else "_" for entry in self.schedule.unpacked[node])
+        return variables.get(node, "")
 
     def _augment(self, node: Node, name: str) -> None:
         symbol = INFIX[getattr(node.target, "__name__", "")[1:].rstrip("_")][0]
         changed, amount = node.args
-        current = self.schedule.names.get(changed) if isinstance(changed, Node) else None
+        current = self.schedule.variables.get(changed) if isinstance(changed, Node) else None
         amount_text = self.expressions.value(amount)
         if current is None or (name and name != current):
             name = name or "_"

@@ -96,7 +96,7 @@ class Expressions:
 
     def tight(self, value: Any, level: int) -> str:
         """Return the expression of `value`, in parentheses if it binds less than `level`."""
-        if isinstance(value, Node) and value not in self.schedule.names:
+        if isinstance(value, Node) and value not in self.schedule.variables:
             text, own = self.node(value)
         else:
             text = self.value(value)
@@ -122,7 +122,7 @@ class Expressions:
 
     def _render(self, value: Any) -> str | None:
         if isinstance(value, Node):
-            return self.schedule.names.get(value) or self.node(value)[0]
+            return self.schedule.variables.get(value) or self.node(value)[0]
         if isinstance(value, tuple) and is_record(type(value)):
             return self.records.call(type(value), value, {}, self.value)
         if not isinstance(value, (type, dict)) and is_record(type(value)):  # a dataclass

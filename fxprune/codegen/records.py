@@ -18,19 +18,19 @@ class Records:
     """Named tuples and dataclasses get an equal class in the file; subclasses of dict become plain dicts.
 
     Attributes:
-        names: class of the traced model -> name of its stand-in.
+        standins: class of the traced model -> name of its stand-in.
     """
 
     def __init__(self, names: Names) -> None:
-        self.scope = names
-        self.names: dict[type, str] = {}
+        self.names = names
+        self.standins: dict[type, str] = {}
 
     def call(self, cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], text: Callable[[Any], str]) -> str:
         """Return the expression for the stand-in of ``cls(*args, **kwargs)``; `text` renders one value."""
         if issubclass(cls, dict):
             return self._dict(cls, args, kwargs, text)
-        if cls not in self.names:
-            self.names[cls] = self.scope.declare(cls.__name__)
+        if cls not in self.standins:
+            self.standins[cls] = self.names.declare(cls.__name__)
         given = dict(kwargs)
         if dataclasses.is_dataclass(cls):
             fields = [field for field in dataclasses.fields(cls) if field.init]
@@ -41,17 +41,17 @@ class Records:
                     given[field.name] = field.default if factory is dataclasses.MISSING else factory()
             args = ()
         inner = [*map(text, args), *keywords({name: text(value) for name, value in given.items()})]
-        return f"{self.names[cls]}({', '.join(inner)})"
+        return f"{self.standins[cls]}({', '.join(inner)})"
 
     def definitions(self) -> list[str]:
         """Return the source of the stand-ins, one class after another, with two empty lines after each."""
         lines: list[str] = []
-        for cls, name in self.names.items():
+        for cls, name in self.standins.items():
             if dataclasses.is_dataclass(cls):
-                head = [f"@{self.scope.use('dataclass')}", f"class {name}:"]
+                head = [f"@{self.names.use('dataclass')}", f"class {name}:"]
                 fields = [f"    {field.name}: Any" for field in dataclasses.fields(cls) if field.init]
             else:
-                head = [f"class {name}({self.scope.use('NamedTuple')}):"]
+                head = [f"class {name}({self.names.use('NamedTuple')}):"]
                 fields = [f"    {field}: Any" for field in cls._fields]  # type: ignore[attr-defined]
             lines += [*head, *(fields or ["    pass"]), "", ""]
         return lines
@@ -62,5 +62,5 @@ class Records:
             given = {**dict(zip((field.name for field in dataclasses.fields(cls)), args)), **kwargs}  # noqa: B905
             given, args = {name: value for name, value in given.items() if value is not None}, ()
         items = ", ".join(f"{quoted(name)}: {text(value)}" for name, value in given.items())
-        whole = [f"**{self.scope.use('dict')}({text(args[0])})"] if args else []
-        return "{" + ", ".join([*whole, *([items] if items else [])]) + "}"
+        spread = [f"**{self.names.use('dict')}({text(args[0])})"] if args else []
+        return "{" + ", ".join([*spread, *([items] if items else [])]) + "}"

@@ -39,12 +39,12 @@ class Schedule:
     Attributes:
         statements: nodes that get a line, in order; the output node is the last.
         unpacked: node -> the getitem node of each of its entries, or None: written ``a, b = node``.
-        names: node -> its variable. Nodes that are written inside others, or have no value, have none.
+        variables: node -> its name. Nodes that are written inside others, or have no value, have none.
     """
 
-    def __init__(self, slim: torch.fx.GraphModule, reserved: Names) -> None:
+    def __init__(self, slim: torch.fx.GraphModule, names: Names) -> None:
         self.slim = slim
-        self.reserved = reserved
+        self.names = names
         self.nodes = list(slim.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.nodes)}
         self.reshaping = any(node.op == "call_method" and node.target in RESHAPING for node in self.nodes)
@@ -57,7 +57,7 @@ class Schedule:
                 self.inlined[node] = size
         hidden = self.dropped | entries | self.inlined.keys()
         self.statements = [node for node in self.nodes if node not in hidden and node.op != "placeholder"]
-        self.names: dict[Node, str] = {}
+        self.variables: dict[Node, str] = {}
         self._name_all()
 
     def module(self, node: Node) -> torch.nn.Module | None:
@@ -147,42 +147,42 @@ class Schedule:
         live: Counter[str] = Counter()
         for node in self.nodes:
             if node.op == "placeholder":
-                self.names[node] = str(node.target).lstrip("*")
-                live[self.names[node]] += node in self.last_use
-        self.first = next((name for name in self.names.values()), "x")
+                self.variables[node] = str(node.target).lstrip("*")
+                live[self.variables[node]] += node in self.last_use
+        self.first = next((name for name in self.variables.values()), "x")
         for node in self.statements:
             dying = [operand for operand in dict.fromkeys(self.operands(node)) if self.dies(operand, node)]
             for operand in dying:
-                live[self.names[operand]] -= 1
+                live[self.variables[operand]] -= 1
             for value in self.unpacked.get(node, [node]):
                 if value is None or not self.users(value) or is_statement(value):
                     continue
                 name = self._name(value, [] if value is not node else dying, +live)
-                self.names[value] = name
+                self.variables[value] = name
                 live[name] += 1
 
     def _name(self, node: Node, dying: list[Node], live: Counter[str]) -> str:
         """Return a variable for `node`: an operand that dies here, a hint from its module, or a free one."""
         if is_metadata(node):
-            return _free(_metadata_names(node), live, self.reserved)
+            return _free(_metadata_names(node), live, self.names)
         if self._is_tuple(node):
-            return _free([_words(node)], live, self.reserved)
-        ended = [self.names[d] for d in dying if not is_metadata(d) and not self._is_tuple(d)]
+            return _free([_words(node)], live, self.names)
+        ended = [self.variables[d] for d in dying if not is_metadata(d) and not self._is_tuple(d)]
         ended = [name for name in ended if name not in live]
         if node.op == "call_module" and (hint := self._hint(str(node.target))) and hint not in live:
             return hint
         if is_augmented(node):  # `x += y` keeps the name of x; a copy of it must not hide y
-            taken = {*live, *(self.names[d] for d in dying)}
+            taken = {*live, *(self.variables[d] for d in dying)}
             changed = node.args[0]
             kept = isinstance(changed, Node) and changed in dying
-            return self.names[changed] if kept else _free([*POOL], taken, self.reserved)  # type: ignore[index]
+            return self.variables[changed] if kept else _free([*POOL], taken, self.names)  # type: ignore[index]
         tensors = [operand for operand in set(self.operands(node)) if not is_metadata(operand)]
         if len(tensors) == 1 and ended:
             return ended[0]
         stream = (self.first, *POOL)
         if pool := sorted({name for name in ended if name in stream}, key=stream.index):
             return pool[0]
-        return _free(list(stream), live, self.reserved)
+        return _free(list(stream), live, self.names)
 
     def _is_tuple(self, node: Node) -> bool:
         return is_tuple(node, self.module(node)) and bool(self.users(node))
@@ -191,7 +191,7 @@ class Schedule:
         """Return the name of the innermost container in a module path: ``attn`` of ``blocks.0.attn.qkv``."""
         words = [word for word in path.split(".")[:-1] if not word.isdigit()]
         usable = len(words) > 1 and is_name(words[-1]) and len(words[-1]) <= 20
-        return words[-1] if usable and not self.reserved.reserved(words[-1]) else ""
+        return words[-1] if usable and not self.names.reserved(words[-1]) else ""
 
 
 def _is_entry(user: Node, node: Node, length: int) -> bool:
@@ -218,8 +218,8 @@ def _metadata_names(node: Node) -> list[str]:
     return ["size"]
 
 
-def _free(wanted: list[str], live: Any, reserved: Names) -> str:
+def _free(wanted: list[str], live: Any, names: Names) -> str:
     """Return the first of the `wanted` names, then numbered ones, that no live variable has."""
     numbered = (f"{wanted[0]}{'_' if len(wanted[0]) > 1 else ''}{number}" for number in itertools.count(2))
-    names = itertools.chain(wanted, numbered)
-    return next(name for name in names if name not in live and not reserved.reserved(name))
+    candidates = itertools.chain(wanted, numbered)
+    return next(name for name in candidates if name not in live and not names.reserved(name))

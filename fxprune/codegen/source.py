@@ -94,7 +94,7 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
     names, model = _names(slim, arguments)
     tree = Tree(slim, names)
     schedule = Schedule(slim, names)
-    names.arguments.update(schedule.names.values())
+    names.arguments.update(schedule.variables.values())
     expressions = Expressions(tree, names, schedule, Records(names))
     body = statements(slim, expressions)
     forward = f"    def forward({signature(slim, expressions)}):"

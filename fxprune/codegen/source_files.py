@@ -106,5 +106,5 @@ def _tensors(slim: torch.fx.GraphModule, model: nn.Module) -> dict[str, torch.Te
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
     """Return `tensor` contiguous, in memory that it shares with no other."""
-    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+    alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if alone else tensor.clone(memory_format=torch.contiguous_format)

@@ -155,10 +155,10 @@ class Tree:
         for path, module in self.slim.named_modules(remove_duplicate=False):
             if any(path.startswith(f"{copy}.") for copy, _ in tied):
                 continue  # part of a module that is tied as a whole
-            whole = first.setdefault(id(module), path)
-            if whole != path:
+            original = first.setdefault(id(module), path)
+            if original != path:
                 if any(True for _ in (*module.parameters(), *module.buffers())):
-                    tied.append((path, whole))
+                    tied.append((path, original))
                 continue
             for name, tensor in self._tensors(path, module).items():
                 full = f"{path}.{name}".lstrip(".")
