@@ -1,4 +1,8 @@
-"""What a recorded submodule keeps of the original beside its tensors: classes, settings, and methods other than forward."""
+"""What a recorded submodule keeps of the original beside its tensors: classes, settings, and methods other than forward.
+
+Settings that forward writes are left out: a graph does not write them, so they would go stale. (A default that the class
+has for such a setting stays in sight.)
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ class Part(Recorded):
 
 
 def part_of(root: nn.Module, graph: fx.Graph, original: nn.Module, name: str, written: Set[str]) -> Part:
+    """A `Part` with the modules and tensors of `root`; `original` is the submodule `name`."""
     part = Part(nn.Module(), fx.Graph(), type(original).__name__)
     part._modules, part._parameters, part._buffers = root._modules, root._parameters, root._buffers
     part._non_persistent_buffers_set = root._non_persistent_buffers_set

@@ -19,6 +19,7 @@ from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest
 from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
+from fxprune.state import named_tensors
 from fxprune.submodules.calls import Call, Recording, holds_tensors
 from fxprune.submodules.dressing import Part
 from fxprune.submodules.listening import noting_writes, record, run_real
@@ -210,13 +211,11 @@ def _names(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 def _check_alone(model: nn.Module, names: Sequence[str]) -> None:
     """No tensor of the submodules may be used elsewhere under another name: it would no longer be one tensor."""
-    prefixes = tuple(f"{n}." for n in names)
+    chosen = {id(model.get_submodule(name)) for name in names}
+    prefixes = tuple(f"{n}." for n, m in model.named_modules(remove_duplicate=False) if id(m) in chosen)  # all their names
     inside: dict[int, str] = {}
     outside: dict[int, str] = {}
-    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    aliases = {n for n, m in model.named_modules(remove_duplicate=False) for p in names if m is model.get_submodule(p)}
-    prefixes = tuple(f"{n}." for n in aliases)
-    for name, tensor in tensors:
+    for name, tensor in named_tensors(model).items():
         (inside if name.startswith(prefixes) else outside).setdefault(id(tensor), name)
     for key in inside.keys() & outside.keys():
         raise InputError(
