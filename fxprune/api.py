@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import resolve, score_groups
-from fxprune.errors import InputError, NothingToPrune, PlanMismatch
+from fxprune.errors import NothingToPrune, PlanMismatch
 from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
@@ -20,7 +20,7 @@ from fxprune.planning.plan import Plan
 from fxprune.planning.policies import policy_of
 from fxprune.planning.report import Checks, Clock, Report, report_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
-from fxprune.rewrite import Rewritten, rewrite, with_weights
+from fxprune.rewrite import Rewritten, rewrite
 from fxprune.submodules.target import Target, pair_of
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
@@ -145,8 +145,7 @@ def analyze(
     attention: AttentionPolicy = "head_dim",
     submodules: str | Iterable[str] = (),
 ) -> Analysis:
-    """Find the coupled channels of `model`, or of its `submodules` (see `prune`): ``.groups`` with members and roles,
-    ``.graph`` for networkx.
+    """Find the coupled channels of `model`, or of its `submodules`: ``.groups``; ``.graph`` for networkx.
 
     >>> [(group.id, group.size) for group in analyze(net, x).free]
     [('0.weight', 16)]
@@ -206,11 +205,7 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
 def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Plan, Rewritten]:
     """Analyze, score, select and rewrite on shapes; `observed`: what `fxprune.criteria.prepare` takes."""
     policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
-    if target.whole is not None and getattr(criterion, "needs_data", False):
-        raise InputError(
-            "a criterion that observes the model at work needs it as one graph: with submodules=[...] use one that reads "
-            "weights alone"
-        )
+    target.check_criterion(criterion)
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
     if not analysis.free:
@@ -228,17 +223,11 @@ def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any
 
 def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:
     """Fill in the weights, prove the result, and report."""
-    slim = with_weights(rewritten, target.model)
-    if target.whole is not None:
-        parts = target.whole.split(slim)
-        slim = target.whole.join(parts)  # so that the check is of what is put back
+    slim, parts = target.fill(rewritten)
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")
     report.seconds = clock.seconds
-    if target.whole is not None:
-        return target.whole.put_back(parts, report, check=verify)
-    slim.meta["fxprune"] = report
-    return slim
+    return target.hand_over(slim, parts, report, check=verify)

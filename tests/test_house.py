@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Only the table of operators names the rules that it loads, and only the package itself finds its passes.
 LOOSE_FILES = {"__init__", "_layout", "api", "errors", "nested", "options", "rewrite", "state"}
-VERBS = {"prune", "plan", "study"}  # their arguments are what users may say
+VERBS = {"prune", "plan", "study", "gather", "aura_map"}  # public: their arguments are what users may say
 
 
 def files() -> list[Path]:
@@ -116,7 +116,7 @@ def test_modules_and_functions_stay_short(path: Path) -> None:
 
 def _is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """A function of the command line: its parameters are the options."""
-    return any("command" in ast.unparse(d) for d in node.decorator_list)
+    return any("given." in ast.unparse(a.annotation) for a in node.args.args if a.annotation)
 
 
 def _is_override(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def load_batches(path: Path, model: nn.Module) -> list[tuple[Any, ...]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = [next((file[name] for name in names if name in file), None) for names in _IN_FILES]
             held = ", ".join(file)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} is not a readable .npz file of arrays: {error}") from error
     inputs, labels = arrays
     if inputs is None or inputs.ndim < 2 or inputs.dtype.kind not in "fiu":

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis, analyze_model
-from fxprune.errors import PlanMismatch
+from fxprune.errors import InputError, PlanMismatch
 from fxprune.inputs.examples import example_of, settle_inputs
 from fxprune.options import AttentionPolicy, check_attention
 from fxprune.planning.plan import Plan, fingerprint
-from fxprune.planning.report import report_of
+from fxprune.planning.report import Report, report_of
+from fxprune.rewrite import Rewritten, with_weights
 from fxprune.state import clone_tensors
+from fxprune.submodules.dressing import Part
 from fxprune.submodules.hints import naming_submodules
 from fxprune.submodules.parts import Submodules
 from fxprune.tracing.module import build
@@ -81,6 +83,36 @@ class Target:
         clone_tensors(module)
         module.recompile()
         return module
+
+    def check_criterion(self, criterion: Any) -> None:
+        """
+        Raises:
+            InputError: the criterion runs the model, which is not one graph.
+        """
+        if self.whole is not None and getattr(criterion, "needs_data", False):
+            raise InputError(
+                "a criterion that observes the model at work needs it as one graph: with submodules=[...] use one that reads "
+                "weights alone"
+            )
+
+    def fill(self, rewritten: Rewritten) -> tuple[fx.GraphModule, dict[str, Part]]:
+        """The slim graph with weights; of submodules, put together from the parts that will be handed over."""
+        slim = with_weights(rewritten, self.model)
+        if self.whole is None:
+            return slim, {}
+        parts = self.whole.split(slim)
+        return self.whole.join(parts), parts
+
+    def hand_over(self, slim: fx.GraphModule, parts: Mapping[str, Part], report: Report, check: bool) -> nn.Module:
+        """What the user gets: the slim graph, or a copy of the model with the parts in it; both carry the report.
+
+        Raises:
+            NotEquivalent: `check`, and the copy does not run although the model does.
+        """
+        if self.whole is not None:
+            return self.whole.put_back(parts, report, check=check)
+        slim.meta["fxprune"] = report
+        return slim
 
     def described(self) -> dict[str, Any]:
         """What a plan's options store of it."""
