@@ -11,8 +11,6 @@ from fxprune.codegen.names import Names
 
 __all__ = ["Records"]
 
-Render = Callable[[Any], str]
-
 
 class Records:
     """Named tuples and dataclasses get an equal class in the file; subclasses of dict become plain dicts.
