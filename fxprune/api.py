@@ -10,18 +10,17 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import resolve, score_groups
-from fxprune.errors import NothingToPrune, PlanMismatch
+from fxprune.errors import PlanMismatch
 from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
 from fxprune.planning.plan import Plan
 from fxprune.planning.policies import policy_of
-from fxprune.planning.report import Checks, Clock, Report, report_of
+from fxprune.planning.report import Checks, Clock, Report, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
 from fxprune.rewrite import Rewritten, rewrite
-from fxprune.submodules.target import Target, pair_of
+from fxprune.submodules.target import Target, analyze, pair_of, trace
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -52,8 +51,7 @@ def prune(
     Args:
         model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
         ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``.
-        example_inputs: a tensor, a tuple of positional inputs or a dict of keyword inputs, of which only shapes and
-            dtypes matter. Inferred for timm and torchvision models.
+        example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
         scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the ratio.
         ignore: names or globs of modules or parameters that keep all their channels.
@@ -65,15 +63,13 @@ def prune(
         data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
         batches: observe so many batches at most.
-        submodules: names or globs of modules of a model that cannot be recorded whole, such as a detector
-            (``["backbone"]``). Each is recorded on the inputs that it gets when the model runs on the example; ratio and
-            scope hold for all of them together; their outputs keep all channels, as the rest of the model reads them.
+        submodules: names or globs of modules of a model that cannot be recorded whole (``["backbone"]`` of a detector). Ratio
+            and scope hold for all of them together; their outputs keep all channels, as the rest of the model reads them.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
-        With `submodules`, a copy of the model in which those are GraphModules; `report.macs_before` and the like count
-        these alone, for one entry of the first one's input. To keep it, store the report's plan and the state_dict:
-        ``apply(model, plan, verify=False)`` makes a model that takes them. ``fxprune.save`` writes one submodule.
+        With `submodules`, a copy of the model in which those are GraphModules, which alone the report counts. To keep it, store
+        the plan and the state_dict: ``apply(model, plan, verify=False)`` makes a model that takes them.
 
     Raises:
         InputError: an argument is out of range or names nothing.
@@ -118,8 +114,6 @@ def plan(
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
     """Remove the channels of a plan from `model`, which may hold other weights than those it was made from.
 
-    A plan for submodules gives what `prune` with these submodules does.
-
     >>> apply(net, plan(net, 0.5, x)).get_submodule("1")
     Linear(in_features=8, out_features=2, bias=True)
 
@@ -137,57 +131,27 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     return _finish(target, plan, rewritten, verify, clock)
 
 
-def analyze(
-    model: nn.Module,
-    example_inputs: Any = None,
-    *,
-    ignore: Iterable[str] = (),
-    attention: AttentionPolicy = "head_dim",
-    submodules: str | Iterable[str] = (),
-) -> Analysis:
-    """Find the coupled channels of `model`, or of its `submodules`: ``.groups``; ``.graph`` for networkx.
-
-    >>> [(group.id, group.size) for group in analyze(net, x).free]
-    [('0.weight', 16)]
-    """
-    return Target.of(model, submodules, example_inputs).analyze(attention, ignore)
-
-
 def why(
     model_or_plan: nn.Module | Plan, layer: str, example_inputs: Any = None, *, submodules: str | Iterable[str] = ()
 ) -> Answer:
-    """Say of a layer (module or parameter name) whether it is pruned, protected or frozen, with what it is coupled,
-    and which operation decided. A slim model from `prune` or a plan answers from its plan.
+    """Say whether a module or parameter is pruned, protected or frozen, what it is coupled with, and which operation decided.
 
     >>> why(net, "1", x).status
     'frozen'
     """
-    if isinstance(model_or_plan, Plan):
-        return explain(model_or_plan, layer)
-    report = report_of(model_or_plan)
-    if report is not None:
-        return explain(report.plan, layer)
+    known = plan_of(model_or_plan)
+    if known is not None:
+        return explain(known, layer)
+    assert isinstance(model_or_plan, nn.Module)
     analysis = analyze(model_or_plan, example_inputs, submodules=submodules)
     return explain(document_of(model_or_plan, analysis.cut(), {}), layer, analysis)
-
-
-def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
-    """Record `model` as a GraphModule of torch.nn leaves, with copies of its tensors; nothing is removed.
-
-    Batch size and the spatial sizes that the model leaves free stay free; ``train()`` and ``eval()`` keep their meaning.
-
-    >>> torch.equal(trace(net, x)(torch.ones(3, 8)), net(torch.ones(3, 8)))
-    True
-    """
-    return Target.of(model, (), example_inputs).record()
 
 
 def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, latency: bool = True, seed: int = 0) -> Checks:
     """Prove a slim model against its original and measure both.
 
-    Permutation invariance of every group of the original, and masked equivalence of the slim model, each on the user's
-    weights and on random ones; MACs, parameters and (if asked) latency. Where submodules were pruned, all of this is of
-    these, on the inputs that they got.
+    Permutation invariance of every group of the original, and masked equivalence of the slim model, on random weights; MACs,
+    parameters and (if asked) latency. Where submodules were pruned, all of this is of these, on the inputs that they got.
 
     >>> verify(net, prune(net, 0.5, x), latency=False).passed
     True
@@ -195,11 +159,7 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     Raises:
         InputError: `slim` does not come from `prune` or `apply` on a model like this one.
     """
-    original, joined, example_inputs = pair_of(model, slim, example_inputs)
-    return verify_pair(original, joined, example_inputs, timed=latency, seed=seed)
-
-
-# -- steps ---------------------------------------------------------------------------------------------------------------
+    return verify_pair(*pair_of(model, slim, example_inputs), timed=latency, seed=seed)
 
 
 def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Plan, Rewritten]:
@@ -208,14 +168,10 @@ def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any
     target.check_criterion(criterion)
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
-    if not analysis.free:
-        raise NothingToPrune(analysis.nothing())
     scores = score_groups(criterion, target.model, analysis, **observed)
     gone = policy.choose(analysis, scores)
     clock("score and select")
     rewritten = rewrite(analysis, gone)
-    if gone and not rewritten.cut.gone:
-        raise NothingToPrune(analysis.nothing(rewritten.refused))
     clock("rewrite")
     stored = options.to_json() | target.described()
     return document_of(target.model, rewritten.cut, stored, scores, rewritten.refused), rewritten

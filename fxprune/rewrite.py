@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.cut import Cut
-from fxprune.errors import PruneError
+from fxprune.errors import NothingToPrune, PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.registry import pipeline
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
@@ -42,7 +42,12 @@ class Rewritten:
 
 
 def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) -> Rewritten:
-    """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so."""
+    """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so.
+
+    Raises:
+        NothingToPrune: every group that should lose channels was refused.
+        PruneError: the rewrite fails although no group explains it (a bug in fxprune: please report it).
+    """
     gone, refused = dict(gone), {}
     while True:
         constants = dict(analysis.traced.constants)
@@ -58,6 +63,8 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
                 refused[name] = str(mismatch)
                 del gone[name]
             continue
+        if refused and not gone:
+            raise NothingToPrune(analysis.nothing(refused))
         return Rewritten(module, context, refused)
 
 

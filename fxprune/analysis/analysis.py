@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
+from fxprune import nested
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
@@ -114,11 +115,8 @@ class Analysis:
     @cached_property
     def batch(self) -> int:
         """Samples in the example inputs: the first size of the first tensor."""
-        args, named = self.traced.inputs
-        for value in (*args, *named.values()):
-            if isinstance(value, Tensor) and value.dim():
-                return max(int(value.shape[0]), 1)
-        return 1
+        sizes = [int(t.shape[0]) for t in nested.tensors(self.traced.inputs) if t.dim()]
+        return max(sizes[0], 1) if sizes else 1
 
     @cached_property
     def parameter_names(self) -> list[str]:

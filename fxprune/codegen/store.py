@@ -23,6 +23,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     Args:
         path: the directory, or the Python file.
 
+    >>> from fxprune import save, trace
+    >>> load(save(trace(net, x), "folder"))(torch.zeros(3, 8)).shape
+    torch.Size([3, 2])
+
     Raises:
         PruneError: a file is missing, damaged, or does not fit the other.
     """

@@ -90,6 +90,10 @@ def save(slim: torch.fx.GraphModule, path: str | os.PathLike[str], *, format: st
 
     All files are written whole under other names and then renamed. The same model gives the same bytes.
 
+    >>> from fxprune import trace
+    >>> save(trace(net, x), "folder").as_posix()
+    'folder/slim.py'
+
     Raises:
         InputError: `slim` is no GraphModule, `path` is a file of another kind, or `format` names nothing.
         PruneError: the model cannot be written as source that needs torch alone, or the disk refuses.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError
+from fxprune.errors import InputError, NothingToPrune
 from fxprune.state import named_tensors
 from fxprune.statistics.gathering import gather
 
@@ -60,8 +60,11 @@ def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Anal
     """``{group id: scores [channels] in float64}`` of the free groups; `observed` are the arguments of `prepare`.
 
     Raises:
+        NothingToPrune: there are none.
         InputError: data are missing, or the scores are not one finite number a channel.
     """
+    if not analysis.free:
+        raise NothingToPrune(analysis.nothing())
     prepare(criterion, model, analysis, **observed)
     tensors = named_tensors(model)
     with torch.no_grad():

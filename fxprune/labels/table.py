@@ -68,12 +68,14 @@ def register(facet: str, texts: tuple[str, ...], value: Any) -> None:
 def rule(*names: str) -> Callable[[Made], Made]:
     """Register a function as the rule of these operators, their overloads and in-place forms included.
 
-    Names may share one text: ``@rule("relu gelu")``. A rule for an operator of one's own, from any file, at any time::
+    Names may share one text: ``@rule("relu gelu")``. A rule for an operator of your own may come from any file, at any time.
 
-        @fxprune.rule("mylib::swish")
-        def swish(call):
-            '''swish: [a, b] -> [a, b]'''
-            call.set(call.axes(call["x"]))
+    >>> @rule("mylib::swish")
+    ... def swish(call):
+    ...     "swish: [a, b] -> [a, b]"
+    ...     call.set(call.axes(call["x"]))
+    >>> "mylib::swish" in names()
+    True
 
     Raises:
         InputError: one of them has a rule.

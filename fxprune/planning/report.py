@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
 
-__all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "report_of"]
+__all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
 
 _UNITS = ((1e5, 1e6, "M"), (1e3, 1e3, "k"))  # from which count, by what it is divided, its letter
 
@@ -161,3 +161,13 @@ def counted(counts: Iterable[int], digits: int, what: str) -> str:
     """
     shown, letter = in_unit(counts, digits)
     return f"{' -> '.join(shown)} {(letter + what).strip()}"
+
+
+def plan_of(model_or_plan: Any) -> Plan | None:
+    """A plan itself, or that of what `prune` or `apply` returned; None for anything else."""
+    from fxprune.planning.plan import Plan
+
+    if isinstance(model_or_plan, Plan):
+        return model_or_plan
+    report = report_of(model_or_plan)
+    return None if report is None else report.plan

@@ -22,7 +22,7 @@ from fxprune.submodules.parts import Submodules
 from fxprune.tracing.module import build
 from fxprune.tracing.tracer import trace_graph
 
-__all__ = ["Target", "pair_of"]
+__all__ = ["Target", "analyze", "pair_of", "trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +117,31 @@ class Target:
     def described(self) -> dict[str, Any]:
         """What a plan's options store of it."""
         return {} if self.whole is None else {"submodules": self.whole.described()}
+
+
+def analyze(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    ignore: Iterable[str] = (),
+    attention: AttentionPolicy = "head_dim",
+    submodules: str | Iterable[str] = (),
+) -> Analysis:
+    """Find the coupled channels of `model`, or of its `submodules`: ``.groups``; ``.graph`` for networkx.
+
+    >>> [(group.id, group.size) for group in analyze(net, x).free]
+    [('0.weight', 16)]
+    """
+    return Target.of(model, submodules, example_inputs).analyze(attention, ignore)
+
+
+def trace(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
+    """Record `model` as a GraphModule of torch.nn leaves over copies of its tensors, with free sizes and both modes.
+
+    >>> torch.equal(trace(net, x)(torch.ones(3, 8)), net(torch.ones(3, 8)))
+    True
+    """
+    return Target.of(model, (), example_inputs).record()
 
 
 def pair_of(model: nn.Module, slim: nn.Module, example_inputs: Any) -> tuple[nn.Module, nn.Module, Any]:

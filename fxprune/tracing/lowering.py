@@ -42,7 +42,7 @@ def multihead_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`nn.MultiheadAttention` in linear layers and products, so that heads and their size can change."""
+    """`nn.MultiheadAttention`, as PyTorch calls it, in linear layers and products, so that heads and their size can change."""
     if module.bias_k is not None or module.add_zero_attn or (is_causal and attn_mask is None):
         raise TraceError("nn.MultiheadAttention with add_bias_kv, add_zero_attn or a causal hint without a mask")
     batched, heads = query.dim() == 3, module.num_heads
