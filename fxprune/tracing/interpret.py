@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,19 @@ from fxprune.labels.store import Axis, Cause
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import pure_leaf
 from fxprune.tracing.modes import select_mode, writes
+from fxprune.tracing.skeleton import Skeleton
 
-__all__ = ["FACTORIES", "call_on_meta", "keeps", "label_outputs", "labels_of", "literals_in", "run_graph"]
+__all__ = [
+    "FACTORIES",
+    "Runner",
+    "call_on_meta",
+    "keeps",
+    "label_input",
+    "label_outputs",
+    "labels_of",
+    "name_literal_axes",
+    "run_graph",
+]
 
 FACTORIES = tuple(
     """
@@ -26,41 +37,59 @@ FACTORIES = tuple(
 )
 
 
+class Runner:
+    """Runs single nodes on the meta device, with labels."""
+
+    def __init__(self, skeleton: Skeleton, mode: LabelMode, lowered: Mapping[str, type[nn.Module]]) -> None:
+        self.modules, self.mode, self.lowered = skeleton.names.modules, mode, lowered
+        self._leaves: dict[str, nn.Module] = {}
+
+    def __call__(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call of a module, method or function, given those of its arguments."""
+        mode = self.mode
+        mode.node, mode.source = node.name, node.meta.get("source", "")
+        mode.arguments = None if node.op == "call_module" else (node.args, node.kwargs)
+        with mode:
+            if node.op == "call_module":
+                return self._leaf(str(node.target))(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return call_on_meta(node.target, args, kwargs)
+
+    def _leaf(self, name: str) -> nn.Module:
+        module = self._leaves.get(name)
+        if module is None:
+            module = self.modules[name]
+            module = self._leaves[name] = pure_leaf(module, self.lowered[name]) if name in self.lowered else module
+        return module
+
+
 def run_graph(
     graph: fx.Graph,
-    skeleton: nn.Module,
+    skeleton: Skeleton,
     mode: LabelMode,
-    inputs: Sequence[Any],
     constants: Mapping[str, Tensor],
     lowered: Mapping[str, type[nn.Module]],
 ) -> dict[fx.Node, Any]:
-    """Values of all nodes on the meta device; `mode` labels them."""
+    """Values of all nodes on the meta device, for the example inputs; `mode` labels them."""
     values: dict[fx.Node, Any] = {}
-    given = iter(inputs)
-    for node in graph.nodes:
-        mode.node, mode.source = node.name, node.meta.get("source", "")
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-        mode.literal_sizes = None if node.op == "call_module" else frozenset(literals_in((node.args, node.kwargs)))
-        with torch.inference_mode(), mode:
+    given = iter((*skeleton.args, *skeleton.named.values()))
+    run_node = Runner(skeleton, mode, lowered)
+    with torch.inference_mode():
+        for node in graph.nodes:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
             if node.op == "placeholder":
                 values[node] = next(given)
-                for tensor in nested.tensors(values[node]):
-                    mode.label(tensor, [Axis(int(s), None, True) for s in tensor.shape])
+                label_input(mode, values[node])
             elif node.op == "get_attr":
-                values[node] = _attribute(skeleton, mode, str(node.target), constants)
-            elif node.op == "call_module":
-                name = str(node.target)
-                module = skeleton.get_submodule(name)
-                values[node] = (pure_leaf(module, lowered[name]) if name in lowered else module)(*args, **kwargs)
-            elif node.op == "call_method":
-                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            elif node.op == "call_function":
-                values[node] = call_on_meta(node.target, args, kwargs)
-                if node.target is select_mode:
-                    _join_modes(mode, args[1], args[2])
-            else:
+                values[node] = _attribute(skeleton.module, mode, str(node.target), constants)
+            elif node.op == "output":
                 values[node] = args[0]
                 label_outputs(mode, args[0])
+            else:
+                values[node] = run_node(node, args, kwargs)
+                if node.target is select_mode:
+                    _join_modes(mode, args[1], args[2])
     return values
 
 
@@ -91,6 +120,12 @@ def _join_modes(mode: LabelMode, a: Any, b: Any) -> None:
             mode.store.fix(axis, cause)
 
 
+def label_input(mode: LabelMode, value: Any) -> None:
+    """The sizes of the model's inputs are free, and no entry of them can be removed."""
+    for tensor in nested.tensors(value):
+        mode.label(tensor, [Axis(int(size), None, True) for size in tensor.shape])
+
+
 def label_outputs(mode: LabelMode, value: Any) -> None:
     """The model's outputs keep all their entries."""
     cause = mode.store.cause(Cause("part of the model's output"))
@@ -99,14 +134,28 @@ def label_outputs(mode: LabelMode, value: Any) -> None:
             mode.store.fix(axis, cause)
 
 
+def name_literal_axes(mode: LabelMode, node: fx.Node, args: Any, value: Any) -> None:
+    """Sizes that a reshape names as numbers do not follow the input, even where they divide an axis that does."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if name not in ("view", "reshape", "unflatten") or not isinstance(value, Tensor):
+        return
+    sizes: Any = node.args[1:]  # a size that follows the input is a node here
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    offset = 0
+    if name == "unflatten":
+        sizes = node.args[2]
+        offset = args[1] % (value.dim() - len(sizes) + 1)
+    axes = list(mode.axes(value))
+    for position, size in enumerate(sizes, start=offset):
+        if type(size) is int and size >= 0 and axes[position].dynamic:
+            axes[position] = Axis(axes[position].size, axes[position].labels)
+    mode.label(value, axes)
+
+
 def labels_of(mode: LabelMode, value: Any) -> Any:
     """A node's value with each tensor replaced by the tuple of its axes, and anything else by None."""
     return nested.map(lambda v: mode.axes(v) if isinstance(v, Tensor) else None, value)
-
-
-def literals_in(value: Any) -> list[int]:
-    """The numbers that a node's arguments name."""
-    return [leaf for leaf in nested.leaves(value) if type(leaf) is int]
 
 
 def keeps(node: fx.Node) -> bool:

@@ -38,6 +38,7 @@ class LabelMode(TorchDispatchMode):
         macs: one term a contraction.
         roles: label -> role, by the first use of each label.
         node, source: the graph node that runs now and its line of source, for causes.
+        arguments: of that node, where they may name sizes as numbers (a layer's sizes follow its input).
         unknown: operators met that no rule knows.
     """
 
@@ -45,7 +46,7 @@ class LabelMode(TorchDispatchMode):
     macs: list[MacTerm] = field(default_factory=list)
     node: str = ""
     source: str = ""
-    literal_sizes: frozenset[int] | None = None
+    arguments: Any = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -95,13 +96,19 @@ class LabelMode(TorchDispatchMode):
 
     # -- sizes that a tensor gets from arguments ---------------------------------------------------------------------
 
+    @property
+    def literal_sizes(self) -> frozenset[int] | None:
+        """The numbers that the graph node names which runs now; None of a layer."""
+        return None if self.arguments is None else frozenset(n for n in nested.leaves(self.arguments) if type(n) is int)
+
     def names_sizes(self) -> bool:
-        """Whether the node that runs now has arguments that could name sizes: a module has none."""
-        return self.literal_sizes is not None
+        """Whether the node that runs now has arguments that could name sizes: a layer has none."""
+        return self.arguments is not None
 
     def is_literal(self, size: int) -> bool:
         """Whether the graph node that runs now names this size as a number (else it follows the model's input)."""
-        return self.literal_sizes is not None and size in self.literal_sizes
+        sizes = self.literal_sizes
+        return sizes is not None and size in sizes
 
     def sized(self, store: LabelStore, size: int) -> Axis:
         """An axis of equal entries: free where its size is a number in the graph, which a rewrite can change."""

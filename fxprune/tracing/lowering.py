@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import TraceError
 
-__all__ = ["lowered_forward", "pure_leaf"]
+__all__ = ["is_leaf", "lowered_forward", "pure_leaf"]
 
 
 def drop_path(module: Any, x: Tensor) -> Tensor:
@@ -118,6 +118,13 @@ _FORWARDS: dict[str, Callable[..., Any]] = {
     "torchvision.ops.stochastic_depth.StochasticDepth": drop_path,
     "torch.nn.modules.activation.MultiheadAttention": multihead_attention,
 }
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one node of the graph: one of torch.nn with no parts, and no hooks that change what it does."""
+    if not type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention):
+        return False
+    return not (module._modules or module._forward_hooks or module._forward_pre_hooks)
 
 
 def lowered_forward(module: nn.Module) -> Callable[..., Any] | None:

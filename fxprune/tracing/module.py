@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fxprune.errors import PruneError, TraceError
 from fxprune.tracing.lowering import pure_leaf
 from fxprune.tracing.modes import guard_modes
+from fxprune.tracing.patching import unpatched
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["Recorded", "build"]
@@ -19,6 +20,11 @@ __all__ = ["Recorded", "build"]
 
 class Recorded(fx.GraphModule):
     """A GraphModule that is not pickled where that would change what it does."""
+
+    def recompile(self) -> Any:
+        """Make the code of the graph, in which functions go by the names that they have while no model is recorded."""
+        with unpatched():
+            return super().recompile()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # torch.fx pickles the code alone and traces it again, which freezes the mode, and fails on checks of the inputs.

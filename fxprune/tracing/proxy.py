@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,16 +14,6 @@ from torch import Tensor, fx
 from fxprune import nested
 
 __all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "is_proxy", "proxies_in", "value_of"]
-
-
-class Recorder(Protocol):
-    """What a proxy asks of the tracer."""
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any: ...
-    def attribute(self, proxy: Proxy, name: str) -> Any: ...
-    def method(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-    def concrete(self, proxy: Proxy, kind: type) -> Any: ...
-    def size(self, proxy: Proxy, dim: int) -> Any: ...
 
 
 class Sizes(tuple[Any, ...]):
@@ -43,7 +33,7 @@ class Sizes(tuple[Any, ...]):
 class Proxy(fx.Proxy):
     """A proxy that knows its node's value."""
 
-    tracer: Any  # a Recorder
+    tracer: Any  # a `fxprune.tracing.recorder.Recorder`
     value: Any
 
     @property  # type: ignore[misc]
@@ -62,13 +52,13 @@ class Proxy(fx.Proxy):
         return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) else len(self.value)
 
     def __bool__(self) -> bool:
-        return bool(self.tracer.concrete(self, bool))
+        return bool(self.tracer.concrete(self))
 
     def __int__(self) -> int:
-        return int(self.tracer.concrete(self, int))
+        return int(self.tracer.concrete(self))
 
     def __float__(self) -> float:
-        return float(self.tracer.concrete(self, float))
+        return float(self.tracer.concrete(self))
 
     def __contains__(self, item: Any) -> bool:
         return any(item is x or item == x for x in self)
@@ -118,7 +108,7 @@ class IndexProxy(Proxy):
     """
 
     def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self, int))
+        return operator.index(self.tracer.concrete(self))
 
 
 def is_proxy(a: Any) -> bool:

@@ -2,78 +2,60 @@
 
 from __future__ import annotations
 
-import builtins
-import functools
-import math
-import operator
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import BuiltinFunctionType
 from typing import Any
-from unittest import mock
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_arg
 
+from fxprune import nested
 from fxprune.errors import PruneError, TraceError
-from fxprune.labels.store import Axis
-from fxprune.state import tensor_names
-from fxprune.tracing.interpret import FACTORIES, call_on_meta, literals_in
+from fxprune.tracing.guards import SCALARS, Guard
+from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.lowering import lowered_forward, pure_leaf
-from fxprune.tracing.proxy import IndexProxy, Method, Proxy, Sizes, is_proxy, proxies_in, value_of
+from fxprune.tracing.lowering import is_leaf, lowered_forward
+from fxprune.tracing.patching import call_module, module_attribute
+from fxprune.tracing.places import line_running
+from fxprune.tracing.proxy import Method, Proxy, Sizes, is_proxy, value_of
+from fxprune.tracing.skeleton import Skeleton
 
-__all__ = ["OWN_FILES", "Recorder", "is_constant", "patched"]
+__all__ = ["Recorder", "is_constant"]
 
-_SCALARS = (bool, int, float, complex)
-_MATH = tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))
-# C functions that take sizes; those of torch.nn.functional are found.
-_SIZED = tuple(
-    """
-    reshape narrow tile broadcast_to roll select unflatten flatten chunk permute split_with_sizes repeat_interleave
-    pixel_shuffle pixel_unshuffle
-    """.split()
-)
-_ORIGINAL_CALL = nn.Module.__call__
-_ORIGINAL_GETATTR = nn.Module.__getattr__
+_MISSING = object()
 
 
 class Recorder(fx.Tracer):
-    """Records one run of a skeleton; `patched` routes what the model's code does to it.
+    """Records one run of a skeleton; `fxprune.tracing.patching.patched` routes what the model's code does to it.
+
+    Invariant: every node of the graph has a value. An operation whose result is a plain constant (a number that does not
+    follow the inputs, a text) leaves no node, and neither does one that fails.
 
     Attributes:
         values: node -> value on the meta device.
         constants: name -> tensor that the model makes or holds outside its state.
         lowered: module name -> torch.nn class that stands for it.
         branched_on_training: the model's code asked for ``self.training`` as a bool.
+        evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
-    def __init__(self, skeleton: nn.Module, mode: LabelMode, origin: Mapping[int, Tensor], proxy_class: type[Proxy]) -> None:
+    def __init__(self, skeleton: Skeleton, mode: LabelMode, proxy_class: type[Proxy]) -> None:
         super().__init__()
+        self.skeleton, self.names, self.mode = skeleton, skeleton.names, mode
         self.proxy_class = proxy_class
-        self.root = skeleton
+        self.root = skeleton.module
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
-        self.graph._codegen = fx.graph.CodeGen()
-        self.mode, self.origin = mode, origin
-        self.module_names = {id(m): name for name, m in skeleton.named_modules()}
-        self.tensor_names = tensor_names(skeleton)
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Tensor] = {}
         self.lowered: dict[str, type[nn.Module]] = {}
         self.branched_on_training = False
         self.evaluating = False
-        self.scopes: list[nn.Module] = [skeleton]
+        self.run_node = Runner(skeleton, mode, self.lowered)
+        self._scopes: list[nn.Module] = [skeleton.module]
         self._attributes: dict[str, Proxy] = {}
         self._constant_names: dict[int, str] = {}
         self._guards: set[str] = set()
         self._of_training: set[fx.Node] = set()  # nodes computed from self.training alone
-        self._sizes: dict[tuple[fx.Node, int], Any] = {}
-        self._pure: dict[str, nn.Module] = {}
+        self._sizes: dict[tuple[fx.Node, int], Proxy] = {}
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
@@ -87,139 +69,110 @@ class Recorder(fx.Tracer):
         type_expr: Any = None,
         proxy_factory_fn: Any = None,
     ) -> Any:
-        lowered = self._batch_norm_leaf(kind, target, args, kwargs)
-        if lowered is not None:
-            kind, target, args, kwargs = lowered
-        value_args, value_kwargs = map_aggregate((args, kwargs), self._value)
-        dynamic = any(isinstance(p.value, _SCALARS) for p in proxies_in((args, kwargs)))
-        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
-        source = _source_line()
-        node.meta["scope"] = self.module_names.get(id(self.scopes[-1]), "")
-        node.meta["source"] = source
-        value = self._evaluate(node, kind, target, value_args, value_kwargs, source)
-        self.values[node] = value
-        if is_constant(value) and not dynamic and kind != "get_attr":
+        """Record an operation: a proxy of its result, or the result itself where it is a constant."""
+        if target is nn.functional.batch_norm:
+            kind, target, args, kwargs = self._batch_norm(target, args, kwargs)
+        node = self._node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
+        args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
+        value = self._evaluated(node, args, kwargs)
+        inputs = node.all_input_nodes
+        dynamic = any(isinstance(self.values[n], SCALARS) for n in inputs)
+        if is_constant(value) and not dynamic:
             self.graph.erase_node(node)
-            del self.values[node]
             return value
-        self._name_literal_axes(kind, target, args, value)
-        if dynamic and isinstance(value, _SCALARS) and all(n in self._of_training for n in node.all_input_nodes):
+        name_literal_axes(self.mode, node, args, value)
+        if dynamic and isinstance(value, SCALARS) and all(n in self._of_training for n in inputs):
             self._of_training.add(node)
-        return self._wrap(node, value)
+        return self.wrap(node, value)
 
-    def _value(self, a: Any) -> Any:
-        """What an argument is on the meta device; a tensor made outside the graph is a constant of it."""
-        if type(a) is Tensor and not a.is_meta:
-            return self._tensor_argument(a).value
-        return value_of(a)
+    def _node(self, kind: str, target: Any, args: Any, kwargs: Any = None, name: Any = None) -> fx.Node:
+        node = self.graph.create_node(kind, target, args, kwargs, name)
+        node.meta["scope"] = self.names.module_names.get(id(self._scopes[-1]), "")
+        node.meta["source"] = line_running()
+        return node
 
-    def _wrap(self, node: fx.Node, value: Any) -> Proxy:
+    def wrap(self, node: fx.Node, value: Any) -> Proxy:
+        """A proxy of a new node, whose value is known."""
+        self.values[node] = value
         proxy = self.proxy_class(node, self)
         proxy.__dict__["value"] = value
         return proxy
 
     def create_arg(self, a: Any) -> Any:
+        """What stands for a value among the arguments of a node."""
         kind = type(a)
         if is_proxy(a):
             return a.node
         if kind in (int, str, float, bool, type(None)):
             return a
+        if kind is tuple:
+            return tuple([self.create_arg(x) for x in a])
         if kind is Method:
             raise TraceError(f"the method {a.name!r} of a tensor is passed around uncalled, which a graph cannot hold")
         if isinstance(a, nn.Module):
-            raise TraceError(f"the module {self.module_names.get(id(a), type(a).__name__)!r} is passed to a function")
+            name = self.names.module_names.get(id(a), kind.__name__)
+            raise TraceError(f"the module {name!r} is passed to a function")
         if isinstance(a, Tensor):
             return self._tensor_argument(a).node
         if isinstance(a, dict):
             return {k: self.create_arg(v) for k, v in a.items()}
-        if isinstance(a, (list, tuple)) and hasattr(a, "_fields"):
-            return kind(*(self.create_arg(x) for x in a))
-        if isinstance(a, (tuple, torch.Size)):
-            return tuple(self.create_arg(x) for x in a)
-        if isinstance(a, list):
-            return [self.create_arg(x) for x in a]
+        if isinstance(a, (list, tuple)):
+            items = [self.create_arg(x) for x in a]
+            if hasattr(a, "_fields"):
+                return kind(*items)
+            return items if isinstance(a, list) else tuple(items)
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, range):
             return range(*(int(x) for x in (a.start, a.stop, a.step)))
-        return super().create_arg(a)
+        found = super().create_arg(a)
+        if isinstance(found, fx.Node):  # torch.fx makes a dataclass by a call
+            self.values[found] = nested.map(value_of, a)
+            found.meta.update(scope="", source="")
+        return found
 
     def _tensor_argument(self, tensor: Tensor) -> Proxy:
-        name = self.tensor_names.get(id(tensor))
-        if name is not None:
-            return self._get_attr(name, tensor)
-        name = self._constant_names.get(id(tensor))
+        name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))
         if name is None:
             name = self._constant_names[id(tensor)] = f"_constant{len(self.constants)}"
-            self.constants[name] = self.origin.get(id(tensor), tensor)
+            self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
         return self._get_attr(name, tensor)
 
-    def _get_attr(self, name: str, tensor: Any) -> Proxy:
+    def _get_attr(self, name: str, value: Any) -> Proxy:
+        """The proxy of a tensor or a flag of the model, one node for all its uses; a real tensor is known on meta."""
         proxy = self._attributes.get(name)
         if proxy is None:
-            node = self.create_node("get_attr", name, (), {})
+            node = self.graph.create_node("get_attr", name)
             node.meta.update(scope="", source="")
-            value = tensor
-            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
-                value = torch.empty_like(tensor, device="meta")
-                self.mode.set_known(value, tensor.detach().cpu())
-            self.values[node] = value
-            proxy = self._attributes[name] = self._wrap(node, value)
+            if isinstance(value, Tensor) and value.device.type != "meta":
+                real, value = value, torch.empty_like(value, device="meta")
+                self.mode.set_known(value, real.detach().cpu())
+            proxy = self._attributes[name] = self.wrap(node, value)
         return proxy
 
-    def _evaluate(self, node: fx.Node, kind: str, target: Any, args: Any, kwargs: Any, source: str) -> Any:
-        self.mode.node, self.mode.source = node.name, source
-        literals = None
-        if kind != "call_module":
-            literals = frozenset(literals_in((node.args, node.kwargs)))
-        self.mode.literal_sizes = literals
+    def _evaluated(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """The value of a node; a node that has none is taken back.
+
+        Raises:
+            TraceError: it cannot be computed on the meta device.
+        """
+        source = node.meta["source"]
         self.evaluating = True
         try:
-            with self.mode:
-                if kind == "call_module":
-                    return _ORIGINAL_CALL(self._leaf(target), *args, **kwargs)
-                if kind == "call_method":
-                    return getattr(args[0], target)(*args[1:], **kwargs)
-                return call_on_meta(target, args, kwargs)
-        except PruneError:
-            raise
-        except NotImplementedError as error:
-            where = f" ({source})" if source else ""
-            raise TraceError(
-                f"the operation {node.format_node()} cannot run on shapes alone{where}: the size of its result depends on "
-                "data, or it has no kernel for the meta device; prune the other parts with submodules=[...]"
-            ) from error
+            return self.run_node(node, args, kwargs)
         except Exception as error:
-            where = f" ({source})" if source else ""
-            raise TraceError(f"the operation {node.format_node()} failed on the example inputs{where}: {error}") from error
+            what, where = node.format_node(), f" ({source})" if source else ""
+            self.graph.erase_node(node)
+            if isinstance(error, PruneError):
+                raise
+            if isinstance(error, NotImplementedError):
+                raise TraceError(
+                    f"the operation {what} cannot run on shapes alone{where}: the size of its result depends on data, or it "
+                    "has no kernel for the meta device; prune the other parts with submodules=[...]"
+                ) from error
+            raise TraceError(f"the operation {what} failed on the example inputs{where}: {error}") from error
         finally:
             self.evaluating = False
-
-    def _leaf(self, name: str) -> nn.Module:
-        module = self._pure.get(name)
-        if module is None:
-            module = self.root.get_submodule(name)
-            if name in self.lowered:
-                module = pure_leaf(module, self.lowered[name])
-            self._pure[name] = module
-        return module
-
-    def _name_literal_axes(self, kind: str, target: Any, args: Any, value: Any) -> None:
-        """Sizes that a reshape names as numbers do not follow the input, even where they divide an axis that does."""
-        name = target if kind == "call_method" else getattr(target, "__name__", "")
-        if name not in ("view", "reshape", "unflatten") or not isinstance(value, Tensor):
-            return
-        sizes = args[1:]
-        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-            sizes = tuple(sizes[0])
-        offset = 0
-        if name == "unflatten":
-            offset, sizes = value_of(args[1]) % (value.dim() - len(args[2]) + 1), tuple(args[2])
-        axes = list(self.mode.axes(value))
-        for position, size in enumerate(sizes, start=offset):
-            if type(size) is int and size >= 0 and axes[position].dynamic:
-                axes[position] = Axis(axes[position].size, axes[position].labels)
-        self.mode.label(value, axes)
 
     # -- what model code asks of a proxy ------------------------------------------------------------------------------
 
@@ -231,19 +184,17 @@ class Recorder(fx.Tracer):
             return int(value.shape[dim])
         key = (proxy.node, dim)
         if key not in self._sizes:
-            node = self.create_node("call_method", "size", (proxy.node, dim), {})
-            node.meta.update(scope=self.module_names.get(id(self.scopes[-1]), ""), source=_source_line())
-            self.values[node] = int(value.shape[dim])
-            self._sizes[key] = self._wrap(node, int(value.shape[dim]))
+            self._sizes[key] = self.wrap(self._node("call_method", "size", (proxy.node, dim)), int(value.shape[dim]))
         return self._sizes[key]
 
     def attribute(self, proxy: Proxy, name: str) -> Any:
+        """``x.name``: sizes, a new node for a tensor, a device or a dtype, a method to call, or what it is."""
         value = proxy.value
         if isinstance(value, Tensor) and name == "shape":
             return Sizes(self.size(proxy, d) for d in range(value.dim()))
-        if not hasattr(value, name):
+        found = getattr(value, name, _MISSING)
+        if found is _MISSING:
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
-        found = getattr(value, name)
         if isinstance(found, (Tensor, torch.device, torch.dtype)):
             return self.create_proxy("call_function", getattr, (proxy, name), {})
         if callable(found) and not isinstance(found, type):
@@ -251,6 +202,7 @@ class Recorder(fx.Tracer):
         return found
 
     def method(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``x.name(*args, **kwargs)``: what follows from the shape is answered, all else recorded."""
         value = proxy.value
         if isinstance(value, Tensor):
             if name == "size":
@@ -265,11 +217,11 @@ class Recorder(fx.Tracer):
                 if known is not None:
                     return getattr(known, name)(*args, **kwargs)
                 raise TraceError(
-                    f"the model reads values of a tensor with .{name}(): its path depends on data ({_source_line()})"
+                    f"the model reads values of a tensor with .{name}(): its path depends on data ({line_running()})"
                 )
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
 
-    def concrete(self, proxy: Proxy, kind: type) -> Any:
+    def concrete(self, proxy: Proxy) -> Any:
         """The value that Python code needs right now: the graph asserts that it stays so."""
         value = proxy.value
         if proxy.node in self._of_training:
@@ -279,153 +231,74 @@ class Recorder(fx.Tracer):
             known = self.mode.known(value)
             if known is None or known.numel() != 1:
                 raise TraceError(
-                    f"the model's path depends on the values of the tensor {proxy.node.name!r} ({_source_line()}): "
+                    f"the model's path depends on the values of the tensor {proxy.node.name!r} ({line_running()}): "
                     "only sizes may decide it; prune the parts that do not depend on data with submodules=[...]"
                 )
             return known.item()
-        if kind is bool and isinstance(value, bool):
-            condition: Any = proxy.node if value else ("not", proxy.node)
-        else:
-            condition = ("equal", proxy.node, value)
-        if isinstance(value, _SCALARS):
-            self._guard(proxy.node, condition, value)
+        if isinstance(value, SCALARS):
+            self._assert(Guard(proxy.node, value))
         return value
 
-    def _guard(self, node: fx.Node, condition: Any, value: Any) -> None:
-        key = f"{self._expression(node)} == {value!r}"
-        if key in self._guards:
-            return
-        self._guards.add(key)
-        if isinstance(condition, tuple):
-            function = operator.not_ if condition[0] == "not" else operator.eq
-            held = self.create_node("call_function", function, condition[1:], {})
-            self.values[held] = True
-            held.meta.update(node.meta)
-        else:
-            held = condition
-        message = f"traced for inputs where {key if len(key) < 160 else f'{node.name} == {value!r}'}"
-        check = self.create_node("call_function", torch._assert, (held, message), {})
-        check.meta.update(node.meta)
-        self.values[check] = None
+    def _assert(self, guard: Guard) -> None:
+        def add(function: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
+            node = self.graph.create_node("call_function", function, args)
+            node.meta.update(guard.node.meta)
+            self.values[node] = value
+            return node
 
-    def _expression(self, node: Any) -> str:
-        if not isinstance(node, fx.Node):
-            return repr(node)
-        if node.op == "call_method":
-            return f"{self._expression(node.args[0])}.{node.target}({', '.join(map(self._expression, node.args[1:]))})"
-        if node.op == "call_function" and isinstance(self.values.get(node), _SCALARS):
-            return f"{getattr(node.target, '__name__', node.target)}({', '.join(map(self._expression, node.args))})"
-        return node.name
+        text = guard.text(self.values)
+        if text not in self._guards:
+            self._guards.add(text)
+            guard.emit(text, add)
 
     # -- modules ------------------------------------------------------------------------------------------------------
 
     def module_call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        name = self.module_names.get(id(module))
-        if self.evaluating or name is None:
-            return _ORIGINAL_CALL(module, *args, **kwargs)
-        if _is_leaf(module):
+        """A call of a module by the model's code: one node for a layer of PyTorch, else those of its forward."""
+        name = self.names.module_names.get(id(module))
+        if name is None:
+            return call_module(module, *args, **kwargs)
+        if is_leaf(module):
             return self.create_proxy("call_module", name, args, kwargs)
-        self.scopes.append(module)
+        self._scopes.append(module)
         try:
             forward = lowered_forward(module)
-            return forward(module, *args, **kwargs) if forward is not None else _ORIGINAL_CALL(module, *args, **kwargs)
+            return forward(module, *args, **kwargs) if forward is not None else call_module(module, *args, **kwargs)
         finally:
-            self.scopes.pop()
+            self._scopes.pop()
 
     def module_attribute(self, module: nn.Module, name: str) -> Any:
-        found = _ORIGINAL_GETATTR(module, name)
-        if self.evaluating or not isinstance(found, Tensor) or id(found) not in self.tensor_names:
+        """A part, parameter or buffer of a module; the tensors of the model are proxies."""
+        found = module_attribute(module, name)
+        if not isinstance(found, Tensor) or id(found) not in self.names.tensor_names:
             return found
-        return self._get_attr(self.tensor_names[id(found)], found)
+        return self._get_attr(self.names.tensor_names[id(found)], found)
 
     def training_flag(self, module: nn.Module) -> Any:
-        name = self.module_names.get(id(module))
-        stored = module.__dict__.get("training", True)
-        if self.evaluating or name is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        """``module.training``, a node for a module of the model."""
+        name, stored = self.names.module_names.get(id(module)), module.__dict__["training"]
+        if name is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
             # A batch norm's own code is traced as in eval and put back as one module, which knows both modes.
             return stored
         flag = self._get_attr(f"{name}.training" if name else "training", stored)
         self._of_training.add(flag.node)
         return flag
 
-    def _batch_norm_leaf(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+    def _batch_norm(self, target: Any, args: Any, kwargs: Any) -> tuple[str, Any, Any, Any]:
         """`F.batch_norm` on the statistics of the batch norm whose code is being traced is that module itself."""
-        module = self.scopes[-1]
-        if target is not nn.functional.batch_norm or not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return None
+        module = self._scopes[-1]
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return "call_function", target, args, kwargs
         bound = dict(zip(("input", "running_mean", "running_var", "weight", "bias"), args, strict=False)) | kwargs
-        name = self.module_names[id(module)]
+        name = self.names.module_names[id(module)]
         for key in ("running_mean", "running_var", "weight", "bias"):
             found, own = bound.get(key), getattr(module, key)
             if (None if found is None else found.node) is not (None if own is None else own.node):
                 raise TraceError(f"the batch norm {name!r} normalises with statistics that are not its own")
-        classes = [c for c in type(module).__mro__ if c.__module__.startswith("torch.nn.")]
-        self.lowered[name] = classes[0]
+        self.lowered[name] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
         return "call_module", name, (bound["input"],), {}
 
 
-def _is_leaf(module: nn.Module) -> bool:
-    """A torch.nn module with no parts of its own and no hooks that change what it does."""
-    if not type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention):
-        return False
-    return not (module._modules or module._forward_hooks or module._forward_pre_hooks)
-
-
 def is_constant(value: Any) -> bool:
-    return value is not None and isinstance(value, (*_SCALARS, str))
-
-
-def _source_line() -> str:
-    """``file.py:12`` of the innermost frame that is neither ours nor PyTorch's."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(OWN_FILES) and "/unittest/" not in name and not name.startswith("<"):
-            parts = name.replace("\\", "/").split("/")
-            return f"{'/'.join(parts[-2:])}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
-
-
-OWN_FILES = (f"{Path(__file__).parents[1]}{os.sep}", f"{torch.__path__[0]}{os.sep}", mock.__file__)
-
-
-@contextmanager
-def patched(tracer: Recorder) -> Iterator[None]:
-    """Route module calls, parameters, ``self.training`` and functions of plain numbers to the tracer."""
-
-    def module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return tracer.module_call(module, *args, **kwargs)
-
-    def module_attribute(module: nn.Module, name: str) -> Any:
-        return tracer.module_attribute(module, name)
-
-    def through(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            if tracer.evaluating or not proxies_in((args, kwargs)):
-                return function(*args, **kwargs)
-            return tracer.create_proxy("call_function", function, args, kwargs)
-
-        return recorded
-
-    training = property(tracer.training_flag, lambda module, value: module.__dict__.__setitem__("training", value))
-    with ExitStack() as stack:
-        put = lambda owner, name, value: stack.enter_context(patch.object(owner, name, value, create=True))  # noqa: E731
-        put(nn.Module, "__call__", module_call)
-        put(nn.Module, "__getattr__", module_attribute)
-        put(nn.Module, "training", training)
-        for name in (*FACTORIES, "meshgrid", "cartesian_prod"):
-            put(torch, name, through(getattr(torch, name)))
-        for name in _MATH:
-            put(math, name, through(getattr(math, name)))
-        for name in ("max", "min"):
-            put(builtins, name, through(getattr(builtins, name)))
-        if tracer.proxy_class is IndexProxy:
-            for owner, names in ((torch, _SIZED), (nn.functional, dir(nn.functional))):
-                for name in names:
-                    if isinstance(getattr(owner, name), BuiltinFunctionType):
-                        put(owner, name, through(getattr(owner, name)))
-        # Functions that libraries register as opaque for symbolic tracing are traced through.
-        stack.enter_context(patch.dict(fx._symbolic_trace._wrapped_fns_to_patch, clear=True))
-        yield
+    """Whether a value is a number or a text, which Python code holds as itself."""
+    return value is not None and isinstance(value, (*SCALARS, str))

@@ -1,10 +1,12 @@
-"""Copies of models and inputs on the meta device: shapes without memory."""
+"""Copies of models and inputs on the meta device: shapes without memory; and what their parts are called."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import Any
 
@@ -15,7 +17,68 @@ from fxprune import nested
 from fxprune.errors import TraceError
 from fxprune.tracing.label_mode import LabelMode
 
-__all__ = ["new_mode", "skeleton_of", "to_meta"]
+__all__ = ["Names", "Skeleton", "new_mode", "skeleton_of", "to_meta"]
+
+
+class Names:
+    """What the parts of a module are called, from one walk over it.
+
+    Attributes:
+        modules: every name -> module.
+        module_names: ``id(module) ->`` its first name.
+        tensors: first name -> parameter or buffer; parameters first.
+        all_tensors: every name -> parameter or buffer.
+        tensor_names: ``id(tensor) ->`` its first name.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self._visit(root, "")
+        self.module_names: dict[int, str] = {}
+        for name, module in self.modules.items():
+            self.module_names.setdefault(id(module), name)
+        self.all_tensors: dict[str, Tensor] = {}
+        for table in ("_parameters", "_buffers"):
+            for prefix, module in self.modules.items():
+                for name, tensor in getattr(module, table).items():
+                    if tensor is not None:
+                        self.all_tensors[f"{prefix}.{name}" if prefix else name] = tensor
+        self.tensor_names: dict[int, str] = {}
+        for name, tensor in self.all_tensors.items():
+            self.tensor_names.setdefault(id(tensor), name)
+        self.tensors = {n: t for n, t in self.all_tensors.items() if self.tensor_names[id(t)] == n}
+
+    def _visit(self, module: nn.Module, name: str) -> None:
+        self.modules[name] = module
+        for key, part in module._modules.items():
+            if part is not None:
+                self._visit(part, f"{name}.{key}" if name else key)
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A model on the meta device, with the example inputs to run it on.
+
+    Attributes:
+        module: the copy of the model.
+        origin: ``id(tensor of the copy) ->`` the model's tensor.
+        args, named: example inputs on the meta device.
+    """
+
+    module: nn.Module
+    origin: Mapping[int, Tensor]
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Skeleton:
+        """The skeleton of a model, to be run on inputs of these shapes."""
+        return cls(*skeleton_of(model), tuple(to_meta(tuple(inputs))), to_meta(dict(kwargs or {})))
+
+    @cached_property
+    def names(self) -> Names:
+        """What its parts are called."""
+        return Names(self.module)
 
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
@@ -85,13 +148,13 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return meta
 
 
-def new_mode(skeleton: nn.Module, origin: Mapping[int, Tensor]) -> LabelMode:
+def new_mode(skeleton: Skeleton) -> LabelMode:
     """A mode in which every parameter and buffer has fresh labels; integer buffers are known constants, and whole."""
     mode = LabelMode()
-    for tensor in (*skeleton.parameters(), *skeleton.buffers()):
+    for tensor in skeleton.names.tensors.values():
         if tensor.is_floating_point() or tensor.is_complex():
             mode.label(tensor, [mode.store.fresh(int(size)) for size in tensor.shape])
-        source = origin.get(id(tensor))
+        source = skeleton.origin.get(id(tensor))
         if source is not None and not source.is_floating_point() and not source.is_meta and source.dim():
             mode.set_known(tensor, source.detach().cpu())
     return mode

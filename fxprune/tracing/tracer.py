@@ -13,6 +13,7 @@ The same run labels the axes of every tensor (`fxprune.tracing.label_mode`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,17 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
-from fxprune.labels.store import Axis
-from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
+from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
+from fxprune.tracing.patching import patched
+from fxprune.tracing.places import line_of_error
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
-from fxprune.tracing.recorder import OWN_FILES, Recorder, is_constant, patched
-from fxprune.tracing.skeleton import new_mode, skeleton_of, to_meta
+from fxprune.tracing.recorder import Recorder, is_constant
+from fxprune.tracing.skeleton import Names, Skeleton, new_mode
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 
@@ -48,7 +49,7 @@ class Traced:
         constants: name -> tensor made outside the graph that it reads.
         lowered: module name -> torch.nn class that stands for it.
         inputs: the example inputs on the meta device.
-        tensors: parameter or buffer name -> its meta tensor.
+        names: what the parts of the skeleton are called.
     """
 
     graph: fx.Graph
@@ -59,22 +60,25 @@ class Traced:
     constants: dict[str, Tensor]
     lowered: dict[str, type[nn.Module]]
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
-    tensors: dict[str, Tensor]
+    names: Names
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameter or buffer name -> its meta tensor."""
+        return self.names.tensors
 
     @cached_property
     def used(self) -> dict[str, int]:
         """Parameters, buffers and constants that the graph reads -> the order in which it does."""
         order: dict[str, int] = {}
-        identity = {id(t): n for n, t in reversed(self.tensors.items())}
-        modules = dict(self.skeleton.named_modules(remove_duplicate=False))
         for node in self.graph.nodes:
             if node.op == "get_attr":
                 order.setdefault(str(node.target), len(order))
             elif node.op == "call_module":
-                leaf = modules[str(node.target)]
+                leaf = self.names.modules[str(node.target)]
                 for tensor in (*leaf._parameters.values(), *leaf._buffers.values()):
                     if tensor is not None:
-                        order.setdefault(identity[id(tensor)], len(order))
+                        order.setdefault(self.names.tensor_names[id(tensor)], len(order))
         return order
 
 
@@ -86,22 +90,14 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
         TraceError: the forward depends on data, or does what a graph cannot hold; the message names the place.
     """
     _refuse_compiled(model)
-    skeleton, origin = skeleton_of(model)
-    training = {id(m): m.training for m in skeleton.modules()}
-    args, named = tuple(to_meta(tuple(inputs))), to_meta(dict(kwargs or {}))
-    traced, branched = _trace_once(skeleton, origin, args, named, training=False)
-    if branched:
-        other, _ = _trace_once(skeleton, origin, args, named, training=True)
-        skeleton.eval()
-        graph = merge_modes(traced.graph, other.graph)
-        mode = new_mode(skeleton, origin)
-        constants = {**other.constants, **traced.constants}
-        placeholders = [*args, *named.values()]
-        values = run_graph(graph, skeleton, mode, placeholders, constants, traced.lowered | other.lowered)
-        traced = _finish(graph, skeleton, mode, values, constants, traced.lowered | other.lowered, (args, named))
-    for module in skeleton.modules():
-        module.training = training[id(module)]
-    return traced
+    skeleton = Skeleton.of(model, inputs, kwargs)
+    training = [(module, module.training) for module in skeleton.names.modules.values()]
+    run = _recorded(skeleton, training=False)
+    if run.branched_on_training:
+        run = _both_modes(skeleton, run, _recorded(skeleton, training=True))
+    for module, flag in training:
+        module.training = flag
+    return _traced(skeleton, run)
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -114,91 +110,92 @@ def _refuse_compiled(model: nn.Module) -> None:
             raise InputError(f"{what} is compiled: give the module inside, its ._orig_mod, and compile the result")
 
 
-def _trace_once(
-    skeleton: nn.Module,
-    origin: Mapping[int, Tensor],
-    args: tuple[Any, ...],
-    named: dict[str, Any],
-    training: bool,
-    proxy_class: type[Proxy] = Proxy,
-) -> tuple[Traced, bool]:
-    skeleton.train(training)
-    mode = new_mode(skeleton, origin)
-    tracer = Recorder(skeleton, mode, origin, proxy_class)
-    names = [*_argument_names(skeleton, args, named), *named]
-    with torch.inference_mode(), patched(tracer):
-        made = [_placeholder(tracer, name, value) for name, value in zip(names, (*args, *named.values()), strict=True)]
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a skeleton: of the attributes of `Traced` those that differ from run to run."""
+
+    graph: fx.Graph
+    mode: LabelMode
+    values: dict[fx.Node, Any]
+    constants: dict[str, Tensor]
+    lowered: dict[str, type[nn.Module]]
+    branched_on_training: bool = False
+
+
+def _recorded(skeleton: Skeleton, training: bool) -> _Run:
+    """The forward in one mode. Proxies serve as numbers of plain Python only where the model's code fails otherwise."""
+    skeleton.module.train(training)
+    try:
         try:
-            result = type(skeleton).forward(skeleton, *made[: len(args)], **dict(zip(named, made[len(args) :], strict=True)))
-            output = tracer.graph.output(tracer.create_arg(result))
-        except PruneError:
-            raise
-        except Exception as error:
-            if proxy_class is Proxy and isinstance(error, TypeError) and "Proxy" in str(error):
-                return _trace_once(skeleton, origin, args, named, training, IndexProxy)
-            kind = type(skeleton).__name__
-            raise TraceError(
-                f"{kind} cannot be traced whole ({_where(error)}): {type(error).__name__}: {error}; check the example "
-                "inputs, or prune the parts that can be traced with submodules=[...]"
-            ) from error
-        output.meta.update(scope="", source="")
-        tracer.values[output] = map_aggregate(result, value_of)
-        if not nested.tensors(tracer.values[output]):
-            raise TraceError(f"the forward of {type(skeleton).__name__} returns no tensor that a graph could compute")
-        label_outputs(mode, tracer.values[output])
-    traced = _finish(tracer.graph, skeleton, mode, tracer.values, tracer.constants, tracer.lowered, (args, named))
-    return traced, tracer.branched_on_training
+            return _record(Recorder(skeleton, new_mode(skeleton), Proxy))
+        except TypeError as error:
+            if "Proxy" not in str(error):
+                raise
+            return _record(Recorder(skeleton, new_mode(skeleton), IndexProxy))
+    except PruneError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{type(skeleton.module).__name__} cannot be traced whole ({line_of_error(error)}): {type(error).__name__}: "
+            f"{error}; check the example inputs, or prune the parts that can be traced with submodules=[...]"
+        ) from error
 
 
-def _argument_names(skeleton: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[str]:
-    """The parameter names of forward that the positional inputs fill."""
-    import inspect
+def _record(recorder: Recorder) -> _Run:
+    skeleton, mode = recorder.skeleton, recorder.mode
+    forward = type(skeleton.module).forward
+    with torch.inference_mode(), patched(recorder):
+        args = [_placeholder(recorder, name, value) for name, value in _arguments(skeleton)]
+        named = {name: _placeholder(recorder, name, value) for name, value in skeleton.named.items()}
+        result = forward(skeleton.module, *args, **named)
+        output = recorder.graph.output(recorder.create_arg(result))
+    output.meta.update(scope="", source="")
+    recorder.values[output] = value = nested.map(value_of, result)
+    if not nested.tensors(value):
+        raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
+    label_outputs(mode, value)
+    recorder.graph.eliminate_dead_code(is_impure_node=keeps)
+    return _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, recorder.branched_on_training)
 
-    parameters = list(inspect.signature(type(skeleton).forward).parameters.values())[1:]
+
+def _arguments(skeleton: Skeleton) -> list[tuple[str, Any]]:
+    """The positional inputs, each with the name of the parameter of forward that it fills."""
+    parameters = list(inspect.signature(type(skeleton.module).forward).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    count = len(skeleton.args)
     if rest is not None:
-        names += [f"{rest}_{i}" for i in range(len(args))]
-    if len(args) > len(names):
-        raise InputError(f"forward takes {len(names)} positional inputs ({', '.join(names)}), but {len(args)} are given")
-    return names[: len(args)]
+        names += [f"{rest}_{i}" for i in range(count)]
+    if count > len(names):
+        raise InputError(f"forward takes {len(names)} positional inputs ({', '.join(names)}), but {count} are given")
+    return list(zip(names, skeleton.args, strict=False))
 
 
-def _placeholder(tracer: Recorder, name: str, value: Any) -> Any:
+def _placeholder(recorder: Recorder, name: str, value: Any) -> Any:
     """A proxy for an input; containers of tensors become containers of proxies."""
-    node = tracer.create_node("placeholder", name, (), {})
+    node = recorder.graph.create_node("placeholder", name)
     node.meta.update(scope="", source="")
-    tracer.values[node] = value
-    for tensor in nested.tensors(value):
-        tracer.mode.label(tensor, [Axis(int(s), None, True) for s in tensor.shape])
-    return value if is_constant(value) else tracer._wrap(node, value)
+    label_input(recorder.mode, value)
+    proxy = recorder.wrap(node, value)
+    return value if is_constant(value) else proxy
 
 
-def _where(error: BaseException) -> str:
-    """The innermost line of model code in an error's traceback."""
-    place, frames = "", error.__traceback__
-    while frames is not None:
-        name = frames.tb_frame.f_code.co_filename
-        if not name.startswith(OWN_FILES):
-            place = f"{'/'.join(name.split('/')[-2:])}:{frames.tb_lineno}"
-        frames = frames.tb_next
-    return place
-
-
-def _finish(
-    graph: fx.Graph,
-    skeleton: nn.Module,
-    mode: LabelMode,
-    values: dict[fx.Node, Any],
-    constants: dict[str, Tensor],
-    lowered: dict[str, type[nn.Module]],
-    inputs: Any,
-) -> Traced:
+def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
+    """The runs of the two modes as one, whose labels hold in both."""
+    skeleton.module.eval()
+    graph, mode = merge_modes(evaluation.graph, training.graph), new_mode(skeleton)
+    constants = {**training.constants, **evaluation.constants}
+    lowered = evaluation.lowered | training.lowered
+    values = run_graph(graph, skeleton, mode, constants, lowered)
     graph.eliminate_dead_code(is_impure_node=keeps)
-    live = set(graph.nodes)
-    values = {node: value for node, value in values.items() if node in live}
-    axes = {node: labels_of(mode, value) for node, value in values.items()}
-    used = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
-    tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
-    constants = {name: value for name, value in constants.items() if name in used}
-    return Traced(graph, skeleton, mode, values, axes, constants, lowered, inputs, tensors)
+    return _Run(graph, mode, values, constants, lowered)
+
+
+def _traced(skeleton: Skeleton, run: _Run) -> Traced:
+    """A run with the labels of its values, without those of nodes that went."""
+    values = {node: run.values[node] for node in run.graph.nodes}
+    axes = {node: labels_of(run.mode, value) for node, value in values.items()}
+    used = {str(n.target) for n in run.graph.nodes if n.op == "get_attr"}
+    constants = {name: value for name, value in run.constants.items() if name in used}
+    inputs = (skeleton.args, skeleton.named)
+    return Traced(run.graph, skeleton.module, run.mode, values, axes, constants, run.lowered, inputs, skeleton.names)

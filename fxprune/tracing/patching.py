@@ -1,0 +1,147 @@
+"""Patches of Python and PyTorch through which model code reaches the recorder.
+
+They hold while a model is recorded, and only for the thread that records: what another thread calls meanwhile does what it
+always does. One model is recorded at a time; a second thread waits for the first.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fxprune.tracing.interpret import FACTORIES
+from fxprune.tracing.proxy import IndexProxy, proxies_in
+
+if TYPE_CHECKING:
+    from fxprune.tracing.recorder import Recorder
+
+__all__ = ["call_module", "module_attribute", "patched", "unpatched"]
+
+# Functions of plain numbers, and functions that make tensors, do not ask their arguments whether these are proxies.
+_FUNCTIONS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (torch, (*FACTORIES, "meshgrid", "cartesian_prod")),
+    (math, tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))),
+    (builtins, ("max", "min")),
+)
+# C functions that take sizes read an `IndexProxy` as a number at once; those of torch.nn.functional are found.
+_SIZED = tuple(
+    """
+    reshape narrow tile broadcast_to roll select unflatten flatten chunk permute split_with_sizes repeat_interleave
+    pixel_shuffle pixel_unshuffle
+    """.split()
+)
+
+_LOCK = threading.RLock()
+
+
+class _Thread(threading.local):
+    """Of each thread, the recorder that records what it runs."""
+
+    recorder: Recorder | None = None
+
+
+_THREAD = _Thread()
+_ABSENT: Any = object()
+# Between traces these are the originals, too: only here are they replaced, under the lock.
+call_module = nn.Module.__call__
+module_attribute = nn.Module.__getattr__
+
+
+@contextmanager
+def patched(recorder: Recorder) -> Iterator[None]:
+    """Route module calls, parameters, ``self.training`` and functions of plain numbers to the recorder.
+
+    Another thread that comes here waits until this one has left; within one thread, the inner recorder is served first.
+    """
+    with _LOCK:
+        outer, replaced = _THREAD.recorder, []
+        try:
+            for owner, name, value in _patches(recorder):
+                replaced.append((owner, name, vars(owner).get(name, _ABSENT)))
+                setattr(owner, name, value)
+            _THREAD.recorder = recorder
+            yield
+        finally:
+            _THREAD.recorder = outer
+            for owner, name, value in reversed(replaced):
+                if value is _ABSENT:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, value)
+
+
+@contextmanager
+def unpatched() -> Iterator[None]:
+    """Wait until no other thread records, and let none begin: code that names functions finds each where it belongs."""
+    with _LOCK:
+        yield
+
+
+def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
+    """``(owner, name, what stands there while the recorder records)``."""
+    yield nn.Module, "__call__", _module_call
+    yield nn.Module, "__getattr__", _module_attribute
+    yield nn.Module, "training", _TRAINING
+    for owner, names in _FUNCTIONS:
+        for name in names:
+            yield owner, name, _through(getattr(owner, name))
+    if recorder.proxy_class is IndexProxy:
+        for owner, names in ((torch, _SIZED), (nn.functional, tuple(dir(nn.functional)))):
+            for name in names:
+                if isinstance(getattr(owner, name), BuiltinFunctionType):
+                    yield owner, name, _through(getattr(owner, name))
+
+
+def _module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    recorder = _THREAD.recorder
+    if recorder is None or recorder.evaluating:
+        return call_module(module, *args, **kwargs)
+    return recorder.module_call(module, *args, **kwargs)
+
+
+def _module_attribute(module: nn.Module, name: str) -> Any:
+    recorder = _THREAD.recorder
+    if recorder is None or recorder.evaluating:
+        return module_attribute(module, name)
+    return recorder.module_attribute(module, name)
+
+
+def _training(module: nn.Module) -> Any:
+    recorder = _THREAD.recorder
+    if "training" not in module.__dict__:
+        raise AttributeError(f"{type(module).__name__!r} object has no attribute 'training'")
+    if recorder is None or recorder.evaluating:
+        return module.__dict__["training"]
+    return recorder.training_flag(module)
+
+
+_TRAINING = property(_training, lambda module, value: module.__dict__.__setitem__("training", value))
+
+
+@functools.cache  # model code may keep such a function: it has to serve later recorders, and to do nothing without one
+def _through(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a recorder records where one of the arguments is a proxy."""
+    if function in _WRAPPERS:  # a recorder within a recorder
+        return function
+
+    @functools.wraps(function)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        recorder = _THREAD.recorder
+        if recorder is None or recorder.evaluating or not proxies_in((args, kwargs)):
+            return function(*args, **kwargs)
+        return recorder.create_proxy("call_function", function, args, kwargs)
+
+    _WRAPPERS.add(recorded)
+    return recorded
+
+
+_WRAPPERS: set[Callable[..., Any]] = set()

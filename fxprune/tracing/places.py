@@ -1,0 +1,45 @@
+"""Where in the model's code something happens: the innermost line that is neither ours nor PyTorch's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+__all__ = ["line_of_error", "line_running"]
+
+_OTHERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{torch.__path__[0]}{os.sep}")
+_SHOWN: dict[str, str] = {}  # file -> how it is shown, "" if it is none of the model's
+
+
+def line_running() -> str:
+    """``folder/file.py:12`` of the model's code that runs now; empty where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = _shown(frame.f_code.co_filename)
+        if name and not name.startswith("<"):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def line_of_error(error: BaseException) -> str:
+    """The same of the code that raised an error."""
+    place, frames = "", error.__traceback__
+    while frames is not None:
+        name = _shown(frames.tb_frame.f_code.co_filename)
+        if name:
+            place = f"{name}:{frames.tb_lineno}"
+        frames = frames.tb_next
+    return place
+
+
+def _shown(file: str) -> str:
+    """A file by its name and its folder's; empty for one of ours or PyTorch's."""
+    found = _SHOWN.get(file)
+    if found is None:
+        found = _SHOWN[file] = "" if file.startswith(_OTHERS) else "/".join(file.replace("\\", "/").split("/")[-2:])
+    return found
