@@ -16,6 +16,8 @@ from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.tree import Tree
 from fxprune.errors import InputError, PruneError
 from fxprune.planning.report import report_of
+from fxprune.tracing.guarded_code import GuardedCode
+from fxprune.tracing.patching import unpatched
 
 __all__ = ["class_name", "source_of"]
 
@@ -67,6 +69,7 @@ def class_name(slim: torch.fx.GraphModule) -> str:
     return _names(slim, arguments)[1]
 
 
+@unpatched()
 def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
     """Return the source of a module that needs torch alone and computes what `slim` does.
 
@@ -85,7 +88,7 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
         pruned = [n for n, m in slim.named_modules() if isinstance(m, torch.fx.GraphModule)] if report_of(slim) else []
         hint = f"; save its pruned submodules one by one, as slim.get_submodule({pruned[0]!r})" if pruned else ""
         raise InputError(f"expected a torch.fx.GraphModule, as prune() and trace() return, got {type(slim).__name__}{hint}")
-    if type(slim.graph._codegen) is not torch.fx.graph.CodeGen:
+    if type(slim.graph._codegen) not in (torch.fx.graph.CodeGen, GuardedCode):
         raise PruneError(
             f"graphs that flatten their inputs ({type(slim.graph._codegen).__name__}, from torch.export) "
             "cannot be saved: use a graph from prune() or trace()"

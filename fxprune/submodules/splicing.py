@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from fxprune.submodules.calls import Argument, Call, Recording, arguments, holds_tensors
 from fxprune.submodules.dressing import Part, dressed, part_of
-from fxprune.tracing.modes import guard_modes
+from fxprune.tracing.guarded_code import guard_modes
 
 __all__ = ["attach", "join", "split"]
 

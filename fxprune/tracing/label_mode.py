@@ -19,14 +19,10 @@ from fxprune import nested
 from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.labels.table import find
+from fxprune.tracing.constants import Constants
 from fxprune.tracing.quick_shapes import quick
 
 __all__ = ["LabelMode"]
-
-# Tensors that are constants of the model are also computed for real while they are at most this large: indices and
-# masks have to be known to say which channel goes where.
-_KNOWN_INTEGERS = 1 << 22
-_KNOWN_FLOATS = 1 << 14
 
 
 @dataclass(eq=False)
@@ -51,7 +47,7 @@ class LabelMode(TorchDispatchMode):
     def __post_init__(self) -> None:
         super().__init__()
         self._axes: dict[int, tuple[Tensor, tuple[Axis, ...]]] = {}
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        self._constants = Constants()
         self.roles: dict[int, Role] = {}
         self.statistics_nodes: set[str] = set()
         self.unknown: dict[str, str] = {}
@@ -79,13 +75,11 @@ class LabelMode(TorchDispatchMode):
 
     def known(self, tensor: Tensor) -> Tensor | None:
         """The real values of a constant tensor, or None."""
-        if tensor.device.type != "meta":
-            return tensor
-        entry = self._known.get(id(tensor))
-        return None if entry is None else entry[1]
+        return self._constants.get(tensor)
 
     def set_known(self, tensor: Tensor, value: Tensor) -> None:
-        self._known[id(tensor)] = (tensor, value)
+        """Say what the real values of a constant tensor are."""
+        self._constants.set(tensor, value)
 
     def role(self, axis: Axis, role: Role) -> None:
         if axis.labels is not None and len(axis.labels):
@@ -129,13 +123,13 @@ class LabelMode(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         bound = _bind(func, args, kwargs)
-        value = self._constant(func, args, kwargs)
+        value = self._constants.compute(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         out = quick(name, args, kwargs)
         if out is None:
             out = func(*args, **kwargs)
         if value is not None:
-            self._keep_constant(out, value)
+            self._constants.keep(out, value)
         call = Call(self, name, bound, out)
         if rule is None:
             self._freeze(call, func)
@@ -157,60 +151,6 @@ class LabelMode(TorchDispatchMode):
         for tensor in outputs:
             self.label(tensor, [Axis(int(s), None, dynamic and s > 1, why) for s in tensor.shape])
 
-    def _constant(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The operator's result on real values, where all its tensors are constants; else None."""
-        inputs = nested.tensors((args, kwargs))
-        values = [self.known(t) for t in inputs]
-        if any(v is None for v in values):
-            self._poison(func, inputs)
-            return None
-        if not inputs and not _is_factory(func):
-            return None
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            return None
-        swap = {id(t): v for t, v in zip(inputs, values, strict=True)}
-
-        def real(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return swap[id(value)]
-            return torch.device("cpu") if isinstance(value, torch.device) else value
-
-        if not inputs and not self._small(args, kwargs):
-            return None
-        args, kwargs = nested.map(real, (args, kwargs))
-        return func(*args, **kwargs)
-
-    @staticmethod
-    def _small(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        size = 1
-        for n in nested.leaves((args, kwargs.get("size", ()))):
-            if type(n) is int:
-                size *= max(abs(n), 1)
-        return size <= _KNOWN_INTEGERS
-
-    def _poison(self, func: Any, inputs: list[Tensor]) -> None:
-        """An unknown value is written into a constant: forget that it, and what shares its memory, is known."""
-        if not func._schema.is_mutable:
-            return
-        for tensor in inputs:
-            entry = self._known.get(id(tensor))
-            if entry is None:
-                continue
-            storage = entry[1].untyped_storage().data_ptr()
-            shared = [k for k, (_, v) in self._known.items() if v.untyped_storage().data_ptr() == storage]
-            for key in shared:
-                del self._known[key]
-
-    def _keep_constant(self, out: Any, value: Any) -> None:
-        for tensor, real in zip(nested.tensors(out), nested.tensors(value), strict=True):
-            if tensor.device.type != "meta":
-                continue
-            limit = _KNOWN_FLOATS if real.is_floating_point() or real.is_complex() else _KNOWN_INTEGERS
-            if real.numel() <= limit and tensor.shape == real.shape:
-                self.set_known(tensor, real)
-            else:
-                self._known.pop(id(tensor), None)
-
 
 _SIGNATURES: dict[Any, tuple[list[str], dict[str, Any]]] = {}
 
@@ -223,17 +163,3 @@ def _bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
         signature = _SIGNATURES[func] = ([a.name for a in arguments], defaults)
     names, defaults = signature
     return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _is_factory(func: Any) -> bool:
-    return func._schema.name in {
-        "aten::arange",
-        "aten::zeros",
-        "aten::ones",
-        "aten::full",
-        "aten::linspace",
-        "aten::eye",
-        "aten::scalar_tensor",
-        "aten::tril_indices",
-        "aten::triu_indices",
-    }

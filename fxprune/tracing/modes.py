@@ -1,15 +1,13 @@
 """Merge the graphs of the two modes of a model that branches on ``self.training``.
 
-A node that only one mode has carries ``node.meta["mode"]`` and runs in that mode alone: generated code reads
-``aux = self.aux(x) if training else None``, and `select_mode` picks what each mode returns.
+A node that only one mode has carries ``node.meta["mode"]`` and runs in that mode alone (`fxprune.tracing.guarded_code`);
+`select_mode` picks what each mode goes on with.
 """
 
 from __future__ import annotations
 
 import difflib
 import operator
-import re
-from collections.abc import Callable
 from typing import Any
 
 from torch import fx
@@ -17,7 +15,7 @@ from torch.fx.node import map_arg
 
 from fxprune.errors import TraceError
 
-__all__ = ["guard_modes", "in_evaluation", "merge_modes", "select_mode"]
+__all__ = ["in_evaluation", "merge_modes", "select_mode", "writes"]
 
 
 def select_mode(training: bool, when_training: Any, otherwise: Any) -> Any:
@@ -35,61 +33,78 @@ def merge_modes(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
     """
     left, right = list(evaluation.nodes), list(training.nodes)
     matcher = difflib.SequenceMatcher(None, [_key(n) for n in left], [_key(n) for n in right], autojunk=False)
-    merged = fx.Graph()
-    from_left: dict[fx.Node, fx.Node] = {}
-    from_right: dict[fx.Node, fx.Node] = {}
-    flag: list[fx.Node] = []
+    merger = _Merger()
+    for kind, i0, i1, j0, j1 in matcher.get_opcodes():
+        if kind == "equal":
+            for a, b in zip(left[i0:i1], right[j0:j1], strict=True):
+                merger.join(a, b)
+        else:
+            for node in left[i0:i1]:
+                merger.copy(node, "evaluation")
+            for node in right[j0:j1]:
+                merger.copy(node, "training")
+    return merger.graph
 
-    def training_flag() -> fx.Node:
-        if not flag:
-            # Before all else, since any node may ask for it.
-            first = next((n for n in merged.nodes if n.op != "placeholder"), None)
-            with merged.inserting_before(first):
-                flag.append(merged.get_attr("training"))
-            flag[0].meta.update(scope="", source="")
-        return flag[0]
 
-    def choose(a: Any, b: Any) -> Any:
-        """`a` in eval, `b` in train (arguments over merged nodes)."""
-        if _same(a, b):
-            return a
-        if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b) and not hasattr(a, "_fields"):
-            return type(a)(choose(x, y) for x, y in zip(a, b, strict=True))
-        node = merged.call_function(select_mode, (training_flag(), b, a))
-        node.meta.update(scope="", source="")
-        return node
+class _Merger:
+    """Builds a graph from the nodes of two, in the order in which they are given.
 
-    def copy(node: fx.Node, table: dict[fx.Node, fx.Node], mode: str) -> None:
+    Attributes:
+        graph: what is there so far.
+        made: node of the graph of either mode -> node of `graph` that stands for it.
+    """
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+        self._flag: fx.Node | None = None
+
+    def copy(self, node: fx.Node, mode: str) -> None:
+        """Add a node that one mode alone has."""
         node.meta["mode"] = mode
         if writes(node) and not _guardable(node, mode):
             raise TraceError(
                 f"the model writes into a tensor in {mode} mode alone ({node.format_node()}, {node.meta.get('source')}): "
                 "write it in both modes, or prune the other parts with submodules=[...]"
             )
-        args, kwargs = map_arg((node.args, node.kwargs), table.__getitem__)
-        table[node] = merged.create_node(node.op, node.target, args, kwargs, node.name)
-        table[node].meta = dict(node.meta)
-        training_flag()
+        self._add(node, *self._moved(node))
+        self._training()
 
-    for kind, i0, i1, j0, j1 in matcher.get_opcodes():
-        if kind != "equal":
-            for node in left[i0:i1]:
-                copy(node, from_left, "evaluation")
-            for node in right[j0:j1]:
-                copy(node, from_right, "training")
-            continue
-        for a, b in zip(left[i0:i1], right[j0:j1], strict=True):
-            a_args, a_kwargs = map_arg((a.args, a.kwargs), from_left.__getitem__)
-            b_args, b_kwargs = map_arg((b.args, b.kwargs), from_right.__getitem__)
-            if a.op == "output":
-                args: tuple[Any, ...] = (choose(a_args[0], b_args[0]),)
-            else:
-                args = tuple(choose(x, y) for x, y in zip(a_args, b_args, strict=True))
-            kwargs = {k: choose(v, b_kwargs[k]) for k, v in a_kwargs.items()}
-            node = merged.create_node(a.op, a.target, args, kwargs, a.name)
-            node.meta = dict(a.meta)
-            from_left[a] = from_right[b] = node
-    return merged
+    def join(self, evaluation: fx.Node, training: fx.Node) -> None:
+        """Add a node that both modes have, with the arguments of each."""
+        args, kwargs = self._moved(evaluation)
+        other_args, other_kwargs = self._moved(training)
+        args = tuple(self._choose(a, b) for a, b in zip(args, other_args, strict=True))
+        kwargs = {k: self._choose(a, other_kwargs[k]) for k, a in kwargs.items()}
+        self.made[training] = self._add(evaluation, args, kwargs)
+
+    def _moved(self, node: fx.Node) -> tuple[Any, Any]:
+        args, kwargs = map_arg((node.args, node.kwargs), self.made.__getitem__)
+        return args, kwargs
+
+    def _add(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        new = self.made[node] = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+        new.meta = dict(node.meta)
+        return new
+
+    def _choose(self, a: Any, b: Any) -> Any:
+        """`a` in evaluation, `b` in training: arguments over nodes of the merged graph."""
+        if _same(a, b):
+            return a
+        if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b) and not hasattr(a, "_fields"):
+            return type(a)(self._choose(x, y) for x, y in zip(a, b, strict=True))
+        node = self.graph.call_function(select_mode, (self._training(), b, a))
+        node.meta.update(scope="", source="")
+        return node
+
+    def _training(self) -> fx.Node:
+        """The node of ``self.training``, which comes before all else, since any node may ask for it."""
+        if self._flag is None:
+            first = next((n for n in self.graph.nodes if n.op != "placeholder"), None)
+            with self.graph.inserting_before(first):
+                self._flag = self.graph.get_attr("training")
+            self._flag.meta.update(scope="", source="")
+        return self._flag
 
 
 def in_evaluation(graph: fx.Graph) -> set[str]:
@@ -107,30 +122,6 @@ def in_evaluation(graph: fx.Graph) -> set[str]:
         else:
             pending.extend(node.all_input_nodes)
     return {n.name for n in needed}
-
-
-def guard_modes(graph: fx.Graph) -> None:
-    """Have the graph's generated code run the nodes of one mode in that mode only."""
-    tests = {n.name: _TESTS[n.meta["mode"]] for n in graph.nodes if "mode" in n.meta}
-    flag = next((n.name for n in graph.nodes if n.op == "get_attr" and n.target == "training"), None)
-    if not tests or flag is None:
-        return
-
-    def guarded(line: str) -> str:
-        match = _ASSIGNMENT.match(line)
-        if match is None or match["name"] not in tests:
-            return line
-        return f"{match['head']}{match['value']} if {tests[match['name']]}{flag} else None{match['tail']}"
-
-    def transform(_: Callable[..., Any] | None) -> Callable[[list[str]], list[str]]:
-        return lambda body: [guarded(line) for line in body]
-
-    graph.on_generate_code(transform)
-
-
-# One line a node: ``name = expression;  finished = None`` (the names that are used for the last time).
-_ASSIGNMENT = re.compile(r"(?P<head>(?P<name>\w+) = )(?P<value>.*?)(?P<tail>(;  [\w\s=]*= None)?\n?)$", re.DOTALL)
-_TESTS = {"training": "", "evaluation": "not "}
 
 
 def writes(node: fx.Node) -> bool:

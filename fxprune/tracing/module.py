@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import PruneError, TraceError
+from fxprune.tracing.guarded_code import guard_modes
 from fxprune.tracing.lowering import pure_leaf
-from fxprune.tracing.modes import guard_modes
 from fxprune.tracing.patching import unpatched
 from fxprune.tracing.tracer import Traced
 
