@@ -1,0 +1,125 @@
+"""What README and the pages show: every Python example runs, and prints what they say."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fxprune import criteria, rules
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What examples add to: each page starts from what the package holds.
+REGISTRIES = (
+    "fxprune.criteria.registry:_registered",
+    "fxprune.planning.policies.registry:_registered",
+    "fxprune.rules:_RULES",
+    "fxprune.rules:_FOUND",
+)
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/, as a module."""
+    spec = importlib.util.spec_from_file_location(f"_docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+docs = script("examples")
+PAGES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in docs.pages()}
+
+
+def with_examples() -> list[object]:
+    found = [name for name, text in PAGES.items() if docs.examples(text)]
+    return [pytest.param(name, marks=pytest.mark.slow if "<!-- slow -->" in PAGES[name] else ()) for name in found]
+
+
+@pytest.mark.parametrize("name", with_examples())
+def test_examples_print_what_the_page_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures may differ in the last digits between processors; words and layers may not."""
+    rules.names()  # loads them all
+    for registry in REGISTRIES:
+        module, _, attribute = registry.partition(":")
+        monkeypatch.setattr(importlib.import_module(module), attribute, dict(vars(importlib.import_module(module))[attribute]))
+    monkeypatch.chdir(tmp_path)
+    exact = "<!-- exact -->" in PAGES[name]
+    try:
+        for example, printed in docs.run(ROOT / name):
+            expected = example.output or ""
+            assert docs.same(printed, expected, exact), f"{name}:{example.line} prints\n{printed}\nnot\n{expected}"
+    except docs.Missing as missing:
+        pytest.skip(str(missing))
+    if name == "README.md":
+        assert sorted(file.name for file in (tmp_path / "slim").iterdir()) == ["slim.py", "slim.safetensors"]
+
+
+def test_every_python_fence_is_an_example() -> None:
+    for name, text in PAGES.items():
+        assert len(re.findall(r"```python", text)) == len(docs.examples(text)), name
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "exact", "alike"),
+    [
+        ("error 1.2e-07\n", "error 3e-8\n", False, True),
+        ("error 1.2e-07\n", "error 3e-8\n", True, False),
+        ("fc: frozen", "fc: pruned", False, False),
+        ("a  1\n", "a 1\n", True, True),
+        ("a\nb\n", "a\n", False, False),
+    ],
+)
+def test_same_output(found: str, expected: str, exact: bool, alike: bool) -> None:
+    assert docs.same(found, expected, exact) == alike
+
+
+def test_an_example_that_needs_a_later_version(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```text\n1\n```\n\n<!-- needs: fxprune.no_such_verb -->\n```python\nx\n```\n")
+    running = docs.run(page)
+    assert next(running)[1] == "1\n"
+    with pytest.raises(docs.Missing):
+        next(running)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_readme_has_two_commands_of_one_line() -> None:
+    """.ci/run takes the second from there."""
+    commands = re.findall(r"^pip install .*$", PAGES["README.md"], re.MULTILINE)
+    assert commands == ['pip install ".[demo]" && fxprune demo', 'pip install -e ".[test]" && python -m pytest']
+
+
+def test_criteria_page_is_what_the_registry_says() -> None:
+    """``python docs/criteria_table.py`` writes it again."""
+    text = PAGES["docs/pages/criteria.md"]
+    assert script("criteria_table").filled(text) == text
+    assert all(f"| `{name}` |" in text for name in criteria.registry._NAMES)
+
+
+def test_picture_is_drawn(tmp_path: Path) -> None:
+    script("pictures").main([str(tmp_path / "coupled.svg")])
+    assert (tmp_path / "coupled.svg").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_pages_build_without_warnings(tmp_path: Path) -> None:
+    build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra `docs`")
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "docs" / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True)
+    build.build(config)
+    assert (tmp_path / "site" / "index.html").is_file()
