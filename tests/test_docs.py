@@ -110,6 +110,12 @@ def test_criteria_page_is_what_the_registry_says() -> None:
     assert all(f"| `{name}` |" in text for name in criteria.registry._NAMES)
 
 
+def test_pipeline_page_maps_every_file() -> None:
+    named = set(re.findall(r"`(?:fxprune/)?(\w+(?:\.py|/))`", PAGES["docs/pages/pipeline.md"]))
+    code = {f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "fxprune").iterdir()}
+    assert code - {"__init__.py", "api.py", "py.typed", "__pycache__/"} <= named
+
+
 def test_picture_is_drawn(tmp_path: Path) -> None:
     script("pictures").main([str(tmp_path / "coupled.svg")])
     assert (tmp_path / "coupled.svg").stat().st_size > 10_000
