@@ -71,8 +71,8 @@ def source(own: str | None, of_file: str | None) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that fits into a table."""
-    return text.replace("``", "`").replace("|", "\\|")
+    """Text that fits into a table, whose cells a bar would part: a sign that looks like one stands for it."""
+    return text.replace("``", "`").replace("|", "\u2223")
 
 
 if __name__ == "__main__":
