@@ -4,17 +4,15 @@
 
 A fence of ``python`` is an example; the examples of a page run in order, in one namespace, in an empty folder. A fence of
 ``text`` right below one is what it prints: this command puts the real output there, and ``tests/test_docs.py`` runs the same
-examples and compares. Three comments in a page say more of it:
+examples and compares. Two comments in a page say more of it:
 
-    <!-- exact -->               figures are compared, too (else they may differ between processors)
-    <!-- slow -->                the page takes more than a few seconds
-    <!-- needs: fxprune.NAME --> from here on, the examples need this name
+    <!-- exact -->  figures are compared, too (else they may differ between processors)
+    <!-- slow -->   the page takes more than a few seconds
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import re
@@ -27,9 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_PARTS = re.compile(
-    r"^<!-- needs: (?P<needs>[\w.]+) -->$"
-    r"|^```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<output>.*?)^```$)?",
+_EXAMPLE = re.compile(
+    r"^```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<output>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
 _FIGURES = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
@@ -43,18 +40,12 @@ class Example:
         line: of the page, where the code starts.
         output: what the page says it prints; None if it says nothing.
         span: where that text stands in the page.
-        needs: a dotted name without which it cannot run; empty if there is none.
     """
 
     code: str
     line: int
     output: str | None
     span: tuple[int, int]
-    needs: str
-
-
-class Missing(Exception):
-    """What an example needs is not in this version."""
 
 
 def pages() -> list[Path]:
@@ -64,26 +55,16 @@ def pages() -> list[Path]:
 
 def examples(text: str) -> list[Example]:
     """The examples of a page, in order."""
-    found, needs = [], ""
-    for match in _PARTS.finditer(text):
-        if match["needs"]:
-            needs = match["needs"]
-            continue
-        line = 1 + text.count("\n", 0, match.start("code"))
-        found.append(Example(match["code"], line, match["output"], match.span("output"), needs))
-    return found
+    return [
+        Example(m["code"], 1 + text.count("\n", 0, m.start("code")), m["output"], m.span("output"))
+        for m in _EXAMPLE.finditer(text)
+    ]
 
 
 def run(page: Path) -> Iterator[tuple[Example, str]]:
-    """Run the examples of a page in the present folder; each with what it printed.
-
-    Raises:
-        Missing: an example needs a name that this version has not.
-    """
+    """Run the examples of a page in the present folder; each with what it printed."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for example in examples(page.read_text(encoding="utf-8")):
-        if example.needs and not _exists(example.needs):
-            raise Missing(f"{page.name}:{example.line} needs {example.needs}")
         printed = io.StringIO()
         code = "\n" * (example.line - 1) + example.code  # so that errors name the page's own lines
         with contextlib.redirect_stdout(printed):
@@ -100,24 +81,13 @@ def same(found: str, expected: str, exact: bool) -> bool:
 
 def fill(page: Path) -> None:
     """Put what the examples really print below them."""
-    made: list[tuple[Example, str]] = []
-    with contextlib.suppress(Missing):
-        made.extend(run(page))
+    made = [*run(page)]
     text = page.read_text(encoding="utf-8")
     for example, printed in reversed(made):
         if example.output is not None:
             low, high = example.span
             text = text[:low] + printed + text[high:]
     page.write_text(text, encoding="utf-8")
-
-
-def _exists(name: str) -> bool:
-    """Whether a dotted name can be imported, as a module or as something in one."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
-    except ImportError:
-        return False
 
 
 def main(arguments: list[str]) -> None:
