@@ -6,7 +6,6 @@ The passes lie at the top level of the repository, and inside ``fxprune`` once i
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -200,26 +199,3 @@ def test_no_finder(tmp_path, finders, files):
     before = list(finders)
     assert not _layout.install(place(tmp_path, *files))
     assert finders == before
-
-
-# -- README --------------------------------------------------------------------------------------------------
-
-
-def test_readme_examples_print_what_they_say(tmp_path, monkeypatch, capsys):
-    """Figures may differ in the last digits between processors; words and layers may not."""
-    blocks = re.findall(r"```(python|text)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    figures = re.compile(r"[\d.,]+")
-    for (example, code), (said, expected) in zip(blocks[::2], blocks[1::2], strict=True):
-        assert (example, said) == ("python", "text")
-        exec(compile(code, "README.md", "exec"), names)
-        assert figures.sub("#", capsys.readouterr().out) == figures.sub("#", expected)
-    assert sorted(file.name for file in (tmp_path / "slim").iterdir()) == ["slim.py", "slim.safetensors"]
-
-
-def test_readme_maps_every_file():
-    text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"`(?:fxprune/)?(\w+(?:\.py|/))`", text))
-    code = {f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "fxprune").iterdir()}
-    assert code - {"__init__.py", "py.typed", "__pycache__/"} <= named
