@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from torch import fx, nn
+from torch import fx
 
 from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
+from fxprune.labels.table import of_layer, register
 from fxprune.passes.base import Context, Mismatch, Pass, PassResult
 
-__all__ = ["ResizeLeaves", "groups_left"]
+__all__ = ["Layer", "ResizeLeaves", "groups_left", "resize"]
 
 
 def groups_left(context: Context, axis: Axis, groups: int) -> int:
@@ -34,7 +34,14 @@ def groups_left(context: Context, axis: Axis, groups: int) -> int:
 
 
 @dataclass(eq=False)
-class _Site:
+class Layer:
+    """A torch.nn module whose tensors are sliced already.
+
+    Attributes:
+        inputs: labels of what it reads in the original.
+        output: labels of what it returns there.
+    """
+
     module: Any
     context: Context
     inputs: tuple[Axis, ...]
@@ -45,69 +52,76 @@ class _Site:
         return self.context.cut
 
 
-def _conv(site: _Site) -> None:
-    dims = len(site.module.kernel_size)
-    channels, out = site.inputs[-dims - 1], site.output[-dims - 1]
-    module = site.module
-    module.groups = groups_left(site.context, channels, module.groups) if module.groups > 1 else 1
-    module.in_channels, module.out_channels = site.cut.size(channels), site.cut.size(out)
+Resize = Callable[[Layer], None]
 
 
-def _linear(site: _Site) -> None:
-    site.module.out_features, site.module.in_features = site.module.weight.shape
+def resize(*names: str) -> Callable[[Resize], Resize]:
+    """Register a function that sets what these classes remember of their sizes; their subclasses included.
+
+    Raises:
+        InputError: one of them has a resize.
+    """
+
+    def keep(function: Resize) -> Resize:
+        register("resize", names, function)
+        return function
+
+    return keep
 
 
-def _channel_norm(site: _Site) -> None:
-    site.module.num_features = site.cut.size(site.inputs[1])
+@resize("nn::_ConvNd")
+def conv(layer: Layer) -> None:
+    dims = len(layer.module.kernel_size)
+    channels, out = layer.inputs[-dims - 1], layer.output[-dims - 1]
+    module = layer.module
+    module.groups = groups_left(layer.context, channels, module.groups) if module.groups > 1 else 1
+    module.in_channels, module.out_channels = layer.cut.size(channels), layer.cut.size(out)
 
 
-def _shape_norm(site: _Site) -> None:
-    n = len(site.module.normalized_shape)
-    site.module.normalized_shape = tuple(site.cut.size(a) for a in site.inputs[-n:])
+@resize("nn::Linear")
+def linear(layer: Layer) -> None:
+    layer.module.out_features, layer.module.in_features = layer.module.weight.shape
 
 
-def _group_norm(site: _Site) -> None:
-    site.module.num_groups = groups_left(site.context, site.inputs[1], site.module.num_groups)
-    site.module.num_channels = site.cut.size(site.inputs[1])
+@resize("nn::_NormBase")
+def channel_norm(layer: Layer) -> None:
+    layer.module.num_features = layer.cut.size(layer.inputs[1])
 
 
-def _embedding(site: _Site) -> None:
-    site.module.num_embeddings, site.module.embedding_dim = site.module.weight.shape
+@resize("nn::LayerNorm nn::RMSNorm")
+def shape_norm(layer: Layer) -> None:
+    n = len(layer.module.normalized_shape)
+    layer.module.normalized_shape = tuple(layer.cut.size(a) for a in layer.inputs[-n:])
 
 
-def _prelu(site: _Site) -> None:
-    site.module.num_parameters = site.module.weight.shape[0]
+@resize("nn::GroupNorm")
+def group_norm(layer: Layer) -> None:
+    layer.module.num_groups = groups_left(layer.context, layer.inputs[1], layer.module.num_groups)
+    layer.module.num_channels = layer.cut.size(layer.inputs[1])
 
 
-def _recurrent(site: _Site) -> None:
-    site.module.input_size = site.module.weight_ih_l0.shape[1]
+@resize("nn::Embedding")
+def embedding(layer: Layer) -> None:
+    layer.module.num_embeddings, layer.module.embedding_dim = layer.module.weight.shape
 
 
-def _unflatten(site: _Site) -> None:
-    sizes = site.module.unflattened_size
-    start = site.module.dim % len(site.inputs)
-    site.module.unflattened_size = type(sizes)(
-        site.cut.size(a) if not a.dynamic else s for s, a in zip(sizes, site.output[start : start + len(sizes)], strict=True)
+@resize("nn::PReLU")
+def prelu(layer: Layer) -> None:
+    layer.module.num_parameters = layer.module.weight.shape[0]
+
+
+@resize("nn::RNNBase")
+def recurrent(layer: Layer) -> None:
+    layer.module.input_size = layer.module.weight_ih_l0.shape[1]
+
+
+@resize("nn::Unflatten")
+def unflatten(layer: Layer) -> None:
+    sizes = layer.module.unflattened_size
+    start = layer.module.dim % len(layer.inputs)
+    layer.module.unflattened_size = type(sizes)(
+        layer.cut.size(a) if not a.dynamic else s for s, a in zip(sizes, layer.output[start : start + len(sizes)], strict=True)
     )
-
-
-_RESIZE: dict[type[nn.Module], Callable[[_Site], None]] = {
-    nn.modules.conv._ConvNd: _conv,
-    nn.Linear: _linear,
-    nn.modules.batchnorm._NormBase: _channel_norm,
-    nn.LayerNorm: _shape_norm,
-    nn.RMSNorm: _shape_norm,
-    nn.GroupNorm: _group_norm,
-    nn.Embedding: _embedding,
-    nn.PReLU: _prelu,
-    nn.RNNBase: _recurrent,
-    nn.Unflatten: _unflatten,
-}
-
-
-@cache
-def _resize_of(kind: type[nn.Module]) -> Callable[[_Site], None] | None:
-    return next((resize for base, resize in _RESIZE.items() if issubclass(kind, base)), None)
 
 
 @dataclass(frozen=True)
@@ -125,11 +139,11 @@ class ResizeLeaves(Pass):
             if node.op != "call_module":
                 continue
             leaf = parts[str(node.target)]
-            resize = _resize_of(type(leaf))  # type: ignore[arg-type]  # classes of modules have a hash
-            if resize is None or id(leaf) in done:
+            change = of_layer(type(leaf), "resize")
+            if change is None or id(leaf) in done:
                 continue
             done.add(id(leaf))
             source = node.all_input_nodes[0]
-            resize(_Site(leaf, context, context.axes(source), context.axes(node)))
+            change(Layer(leaf, context, context.axes(source), context.axes(node)))
             resized += 1
         return PassResult.of(modules_resized=resized)

@@ -1,15 +1,16 @@
-"""One table of operators: how labels flow through each, and what else the passes need to know of it.
+"""One table of operators and layers: how labels flow through each, and what else the package needs to know of it.
 
 A key is ``namespace::name``: ``aten::relu`` for PyTorch's own operators (methods and functions of torch that run one
-share its key), ``python::getitem`` for those of Python, ``mylib::swish`` for a user's, made by ``torch.library``. A name
-without a namespace is one of ``aten``.
+share its key), ``python::getitem`` for those of Python, ``mylib::swish`` for a user's, made by ``torch.library``, and
+``nn::Conv2d`` for the classes of torch.nn. A name without a namespace is one of ``aten``. Each room writes its own column
+of the table (`register`), in the file that uses it.
 """
 
 from __future__ import annotations
 
 import importlib
 import operator as python
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ import torch
 from fxprune.errors import InputError
 from fxprune.labels.call import Rule
 
-__all__ = ["FAMILIES", "Operator", "find", "key_of", "known", "names", "register", "rule"]
+__all__ = ["FAMILIES", "Operator", "find", "key_of", "keys_of_layer", "known", "names", "of_layer", "register", "rule"]
 
 FAMILIES = tuple(
     """
@@ -34,21 +35,27 @@ class Operator:
 
     Attributes:
         rule: how labels flow through it (`fxprune.rules`); an operator without one freezes what touches it.
+        shape: what it returns for meta tensors, without running it (`fxprune.tracing.quick_shapes`, `quick_leaves`).
         repair: how its arguments name channel sizes, if they do (`fxprune.passes.arguments`).
-        kind: ``"norm"``, ``"pointwise"`` or ``"layout"``, for those who look for places in a graph (`fxprune.statistics`).
+        resize: what a layer remembers of its sizes (`fxprune.passes.resize_leaves`).
+        kind: ``"layer"``, ``"norm"``, ``"pointwise"`` or ``"layout"``, for those who look for places in a graph
+            (`fxprune.statistics.kinds`).
     """
 
     key: str
     rule: Rule | None = None
+    shape: Callable[..., Any] | None = None
     repair: Callable[..., int] | None = None
+    resize: Callable[..., None] | None = None
     kind: str | None = None
 
 
 _OPERATORS: dict[str, Operator] = {}
 _FOUND: dict[Any, Rule | None] = {}  # by overload, which a run asks for thousands of times
+_LAYERS: dict[type, tuple[str, ...]] = {}
 
 
-def register(facet: str, texts: tuple[str, ...], value: Any) -> None:
+def register(facet: str, texts: Iterable[str], value: Any) -> None:
     """Set one attribute of some operators, named by keys in one text or several.
 
     A definition that is run again (in a notebook) replaces its former self.
@@ -133,6 +140,25 @@ def key_of(op: str, target: Any) -> str:
         return f"python::{name}"
     # Functions in C have no module; those of torch.nn.functional and torch.functional stand for operators of their names.
     return f"aten::{name}" if not module or module.partition(".")[0] == "torch" else ""
+
+
+def keys_of_layer(kind: type) -> tuple[str, ...]:
+    """The keys of a class and its bases in torch.nn, its own first.
+
+    >>> keys_of_layer(torch.nn.LSTM)
+    ('nn::LSTM', 'nn::RNNBase', 'nn::Module')
+    """
+    found = _LAYERS.get(kind)
+    if found is None:
+        bases = [c for c in kind.__mro__ if c.__module__.startswith("torch.nn.")]
+        found = _LAYERS[kind] = tuple(f"nn::{c.__name__}" for c in bases)
+    return found
+
+
+def of_layer(kind: type, facet: str) -> Any:
+    """An attribute of a class of torch.nn, or of the nearest base that has it; None if none has."""
+    entries = (_OPERATORS.get(key) for key in keys_of_layer(kind))
+    return next((value for entry in entries if entry is not None and (value := getattr(entry, facet)) is not None), None)
 
 
 def _key(name: str) -> str:

@@ -3,15 +3,13 @@ way to the kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["quick_leaf"]
+from fxprune.labels.table import keys_of_layer, known, register
 
-Shortcut = Callable[[Any, Tensor], tuple[int, ...] | None]
+__all__ = ["quick_leaf"]
 
 
 def quick_leaf(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -20,16 +18,11 @@ def quick_leaf(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     """
     if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not args[0].is_meta:
         return None
-    shortcut = _shortcut_of(type(module))  # type: ignore[arg-type]  # classes of modules have a hash
-    shape = None if shortcut is None else shortcut(module, args[0])
+    keys = keys_of_layer(type(module))
+    # The class itself, no base: a subclass may do anything.
+    entry = known(keys[0]) if keys and type(module).__module__.startswith("torch.nn.") else None
+    shape = None if entry is None or entry.shape is None else entry.shape(module, args[0])
     return None if shape is None else args[0].new_empty(shape)
-
-
-@cache
-def _shortcut_of(kind: type[nn.Module]) -> Shortcut | None:
-    if kind.__module__ == "torch.nn.modules.activation" and kind not in _NOT_POINTWISE:
-        return _same
-    return _SHORTCUTS.get(kind)
 
 
 def _same(module: Any, x: Tensor) -> tuple[int, ...] | None:
@@ -67,10 +60,17 @@ def _linear(module: Any, x: Tensor) -> tuple[int, ...] | None:
 
 
 _DIMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
-_SHORTCUTS: dict[type[nn.Module], Shortcut] = {
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), _same),
-    **dict.fromkeys(_DIMS, _batch_norm),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
-    nn.Linear: _linear,
-}
-_NOT_POINTWISE = frozenset((nn.MultiheadAttention, nn.GLU, nn.PReLU, nn.Softmax2d))
+register(
+    "shape",
+    [
+        """
+        nn::Identity nn::Dropout nn::Dropout2d nn::CELU nn::ELU nn::GELU nn::Hardshrink nn::Hardsigmoid nn::Hardswish
+        nn::Hardtanh nn::LeakyReLU nn::LogSigmoid nn::LogSoftmax nn::Mish nn::ReLU nn::ReLU6 nn::SELU nn::SiLU nn::Sigmoid
+        nn::Softmax nn::Softplus nn::Softshrink nn::Softsign nn::Tanh nn::Tanhshrink
+        """
+    ],
+    _same,
+)
+register("shape", ["nn::BatchNorm1d nn::BatchNorm2d nn::BatchNorm3d"], _batch_norm)
+register("shape", ["nn::Conv1d nn::Conv2d nn::Conv3d"], _conv)
+register("shape", ["nn::Linear"], _linear)
