@@ -210,7 +210,14 @@ def arrow(axes: Any, start: Box, end: Box, boxes: dict[str, Box]) -> None:
     """An arrow between neighbours; a wide curve over what lies between others."""
     from matplotlib.patches import FancyArrowPatch
 
-    style = {"arrowstyle": "-|>", "mutation_scale": 12, "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    style: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 12,
+        "color": INK,
+        "linewidth": 1.2,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     tail = (start.x + (WIDTH / 2 if start.layer else 0.3), start.y)
     head = (end.x - (WIDTH / 2 if end.layer else 0.3), end.y)
     if end.depth - start.depth > 1:
