@@ -85,7 +85,7 @@ def test_same_output(found: str, expected: str, exact: bool, alike: bool) -> Non
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+    for target in re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)", text):
         assert (ROOT / target).exists(), f"{name} links to {target}"
 
 
