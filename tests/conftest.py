@@ -17,9 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz",
         type=int,
-        default=200,
+        default=120,
         metavar="N",
-        help="random networks that the property test tries (default: 200)",
+        help="random networks that the property test tries (default: 120)",
     )
 
 
