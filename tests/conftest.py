@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+# For the networks in benchmarks/models, and last: benchmarks/coverage.py must not hide the package that measures coverage.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 # Their assertions, too, tell what was compared; before anything imports them.
 pytest.register_assert_rewrite("helpers", "support", "threads")
 
