@@ -1,79 +1,95 @@
-"""Shapes that are told without running a kernel are those that the kernel tells."""
+"""Shapes by formula are those of PyTorch's own kernels, strides included, or left to these."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from fxprune.tracing.quick_leaves import quick_leaf
-
-KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-CONVOLUTIONS = [
-    pytest.param(
-        dims, kernel, stride, padding, dilation, groups, id=f"{dims}d-k{kernel}-s{stride}-p{padding}-d{dilation}-g{groups}"
-    )
-    for dims, kernel, stride, padding, dilation, groups in itertools.product(
-        (1, 2, 3), (1, 3), (1, 2), (0, 1), (1, 2), (1, 2, 4)
-    )
-]
+from fxprune.tracing.quick_shapes import QuickShapes
 
 
-@pytest.mark.parametrize(("dims", "kernel", "stride", "padding", "dilation", "groups"), CONVOLUTIONS)
-def test_convolutions(dims: int, kernel: int, stride: int, padding: int, dilation: int, groups: int) -> None:
-    for size in (7, 8):
-        module = KINDS[dims](4, 8, kernel, stride, padding, dilation, groups, device="meta")
-        x = torch.empty(2, 4, *(size + k for k in range(dims)), device="meta")
-        assert_as_called(module, x)
+def meta(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
 
 
-LEAVES = {
-    "batch norm of maps": (nn.BatchNorm2d(4), (2, 4, 5, 6)),
-    "batch norm of tokens": (nn.BatchNorm1d(4), (2, 4, 5)),
-    "batch norm without parameters": (nn.BatchNorm2d(4, affine=False, track_running_stats=False), (2, 4, 5, 6)),
-    "linear": (nn.Linear(4, 3), (2, 5, 4)),
-    "linear of a vector": (nn.Linear(4, 3, bias=False), (4,)),
-    "relu in place": (nn.ReLU(inplace=True), (2, 3)),
-    "softmax": (nn.Softmax(1), (2, 3)),
-    "dropout": (nn.Dropout(0.1), (2, 3)),
-    "identity": (nn.Identity(), (2, 3)),
+def last(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta", memory_format=torch.channels_last)
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    **{
+        f"conv {size} {kernel} {stride} {padding} {dilation}": lambda s=size, k=kernel, a=stride, b=padding, c=dilation: (
+            F.conv2d(meta(2, 4, s, s), meta(6, 4, k, k), meta(6), a, b, c)
+        )
+        for size, kernel, stride, padding, dilation in itertools.product((7, 8), (1, 3), (1, 2), (0, 1), (1, 2))
+    },
+    "conv depthwise": lambda: F.conv2d(meta(2, 4, 8, 8), meta(4, 1, 3, 3), groups=4),
+    "conv 1d": lambda: F.conv1d(meta(2, 4, 9), meta(6, 4, 3), padding=1),
+    "conv 3d": lambda: F.conv3d(meta(2, 4, 9, 8, 7), meta(6, 4, 3, 2, 1), stride=(1, 2, 1)),
+    "conv same": lambda: F.conv2d(meta(2, 4, 8, 8), meta(6, 4, 3, 3), padding="same"),
+    "conv unbatched": lambda: F.conv2d(meta(4, 8, 8), meta(6, 4, 3, 3)),
+    "conv channels last": lambda: F.conv2d(last(2, 4, 8, 8), meta(6, 4, 3, 3)),
+    "conv one pixel": lambda: F.conv2d(meta(2, 4, 1, 1), meta(6, 4, 1, 1)),
+    "conv one channel": lambda: F.conv2d(meta(2, 1, 8, 8), meta(6, 1, 3, 3)),
+    "linear": lambda: F.linear(meta(2, 3, 4), meta(5, 4), meta(5)),
+    "linear transposed": lambda: F.linear(meta(2, 4, 3).transpose(1, 2), meta(5, 4)),
+    "matmul": lambda: meta(2, 3, 4, 5) @ meta(2, 3, 5, 6),
+    "matmul transposed": lambda: meta(2, 3, 4, 5) @ meta(2, 3, 6, 5).transpose(-2, -1),
+    "matmul by a matrix": lambda: meta(2, 3, 4, 5) @ meta(5, 6),
+    "matmul of a matrix": lambda: meta(4, 5) @ meta(2, 3, 5, 6),
+    "matmul broadcast": lambda: meta(2, 3, 4, 5) @ meta(1, 3, 5, 6),
+    "attention": lambda: F.scaled_dot_product_attention(meta(2, 3, 4, 8), meta(2, 3, 5, 8), meta(2, 3, 5, 6)),
+    "attention masked": lambda: F.scaled_dot_product_attention(
+        meta(2, 3, 4, 8), meta(2, 3, 5, 8), meta(2, 3, 5, 8), meta(4, 5)
+    ),
+    "mean": lambda: meta(2, 3, 4, 5).mean((2, 3)),
+    "mean kept": lambda: meta(2, 3, 4, 5).mean((-1, -2), keepdim=True),
+    "mean channels last": lambda: last(2, 3, 4, 5).mean((2, 3), keepdim=True),
+    "mean of all": lambda: meta(2, 3).mean(),
+    "mean in double": lambda: meta(2, 3).mean(1, dtype=torch.float64),
+    "amax": lambda: meta(2, 3, 4).amax(1),
+    "cat": lambda: torch.cat([meta(2, 3, 4, 5), meta(2, 1, 4, 5)], 1),
+    "cat channels last": lambda: torch.cat([last(2, 3, 4, 5), last(2, 1, 4, 5)], 1),
+    "cat negative": lambda: torch.cat([meta(2, 3), meta(2, 4)], -1),
+    "cat of two dtypes": lambda: torch.cat([meta(2, 3), meta(2, 4).double()], -1),
+    "negative": lambda: -meta(2, 3, 4),
+    "in place": lambda: meta(2, 3).relu_().add_(meta(3)),
+    "softmax in double": lambda: meta(2, 3).softmax(1, dtype=torch.float64),
+}
+WRONG: dict[str, Callable[[], Any]] = {
+    "conv": lambda: F.conv2d(meta(2, 4, 8, 8), meta(6, 3, 3, 3)),
+    "conv too small": lambda: F.conv2d(meta(2, 4, 2, 2), meta(6, 4, 3, 3)),
+    "linear": lambda: F.linear(meta(2, 3), meta(5, 4)),
+    "matmul": lambda: meta(2, 3, 4) @ meta(2, 5, 6),
+    "mean": lambda: meta(2, 3).mean((1, -1)),
+    "attention": lambda: F.scaled_dot_product_attention(meta(2, 3, 4, 8), meta(2, 3, 5, 7), meta(2, 3, 5, 7)),
+    "cat": lambda: torch.cat([meta(2, 3), meta(3, 4)], 1),
 }
 
 
-@pytest.mark.parametrize(("module", "shape"), LEAVES.values(), ids=LEAVES.keys())
-def test_other_leaves(module: nn.Module, shape: tuple[int, ...]) -> None:
-    assert_as_called(module.to("meta").eval(), torch.empty(shape, device="meta"))
+def strides(tensor: Tensor) -> list[int]:
+    """Of the axes of several entries: those of the others say nothing."""
+    return [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
 
 
-def assert_as_called(module: nn.Module, x: Tensor) -> None:
-    found = quick_leaf(module, (x,), {})
-    expected = module(x)
-    assert found is not None and found.is_meta
-    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+@pytest.mark.parametrize("case", CASES)
+def test_like_the_kernels(case: str) -> None:
+    with torch.inference_mode():
+        expected = CASES[case]()
+        with QuickShapes():
+            found = CASES[case]()
+    assert (found.shape, found.dtype, found.device) == (expected.shape, expected.dtype, expected.device)
+    assert found.is_contiguous() == expected.is_contiguous()
+    assert strides(found) == strides(expected)
 
 
-# What their own code refuses, or what the table does not know: None, so that their own code speaks.
-UNSURE = {
-    "a convolution of fewer channels": (nn.Conv2d(4, 8, 3), (2, 3, 8, 8)),
-    "a convolution whose settings are not those of its weight": (nn.Conv2d(4, 8, 3), (2, 4, 8, 8)),
-    "a kernel larger than the image": (nn.Conv2d(4, 8, 3), (2, 4, 2, 8)),
-    "an unbatched image": (nn.Conv2d(4, 8, 3), (4, 8, 8)),
-    "padding in words": (nn.Conv2d(4, 8, 3, padding="same"), (2, 4, 8, 8)),
-    "a norm of fewer channels": (nn.BatchNorm2d(4), (2, 3, 5, 5)),
-    "a norm of other dimensions": (nn.BatchNorm2d(4), (2, 4, 5)),
-    "a linear layer of fewer features": (nn.Linear(4, 3), (2, 3)),
-    "a layer that is not in the table": (nn.GLU(), (2, 4)),
-    "a subclass": (type("Mine", (nn.Linear,), {})(4, 3), (2, 4)),
-}
-
-
-@pytest.mark.parametrize(("module", "shape"), UNSURE.values(), ids=UNSURE.keys())
-def test_what_is_not_sure_is_left_to_the_module(
-    module: nn.Module, shape: tuple[int, ...], request: pytest.FixtureRequest
-) -> None:
-    if "settings" in request.node.name:
-        module.out_channels = 6
-    assert quick_leaf(module.to("meta"), (torch.empty(shape, device="meta"),), {}) is None
-    assert quick_leaf(module, (torch.empty(shape),), {}) is None
+@pytest.mark.parametrize("case", WRONG)
+def test_the_kernel_says_what_is_wrong(case: str) -> None:
+    with torch.inference_mode(), QuickShapes(), pytest.raises((RuntimeError, ValueError, IndexError)):
+        WRONG[case]()

@@ -112,6 +112,10 @@ class LabelMode(TorchDispatchMode):
 
     # -- running an operator ---------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # its wrapper imports torch._dynamo, and takes longer than many operators
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -40,8 +40,7 @@ class Recorder(fx.Tracer):
 
     def __init__(self, skeleton: Skeleton, mode: LabelMode, proxy_class: type[Proxy]) -> None:
         super().__init__()
-        self.skeleton, self.names, self.mode = skeleton, skeleton.names, mode
-        self.proxy_class = proxy_class
+        self.skeleton, self.names, self.mode, self.proxy_class = skeleton, skeleton.names, mode, proxy_class
         self.root = skeleton.module
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
         self.values: dict[fx.Node, Any] = {}
@@ -110,8 +109,7 @@ class Recorder(fx.Tracer):
         if kind is Method:
             raise TraceError(f"the method {a.name!r} of a tensor is passed around uncalled, which a graph cannot hold")
         if isinstance(a, nn.Module):
-            name = self.names.module_names.get(id(a), kind.__name__)
-            raise TraceError(f"the module {name!r} is passed to a function")
+            raise TraceError(f"the module {self.names.module_names.get(id(a), kind.__name__)!r} is passed to a function")
         if isinstance(a, Tensor):
             return self._tensor_argument(a).node
         if isinstance(a, dict):
@@ -122,7 +120,7 @@ class Recorder(fx.Tracer):
                 return kind(*items)
             return items if isinstance(a, list) else tuple(items)
         if isinstance(a, slice):
-            return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
+            return slice(*(self.create_arg(x) for x in (a.start, a.stop, a.step)))
         if isinstance(a, range):
             return range(*(int(x) for x in (a.start, a.stop, a.step)))
         found = super().create_arg(a)
@@ -246,8 +244,7 @@ class Recorder(fx.Tracer):
             self.values[node] = value
             return node
 
-        text = guard.text(self.values)
-        if text not in self._guards:
+        if (text := guard.text(self.values)) not in self._guards:
             self._guards.add(text)
             guard.emit(text, add)
 
