@@ -51,8 +51,8 @@ class _Thread(threading.local):
 
 _THREAD = _Thread()
 _ABSENT: Any = object()
-# Between traces these are the originals, too: only here are they replaced, under the lock.
-call_module = nn.Module.__call__
+# What stands between traces: only here is it replaced, under the lock.
+call_module = nn.Module._call_impl
 module_attribute = nn.Module.__getattr__
 
 
@@ -88,7 +88,8 @@ def unpatched() -> Iterator[None]:
 
 def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     """``(owner, name, what stands there while the recorder records)``."""
-    yield nn.Module, "__call__", _module_call
+    # Not `__call__`, which only calls this: setting a special method of a class takes long with many subclasses.
+    yield nn.Module, "_call_impl", _module_call
     yield nn.Module, "__getattr__", _module_attribute
     yield nn.Module, "training", _TRAINING
     for owner, names in _FUNCTIONS:

@@ -57,19 +57,24 @@ class QuickShapes(TorchDispatchMode):
 # -- elementwise -------------------------------------------------------------------------------------------------------
 
 
+def _like(x: Tensor) -> Tensor:
+    """`torch.empty_like`, whose meta kernel is slow."""
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
+
+
 def _unary(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor:
-    return torch.empty_like(x)
+    return _like(x)
 
 
 def _softmax(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
-    return None if kwargs or len(args) > 2 else torch.empty_like(x)  # it may change the dtype
+    return None if kwargs or len(args) > 2 else _like(x)  # it may change the dtype
 
 
 def _binary(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     other = args[1] if len(args) > 1 else None
     if "rounding_mode" in kwargs or not (type(other) in (int, float) or _spreads(other, x)):
         return None
-    return torch.empty_like(x)
+    return _like(x)
 
 
 def _spreads(other: Any, x: Tensor) -> bool:
@@ -93,18 +98,18 @@ def _in_place(shape: Shape) -> Shape:
 
 def _batch_norm(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     fits = x.dim() > 1 and all(t is None or t.shape == x.shape[1:2] for t in args[1:5])
-    return torch.empty_like(x) if fits else None
+    return _like(x) if fits else None
 
 
 def _layer_norm(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     shape = tuple(args[1])
     fits = tuple(x.shape[x.dim() - len(shape) :]) == shape and all(t is None or tuple(t.shape) == shape for t in args[2:4])
-    return torch.empty_like(x) if fits else None
+    return _like(x) if fits else None
 
 
 def _group_norm(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     fits = x.dim() > 1 and x.shape[1] % args[1] == 0 and all(t is None or t.shape == x.shape[1:2] for t in args[2:4])
-    return torch.empty_like(x) if fits else None
+    return _like(x) if fits else None
 
 
 def _adaptive_pool(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
@@ -125,12 +130,12 @@ def _reduced(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
 # -- contractions ------------------------------------------------------------------------------------------------------
 
 
-_CONVOLUTION = (None, 1, 0, 1, 1)  # the defaults after the weight
+_CONVOLUTION: Args = (None, 1, 0, 1, 1)  # the defaults after the weight
 
 
 def _convolution(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     """``(input, weight, bias, stride, padding, dilation, groups)``."""
-    weight, bias, stride, padding, dilation, groups = [*args[1:], *_CONVOLUTION[len(args) - 2 :]]
+    weight, bias, stride, padding, dilation, groups = args[1:] + _CONVOLUTION[len(args) - 2 :]
     space = x.dim() - 2
     if kwargs or isinstance(padding, str) or weight.dim() != x.dim() or space < 1 or weight.dtype != x.dtype:
         return None
@@ -196,7 +201,7 @@ def _recurrent(x: Tensor, args: Args, kwargs: Kwargs) -> tuple[Tensor, ...] | No
     if args[2][0].shape[1] != x.shape[2]:  # the kernel says what is wrong
         return None
     width = states[0].shape[-1] * (2 if args[7] else 1)
-    return x.new_empty((*x.shape[:2], width)), *(torch.empty_like(s) for s in states)
+    return x.new_empty((*x.shape[:2], width)), *(_like(s) for s in states)
 
 
 def _cat(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:

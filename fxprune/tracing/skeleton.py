@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -100,7 +100,8 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
 
     for module in model.modules():
         for key, value in module.__dict__.items():
-            if key != "_modules":
+            empty = type(value) in _DICTS and not value
+            if not empty and key != "_modules" and type(value) not in _PLAIN:
                 visit(value)
     try:
         return _copied(model, memo), origin
@@ -108,41 +109,59 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
         raise TraceError(f"the model cannot be copied ({type(error).__name__}: {error})") from error
 
 
-_ATOMIC = (bool, int, float, complex, str, bytes, type(None), type, FunctionType)
+_ATOMIC: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type, FunctionType)
+_PLAIN = frozenset(_ATOMIC)
+_DICTS = (dict, OrderedDict)
 _OWN_WAY = ("__deepcopy__", "__slots__", "__getnewargs__", "__getnewargs_ex__")
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """`copy.deepcopy` of a module, several times as fast: most of what modules hold is atomic or an empty dict."""
+    """`copy.deepcopy` of a module, several times as fast: most of what modules hold is atomic or an empty dict.
+
+    Args:
+        memo: as of `copy.deepcopy`; all tensors are in it.
+    """
+    made: nn.Module
     if id(module) in memo:
-        made: nn.Module = memo[id(module)]
+        made = memo[id(module)]
         return made
-    kind = type(module)
-    own = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
-    if own or any(hasattr(kind, name) for name in _OWN_WAY):
-        made = copy.deepcopy(module, memo)  # a module that says how it is copied
-        return made
-    state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
+    kind: Any = type(module)
+    state = None if _copied_its_own_way(kind) else module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
     if type(state) is not dict:
         made = copy.deepcopy(module, memo)
         return made
     made = memo[id(module)] = kind.__new__(kind)
     copied: dict[str, Any] = {}
     for key, value in state.items():
-        if isinstance(value, _ATOMIC):
+        if type(value) in _PLAIN or isinstance(value, _ATOMIC):
             copied[key] = value
-        elif type(value) in (dict, OrderedDict) and not value:
+        elif type(value) in (*_DICTS, set) and not value:
             copied[key] = type(value)()
+        elif type(value) is tuple and all(type(item) in _PLAIN for item in value):
+            copied[key] = value
         elif key == "_modules":
             copied[key] = type(value)((k, None if m is None else _copied(m, memo)) for k, m in value.items())
         else:
             copied[key] = copy.deepcopy(value, memo)
-    made.__setstate__(copied)
+    if kind.__setstate__ is nn.Module.__setstate__:  # which adds what modules of older versions lack
+        made.__dict__.update(copied)
+    else:
+        made.__setstate__(copied)
     return made
 
 
+@lru_cache(maxsize=1024)
+def _copied_its_own_way(kind: Any) -> bool:
+    """Whether a class says how its modules are copied."""
+    reduces = kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__
+    return reduces or any(hasattr(kind, name) for name in _OWN_WAY)
+
+
 def _on_meta(tensor: Tensor) -> Tensor:
-    meta = torch.empty_like(tensor.detach(), device="meta")
+    if type(tensor) in (Tensor, nn.Parameter) and tensor.is_contiguous():  # much faster than to ask for the same strides
+        meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    else:
+        meta = torch.empty_like(tensor.detach(), device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(meta, requires_grad=tensor.requires_grad)
     return meta
