@@ -56,9 +56,18 @@ CASES: dict[str, Callable[[], Any]] = {
     "amax": lambda: meta(2, 3, 4).amax(1),
     "cat": lambda: torch.cat([meta(2, 3, 4, 5), meta(2, 1, 4, 5)], 1),
     "cat channels last": lambda: torch.cat([last(2, 3, 4, 5), last(2, 1, 4, 5)], 1),
+    "cat of slices": lambda: torch.cat([meta(2, 3, 4, 6).chunk(2, -1)[0], meta(2, 4, 3, 5).transpose(1, 2)], -1),
+    "cat of images": lambda: torch.cat([meta(2, 4, 5, 3).permute(0, 3, 1, 2), meta(2, 4, 5, 2).permute(0, 3, 1, 2)], 1),
     "cat negative": lambda: torch.cat([meta(2, 3), meta(2, 4)], -1),
     "cat of two dtypes": lambda: torch.cat([meta(2, 3), meta(2, 4).double()], -1),
     "negative": lambda: -meta(2, 3, 4),
+    "broadcast": lambda: meta(4, 1) * meta(2, 3, 4, 5),
+    "broadcast both": lambda: meta(2, 1) + meta(1, 3),
+    "broadcast transposed": lambda: meta(5, 4).t() * meta(2, 3, 4, 5),
+    "broadcast channels last": lambda: meta(2, 3, 1, 1) * last(2, 3, 4, 5),
+    "permuted": lambda: F.relu(meta(2, 3, 4, 5).permute(0, 2, 3, 1)),
+    "slice": lambda: F.relu(meta(2, 3, 4, 6).chunk(2, -1)[0].transpose(1, 2)),
+    "channels last": lambda: F.relu(last(2, 3, 4, 5)),
     "in place": lambda: meta(2, 3).relu_().add_(meta(3)),
     "softmax in double": lambda: meta(2, 3).softmax(1, dtype=torch.float64),
 }
@@ -70,6 +79,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "mean": lambda: meta(2, 3).mean((1, -1)),
     "attention": lambda: F.scaled_dot_product_attention(meta(2, 3, 4, 8), meta(2, 3, 5, 7), meta(2, 3, 5, 7)),
     "cat": lambda: torch.cat([meta(2, 3), meta(3, 4)], 1),
+    "in place": lambda: meta(3).add_(meta(2, 3)),
 }
 
 

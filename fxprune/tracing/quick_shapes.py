@@ -59,7 +59,14 @@ class QuickShapes(TorchDispatchMode):
 
 def _like(x: Tensor) -> Tensor:
     """`torch.empty_like`, whose meta kernel is slow."""
-    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
+    if x.is_contiguous():
+        return x.new_empty(x.shape)
+    step = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
+        if stride != step:
+            return torch.empty_like(x)
+        step *= size
+    return x.new_empty_strided(x.shape, x.stride())  # its entries fill its memory, in another order
 
 
 def _unary(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor:
@@ -72,9 +79,13 @@ def _softmax(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
 
 def _binary(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     other = args[1] if len(args) > 1 else None
-    if "rounding_mode" in kwargs or not (type(other) in (int, float) or _spreads(other, x)):
+    if "rounding_mode" in kwargs:
         return None
-    return _like(x)
+    if type(other) in (int, float) or _spreads(other, x):
+        return _like(x)
+    if isinstance(other, Tensor) and _spreads(x, other) and x.is_contiguous() and _plainly_contiguous(other):
+        return _like(other)
+    return None
 
 
 def _spreads(other: Any, x: Tensor) -> bool:
@@ -90,7 +101,12 @@ def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
 
 def _in_place(shape: Shape) -> Shape:
     """The same of the operator that writes into its first argument."""
-    return lambda x, args, kwargs: None if shape(x, args, kwargs) is None else x
+
+    def written(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
+        found = shape(x, args, kwargs)
+        return x if isinstance(found, Tensor) and found.shape == x.shape else None
+
+    return written
 
 
 # -- norms, pooling, reductions ----------------------------------------------------------------------------------------
@@ -210,7 +226,9 @@ def _cat(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
         return None
     dim %= x.dim()
     for t in tensors:
-        if t.dim() != x.dim() or t.dtype != x.dtype or not t.is_meta or not _plainly_contiguous(t):
+        if t.dim() != x.dim() or t.dtype != x.dtype or not t.is_meta:
+            return None
+        if t.dim() in (4, 5) and t.stride(1) <= t.stride(-1) and not _plainly_contiguous(t):  # channels last, maybe
             return None
         if any(n != m for d, (n, m) in enumerate(zip(t.shape, x.shape, strict=True)) if d != dim):
             return None
