@@ -84,9 +84,7 @@ def test_indented_at_the_edges(document: Any) -> None:
     assert indented(document) == plainly(document)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{1, 2}, [1, {2}], {"a": np.int64(1)}, [np.int64(1)], {(1, 2): 3}, {"a": 1, 2: 3}], ids=repr
-)
+@pytest.mark.parametrize("wrong", [{1, 2}, [1, {2}], {"a": np.int64(1)}, [np.int64(1)], {(1, 2): 3}, {"a": 1, 2: 3}], ids=repr)
 def test_indented_refuses_what_json_does(wrong: Any) -> None:
     for write in (plainly, indented):
         with pytest.raises(TypeError):

@@ -129,7 +129,7 @@ class LabelMode(TorchDispatchMode):
         bound = _bind(func, args, kwargs)
         value = self._constants.compute(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
-        out = quick(name, args, kwargs)
+        out = quick(func._schema.name, args, kwargs)
         if out is None:
             out = func(*args, **kwargs)
         if value is not None:

@@ -1,6 +1,6 @@
 """Shapes of common operators without running their meta kernels, which take most of an analysis otherwise.
 
-`_SHAPES` is a table from an operator's name to a function of its arguments: a tensor like the result, or None where that is
+The column `shape` of the table of operators is a function of the arguments: a tensor like the result, or None where that is
 not sure, or where the kernel is to say what is wrong.
 """
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.labels.table import known, register
+
 __all__ = ["QuickShapes", "quick"]
 
 Args = tuple[Any, ...]
@@ -24,19 +26,20 @@ _UNARY = """
 """
 
 
-def quick(name: str, args: Args, kwargs: Kwargs) -> Tensor | tuple[Tensor, ...] | None:
+def quick(key: str, args: Args, kwargs: Kwargs) -> Tensor | tuple[Tensor, ...] | None:
     """The result of an operator whose shape is plain, in the dtype of its first argument; None where that is not sure.
 
     Args:
-        name: of the operator without namespace; a trailing underscore means in place.
+        key: of the operator; a trailing underscore means in place.
     """
-    shape = _SHAPES.get(name)
-    if shape is None or not args:
+    entry = known(key)
+    if entry is None or entry.shape is None or not args:
         return None
-    x = args[0][0] if name == "cat" and args[0] else args[0]
+    x = args[0][0] if key == "aten::cat" and args[0] else args[0]
     if type(x) is not Tensor or x.device.type != "meta" or not x.is_floating_point():
         return None
-    return shape(x, args, kwargs)
+    found: Tensor | tuple[Tensor, ...] | None = entry.shape(x, args, kwargs)
+    return found
 
 
 class QuickShapes(TorchDispatchMode):
@@ -50,7 +53,7 @@ class QuickShapes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        found = quick(func._schema.name.removeprefix("aten::"), args, kwargs)
+        found = quick(func._schema.name, args, kwargs)
         return func(*args, **kwargs) if found is None else found
 
 
@@ -235,23 +238,21 @@ def _cat(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     return x.new_empty([sum(t.shape[dim] for t in tensors) if d == dim else n for d, n in enumerate(x.shape)])
 
 
-_ELEMENTWISE: dict[str, Shape] = {
-    **dict.fromkeys(_UNARY.split(), _unary),
-    **dict.fromkeys("add sub mul div".split(), _binary),
-    "softmax": _softmax,
-    "batch_norm": _batch_norm,
-    "layer_norm": _layer_norm,
-    "group_norm": _group_norm,
-}
-_SHAPES: dict[str, Shape] = {
-    **_ELEMENTWISE,
-    **{f"{name}_": _in_place(shape) for name, shape in _ELEMENTWISE.items()},
-    **dict.fromkeys("conv1d conv2d conv3d".split(), _convolution),
-    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), _recurrent),
-    **dict.fromkeys("mean amax amin".split(), _reduced),
-    "adaptive_avg_pool2d": _adaptive_pool,
-    "cat": _cat,
-    "linear": _linear,
-    "matmul": _matmul,
-    "scaled_dot_product_attention": _attention,
-}
+for _names, _shape in (
+    (_UNARY, _unary),
+    ("add sub mul div", _binary),
+    ("softmax", _softmax),
+    ("batch_norm", _batch_norm),
+    ("layer_norm", _layer_norm),
+    ("group_norm", _group_norm),
+):
+    register("shape", [_names], _shape)
+    register("shape", [f"{name}_" for name in _names.split()], _in_place(_shape))
+register("shape", ["conv1d conv2d conv3d"], _convolution)
+register("shape", ["lstm gru rnn_tanh rnn_relu"], _recurrent)
+register("shape", ["mean amax amin"], _reduced)
+register("shape", ["adaptive_avg_pool2d"], _adaptive_pool)
+register("shape", ["cat"], _cat)
+register("shape", ["linear"], _linear)
+register("shape", ["matmul"], _matmul)
+register("shape", ["scaled_dot_product_attention"], _attention)

@@ -58,16 +58,7 @@ class Recorder(fx.Tracer):
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
-    def create_proxy(
-        self,
-        kind: str,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        name: Any = None,
-        type_expr: Any = None,
-        proxy_factory_fn: Any = None,
-    ) -> Any:
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, *unused: Any) -> Any:
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
             kind, target, args, kwargs = self._batch_norm(target, args, kwargs)
