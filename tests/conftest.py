@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: sweeps over many models or processes; deselect with -m 'not slow'")
+    config.addinivalue_line("markers", "slow: sweeps over many models, package installs, training, benchmarks")
 
 
 @pytest.fixture(autouse=True, scope="session")
