@@ -6,14 +6,7 @@ import copy
 import itertools
 
 import pytest
-from helpers import (
-    Channels,
-    assert_permutable,
-    assert_same,
-    named_tensors,
-    parse,
-    tensors_of,
-)
+from helpers import Channels, assert_permutable, assert_same, named_tensors, parse, tensors_of
 from networks import Network, network
 from support.couplings import each, inputs_of, model_of, seeded_run
 from torch import nn

@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import (
-    assert_equivalent,
-    assert_same,
-    error,
-    run,
-    tensors_of,
-)
+from helpers import assert_equivalent, assert_same, error, run, tensors_of
 from networks import NETWORKS, Network
 from support.couplings import inputs_of, model_of
 

@@ -6,16 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers import (
-    assert_equivalent,
-    assert_same,
-    fingerprint,
-    named_tensors,
-    parameters_of,
-    parse,
-    run,
-    tensors_of,
-)
+from helpers import assert_equivalent, assert_same, fingerprint, named_tensors, parameters_of, parse, run, tensors_of
 from networks import Network
 from support.couplings import each, each_scope, inputs_of, model_of, pruned
 from torch import nn

@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    assert_equivalent,
-    assert_same,
-    run,
-    tensors_of,
-)
+from helpers import assert_equivalent, assert_same, run, tensors_of
 from networks import NETWORKS, Network
 from safetensors.torch import load_file, save_file
 from support.couplings import each, each_scope, inputs_of, pruned, seeded_run

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    assert_same,
-    run,
-)
+from helpers import assert_same, run
 from networks import image
 from threads import THREADS
 from threads.base import PlainCnn

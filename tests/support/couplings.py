@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import (
-    to_double,
-)
+from helpers import to_double
 from networks import NETWORKS, Network
 from torch import nn
 

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import (
-    parameters_of,
-    run,
-    tensors_of,
-)
+from helpers import parameters_of, run, tensors_of
 from networks import NETWORKS, conv
 from torch import Tensor, nn
 

@@ -6,13 +6,7 @@ import copy
 from pathlib import Path
 
 import torch
-from helpers import (
-    error,
-    masked_copy,
-    named_tensors,
-    parameters_of,
-    run,
-)
+from helpers import error, masked_copy, named_tensors, parameters_of, run
 from networks import image
 
 import fxprune

@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import (
-    assert_equivalent,
-    parameters_of,
-    run,
-)
+from helpers import assert_equivalent, parameters_of, run
 from networks import image
 from torch import nn
 

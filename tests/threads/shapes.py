@@ -6,9 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from helpers import (
-    run,
-)
+from helpers import run
 from networks import conv, image, tokens
 from torch import Tensor, nn
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import (
-    parameters_of,
-)
+from helpers import parameters_of
 from networks import NETWORKS, conv, image
 from torch import nn
 

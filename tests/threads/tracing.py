@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import (
-    run,
-)
+from helpers import run
 from networks import conv, image
 from torch import Tensor, nn
 
