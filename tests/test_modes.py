@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import TraceError
-from fxprune.tracing.modes import guard_modes, in_evaluation, merge_modes, select_mode, writes
+from fxprune.tracing.guarded_code import guard_modes
+from fxprune.tracing.modes import in_evaluation, merge_modes, select_mode, writes
 
 Forward = Callable[[Tensor], Any]
 

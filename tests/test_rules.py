@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from support.rules import ran
 from torch import Tensor
 
-from fxprune import rules
+from fxprune.labels import table
 
 
 def lstm(x: Tensor, w: Tensor, r: Tensor) -> Any:
@@ -177,31 +177,8 @@ def test_copies_can_go_where_their_number_is_written(literals: frozenset[int], f
 # -- the table ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules.names()  # all families are in
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    monkeypatch.setattr(rules, "_FOUND", {})
-
-
-@pytest.mark.usefixtures("own_rules")
-def test_a_registered_rule_is_used() -> None:
-    @rules.rule("renorm")
-    def renorm(call: Any) -> None:
-        call.set(call.axes(call["self"]))
-
-    found = ran(lambda x: torch.renorm(x, 2, 1, 1.0), "n a3")
-    assert found.axis("out 1") == "a0 a1 a2" and not found.mode.unknown
-
-
-@pytest.mark.usefixtures("own_rules")
-def test_an_operator_has_one_rule() -> None:
-    with pytest.raises(ValueError, match="two rules for the operator 'cat'"):
-        rules.rule("renorm cat")(lambda call: None)
-
-
 def test_every_overload_and_the_form_in_place_have_the_rule() -> None:
     aten = torch.ops.aten
-    assert rules.find(aten.sum.default) is rules.find(aten.sum.dim_IntList) is not None
-    assert rules.find(aten.mul_.Tensor) is rules.find(aten.mul.Tensor) is rules.find(aten.relu.default)
-    assert rules.find(aten.renorm.default) is None
+    assert table.find(aten.sum.default) is table.find(aten.sum.dim_IntList) is not None
+    assert table.find(aten.mul_.Tensor) is table.find(aten.mul.Tensor) is table.find(aten.relu.default)
+    assert table.find(aten.renorm.default) is None
