@@ -174,14 +174,14 @@ def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any
     rewritten = rewrite(analysis, gone)
     clock("rewrite")
     stored = options.to_json() | target.described()
-    return document_of(target.model, rewritten.cut, stored, scores, rewritten.refused), rewritten
+    return document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten
 
 
 def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:
     """Fill in the weights, prove the result, and report."""
     slim, parts = target.fill(rewritten)
     clock("slice")
-    report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.refused)
+    report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.frozen)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")

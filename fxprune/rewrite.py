@@ -28,12 +28,12 @@ class Rewritten:
     Attributes:
         module: the slim GraphModule, its tensors on the meta device.
         context: of the passes; ``context.cut`` is what went in the end.
-        refused: groups that could not be rewritten -> the reason.
+        frozen: groups that could not be rewritten -> the reason.
     """
 
     module: fx.GraphModule
     context: Context
-    refused: dict[str, str]
+    frozen: dict[str, str]
 
     @property
     def cut(self) -> Cut:
@@ -45,10 +45,10 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
     """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so.
 
     Raises:
-        NothingToPrune: every group that should lose channels was refused.
+        NothingToPrune: every group that should lose channels turned out frozen.
         PruneError: the rewrite fails although no group explains it (a bug in fxprune: please report it).
     """
-    gone, refused = dict(gone), {}
+    gone, frozen = dict(gone), {}
     while True:
         constants = dict(analysis.traced.constants)
         module, origin = build(analysis.traced, analysis.traced.skeleton, on_meta(constants))
@@ -60,12 +60,12 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
             if not failed:
                 raise PruneError(f"the rewrite failed although nothing that was removed explains it: {mismatch}") from mismatch
             for name in failed:
-                refused[name] = str(mismatch)
+                frozen[name] = str(mismatch)
                 del gone[name]
             continue
-        if refused and not gone:
-            raise NothingToPrune(analysis.nothing(refused))
-        return Rewritten(module, context, refused)
+        if frozen and not gone:
+            raise NothingToPrune(analysis.nothing(frozen))
+        return Rewritten(module, context, frozen)
 
 
 def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:

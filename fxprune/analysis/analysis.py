@@ -170,9 +170,9 @@ class Analysis:
                     found.setdefault(other, set()).add(one)
         return found
 
-    def nothing(self, refused: Mapping[str, str] | None = None) -> str:
-        """Why nothing goes, in a sentence; `refused`: free groups that the rewrite could not shrink -> the reason."""
-        why = [(g.id, (refused or {}).get(g.id, g.reason)) for g in self.groups]
+    def nothing(self, frozen: Mapping[str, str] | None = None) -> str:
+        """Why nothing goes, in a sentence; `frozen`: free groups that the rewrite could not shrink -> the reason."""
+        why = [(g.id, (frozen or {}).get(g.id, g.reason)) for g in self.groups]
         reasons = list(dict.fromkeys(f"{name}: {reason}" for name, reason in why if reason))[:3]
         return f"no channel of {self.model_name} may be removed" + (f" ({'; '.join(reasons)})" if reasons else "")
 

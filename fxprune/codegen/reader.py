@@ -43,24 +43,14 @@ def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "BOOL": "bool",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
+# Generated files hold this table, a line of it in one of theirs.
+TABLE = """
+F64:float64 F32:float32 F16:float16 BF16:bfloat16 C64:complex64
+I64:int64 I32:int32 I16:int16 I8:int8 BOOL:bool
+U64:uint64 U32:uint32 U16:uint16 U8:uint8
+F8_E4M3:float8_e4m3fn F8_E5M2:float8_e5m2
+"""
+DTYPES = dict(pair.split(":") for pair in TABLE.split())
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], device: Any) -> None:

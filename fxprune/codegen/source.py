@@ -129,10 +129,10 @@ def _names(slim: torch.fx.GraphModule, arguments: set[str]) -> tuple[Names, str]
 
 
 def _dtypes() -> list[str]:
-    lines = inspect.getsource(reader).splitlines()
-    first = lines.index("DTYPES = {")
-    last = next(index for index in range(first, len(lines)) if lines[index].startswith("}"))
-    return [*lines[first:last], "}"]
+    """The names of safetensors' dtypes, as the reader has them."""
+    rows = [[pair.split(":") for pair in row.split()] for row in reader.TABLE.strip().splitlines()]
+    lines = ["    " + " ".join(f'"{name}": "{dtype}",' for name, dtype in row) for row in rows]
+    return ["DTYPES = {", *lines, "}"]
 
 
 def _memory_format(slim: torch.fx.GraphModule) -> list[str]:

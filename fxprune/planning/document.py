@@ -25,14 +25,14 @@ def document_of(
     cut: Cut,
     options: dict[str, Any],
     scores: Scores | None = None,
-    refused: Mapping[str, str] | None = None,
+    frozen: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a cut.
 
     Args:
         options: what the plan was made with.
         scores: of the groups that were ranked.
-        refused: groups that the rewrite could not shrink -> the reason.
+        frozen: groups that the rewrite could not shrink -> the reason.
     """
     analysis = cut.analysis
     before = analysis.cut()
@@ -42,7 +42,7 @@ def document_of(
         model=type(model).__name__,
         fingerprint=fingerprint(model),
         options=options,
-        groups=[_group_plan(group, cut, shown.get(group.id), refused or {}) for group in analysis.groups],
+        groups=[_group_plan(group, cut, shown.get(group.id), frozen or {}) for group in analysis.groups],
         kept=listed(cut.tensors),
         macs=(before.macs, cut.macs),
         params=(before.params, cut.params),
@@ -52,9 +52,9 @@ def document_of(
     )
 
 
-def _group_plan(group: Group, cut: Cut, scores: list[float] | None, refused: Mapping[str, str]) -> GroupPlan:
+def _group_plan(group: Group, cut: Cut, scores: list[float] | None, frozen: Mapping[str, str]) -> GroupPlan:
     free = group.status == "free"
-    reason = refused.get(group.id) or _spared(group.id, cut) if free else group.reason
+    reason = frozen.get(group.id) or _spared(group.id, cut) if free else group.reason
     kept = np.arange(group.size)
     if free and group.id in cut.gone:
         kept = np.delete(kept, cut.gone[group.id])

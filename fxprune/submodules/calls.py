@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.errors import InputError
 
-__all__ = ["Argument", "Call", "Recording", "arguments", "call_of", "form_of", "holds_tensors"]
+__all__ = ["Argument", "ModuleCall", "Recording", "arguments", "call_of", "form_of", "holds_tensors"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class ModuleCall:
     """One call of a module's forward, defaults included.
 
     Attributes:
@@ -42,7 +42,7 @@ class Recording:
             its own, and they are traced before it is asked for: so it need not be in a plan.
     """
 
-    calls: dict[str, Call]
+    calls: dict[str, ModuleCall]
     written: set[str] = field(default_factory=set)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
@@ -58,7 +58,7 @@ class Argument:
     default: tuple[Any, ...]
 
 
-def arguments(module: nn.Module, call: Call) -> list[Argument]:
+def arguments(module: nn.Module, call: ModuleCall) -> list[Argument]:
     """The arguments of a call by the names that forward gives them, in its order."""
     found, rest = [], list(call.args)
     for p in inspect.signature(module.forward).parameters.values():
@@ -78,7 +78,7 @@ def holds_tensors(value: Any) -> bool:
     return bool(nested.tensors(value))
 
 
-def call_of(name: str, module: nn.Module, args: Any, kwargs: Any) -> Call:
+def call_of(name: str, module: nn.Module, args: Any, kwargs: Any) -> ModuleCall:
     """The call of `module`, known as `name`, with these arguments. An axis of size 0 (no object was detected) becomes one
     of size 2.
 
@@ -87,7 +87,7 @@ def call_of(name: str, module: nn.Module, args: Any, kwargs: Any) -> Call:
     """
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
     bound.apply_defaults()
-    call = Call(_recorded(bound.args, name), _recorded(bound.kwargs, name))
+    call = ModuleCall(_recorded(bound.args, name), _recorded(bound.kwargs, name))
     if not holds_tensors((call.args, call.kwargs)):
         raise InputError(f"submodule {name!r} is called without any tensor, so it has no graph: name modules that take tensors")
     return call
@@ -110,7 +110,7 @@ def _recorded(value: Any, name: str) -> Any:
     )
 
 
-def form_of(call: Call) -> Any:
+def form_of(call: ModuleCall) -> Any:
     """What two calls of one module must have in common: structure, dtypes, numbers of axes, and constants."""
     return _form((call.args, call.kwargs))
 

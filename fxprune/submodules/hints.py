@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import PruneError, TraceError
-from fxprune.submodules.calls import Call
+from fxprune.submodules.calls import ModuleCall
 from fxprune.submodules.listening import Listener, OutOfTime, run_on_meta, run_real
 from fxprune.tracing.skeleton import skeleton_of
 
@@ -62,11 +62,11 @@ def traceable_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[s
     return _traceable(model, calls, end)[:_SHOWN]
 
 
-def _returned(listener: Listener) -> dict[str, Call]:
+def _returned(listener: Listener) -> dict[str, ModuleCall]:
     return {name: call for name, call in listener.calls.items() if name in listener.returned}
 
 
-def _traceable(model: nn.Module, calls: Mapping[str, Call], end: float) -> list[str]:
+def _traceable(model: nn.Module, calls: Mapping[str, ModuleCall], end: float) -> list[str]:
     """Try the children of a module, largest first, and look into those that fail."""
     from fxprune.analysis.analysis import analyze_model
 

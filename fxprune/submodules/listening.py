@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.errors import InputError, PruneError
 from fxprune.inputs.examples import random_like
-from fxprune.submodules.calls import Call, Recording, call_of, form_of
+from fxprune.submodules.calls import ModuleCall, Recording, call_of, form_of
 from fxprune.tracing.skeleton import skeleton_of, to_meta
 
 __all__ = ["Listener", "OutOfTime", "noting_writes", "record", "run_on_meta", "run_real"]
@@ -38,7 +38,7 @@ class Listener:
 
     def __init__(self, model: nn.Module, names: Collection[str], seconds: float = math.inf) -> None:
         """Listen to the modules `names`; a run that takes longer than `seconds` from now ends with `OutOfTime`."""
-        self.calls: dict[str, Call] = {}
+        self.calls: dict[str, ModuleCall] = {}
         self.returned: set[str] = set()
         self.faults: list[InputError] = []
         self._end = time.monotonic() + seconds

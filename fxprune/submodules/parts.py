@@ -20,7 +20,7 @@ from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
 from fxprune.state import named_tensors
-from fxprune.submodules.calls import Call, Recording, holds_tensors
+from fxprune.submodules.calls import ModuleCall, Recording, holds_tensors
 from fxprune.submodules.dressing import Part
 from fxprune.submodules.listening import noting_writes, record, run_real
 from fxprune.submodules.splicing import attach, join, split
@@ -121,7 +121,7 @@ class Submodules:
         if not entries:
             return None
         try:
-            calls = {str(e["name"]): Call(*example_of(e["inputs"])) for e in entries}
+            calls = {str(e["name"]): ModuleCall(*example_of(e["inputs"])) for e in entries}
             for name in calls:
                 model.get_submodule(name)
         except (KeyError, TypeError, AttributeError) as error:

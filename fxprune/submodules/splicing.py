@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune.submodules.calls import Argument, Call, Recording, arguments, holds_tensors
+from fxprune.submodules.calls import Argument, ModuleCall, Recording, arguments, holds_tensors
 from fxprune.submodules.dressing import Part, dressed, part_of
 from fxprune.tracing.guarded_code import guard_modes
 
@@ -57,7 +57,7 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
     return parts
 
 
-def join(parts: Mapping[str, fx.GraphModule], model: nn.Module, calls: Mapping[str, Call]) -> fx.GraphModule:
+def join(parts: Mapping[str, fx.GraphModule], model: nn.Module, calls: Mapping[str, ModuleCall]) -> fx.GraphModule:
     """The inverse of `split`: one graph of the parts that stand for submodules of `model`."""
     graph, known = fx.Graph(), {}
     for name, call in calls.items():
