@@ -88,14 +88,17 @@ def _rebuild(traced: Traced, source: nn.Module) -> nn.Module:
             new = pure_leaf(module, traced.lowered[name])
         else:
             new = _shallow(module)
-        parameters = {k: p for k, p in module._parameters.items() if p is None or id(p) in wanted}
-        buffers = {k: b for k, b in module._buffers.items() if b is None or id(b) in wanted}
+        leaf = name is not None  # whose code asks for tensors that are None
+        parameters = {k: p for k, p in module._parameters.items() if (leaf if p is None else id(p) in wanted)}
+        buffers = {k: b for k, b in module._buffers.items() if (leaf if b is None else id(b) in wanted)}
         children = {k: visit(m) for k, m in module._modules.items() if m is not None}
-        new._modules = {k: m for k, m in children.items() if m is not None}
-        new._parameters = parameters if name is not None else {k: p for k, p in parameters.items() if p is not None}
-        new._buffers = buffers if name is not None else {k: b for k, b in buffers.items() if b is not None}
-        new._non_persistent_buffers_set = {k for k in module._non_persistent_buffers_set if k in new._buffers}
-        new.training = module.training
+        new.__dict__.update(  # by far faster than attribute by attribute
+            _modules={k: m for k, m in children.items() if m is not None},
+            _parameters=parameters,
+            _buffers=buffers,
+            _non_persistent_buffers_set={k for k in module._non_persistent_buffers_set if k in buffers},
+            training=module.training,
+        )
         empty = name is None and not (new._modules or new._parameters or new._buffers)
         made[id(module)] = None if empty else new
         return made[id(module)]

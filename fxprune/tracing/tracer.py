@@ -96,7 +96,8 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     if run.branched_on_training:
         run = _both_modes(skeleton, run, _recorded(skeleton, training=True))
     for module, flag in training:
-        module.training = flag
+        if module.training is not flag:
+            module.training = flag
     return _traced(skeleton, run)
 
 
