@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["SCALARS", "Guard"]
+__all__ = ["SCALARS", "Guard", "is_constant"]
 
 SCALARS = (bool, int, float, complex)
 _LONGEST = 160  # characters of an expression in a message
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is a number or a text, which Python code holds as itself."""
+    return value is not None and isinstance(value, (*SCALARS, str))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.errors import PruneError, TraceError
-from fxprune.tracing.guards import SCALARS, Guard
+from fxprune.tracing.guards import SCALARS, Guard, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import is_leaf, lowered_forward
@@ -19,7 +19,7 @@ from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Proxy, Sizes, is_proxy, value_of
 from fxprune.tracing.skeleton import Skeleton
 
-__all__ = ["Recorder", "is_constant"]
+__all__ = ["Recorder"]
 
 _MISSING = object()
 
@@ -285,8 +285,3 @@ class Recorder(fx.Tracer):
                 raise TraceError(f"the batch norm {name!r} normalises with statistics that are not its own")
         self.lowered[name] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
         return "call_module", name, (bound["input"],), {}
-
-
-def is_constant(value: Any) -> bool:
-    """Whether a value is a number or a text, which Python code holds as itself."""
-    return value is not None and isinstance(value, (*SCALARS, str))

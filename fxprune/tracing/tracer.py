@@ -24,13 +24,14 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
+from fxprune.tracing.guards import is_constant
 from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
 from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
-from fxprune.tracing.recorder import Recorder, is_constant
+from fxprune.tracing.recorder import Recorder
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
