@@ -16,9 +16,16 @@ from typing import Any
 
 __all__ = ["CACHE", "LIMIT", "SPEED", "count", "names", "sizes"]
 
+# Six that users know, and small ones, where a prune is bookkeeping: those that Torch-Pruning runs on, too.
 SPEED = tuple(
-    f"torchvision:{name}"
-    for name in ("resnet50", "mobilenet_v2", "vit_b_16", "densenet201", "convnext_tiny", "efficientnet_b0")
+    """
+    torchvision:resnet50 torchvision:mobilenet_v2 torchvision:vit_b_16 torchvision:densenet201 torchvision:convnext_tiny
+    torchvision:efficientnet_b0 timm:test_convnext timm:test_efficientnet timm:test_vit timm:test_byobnet timm:test_resnet
+    timm:starnet_s050 timm:dla46x_c timm:mobilevit_xxs timm:mobilenetv3_small_050 timm:ese_vovnet19b_slim_dw
+    timm:repghostnet_050 timm:ghostnet_050 timm:regnetx_002 timm:cspnext_tiny timm:swiftformer_xs timm:lcnetv2_small
+    timm:inception_next_atto timm:hardcorenas_b timm:repvit_m1 timm:vit_tiny_patch16_dinov3_qkvb
+    timm:deit_tiny_patch16_224 timm:hgnetv2_b0 timm:vit_tiny_r_s16_p8_224 timm:densenet121
+    """.split()
 )
 CACHE = Path(__file__).parent / "results" / "families.json"
 LIMIT = 100_000_000  # parameters
