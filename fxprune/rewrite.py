@@ -15,7 +15,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.errors import NothingToPrune, PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.registry import pipeline
-from fxprune.state import copied, named_tensors, replace_tensors, sliced
+from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
 from fxprune.tracing.module import build
 
 __all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
@@ -76,7 +76,7 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
     device = next((t.device for t in source.values()), torch.device("cpu"))
     new: dict[int, Tensor] = {}
     with torch.no_grad():
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name, tensor in named_tensors(module, once=True).items():
             if name in constants:
                 new[id(tensor)] = constants[name].detach().to(device, copy=True)
             else:
@@ -88,9 +88,8 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
 
 
 def _match_modes(module: nn.Module, model: nn.Module) -> None:
-    modes = {name: part.training for name, part in model.named_modules(remove_duplicate=False)}
-    for name, part in module.named_modules():
-        part.training = modes.get(name, model.training)
+    modes = {name: part.training for name, part in named_parts(model)}
+    set_modes((part, modes.get(name, model.training)) for name, part in named_parts(module, once=True))
 
 
 def on_meta(constants: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,9 +15,11 @@ __all__ = [
     "clone_tensors",
     "copied",
     "meta_copies",
+    "named_parts",
     "named_tensors",
     "place_of",
     "replace_tensors",
+    "set_modes",
     "shallow_copy",
     "sliced",
     "tensor_names",
@@ -27,10 +29,53 @@ __all__ = [
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters, then buffers, under every name that they have."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    return {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+def named_parts(module: nn.Module, once: bool = False) -> list[tuple[str, nn.Module]]:
+    """What `nn.Module.named_modules` yields, several times as fast: it nests a generator for each level.
+
+    Args:
+        once: each module under its first name only.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+
+    def visit(part: nn.Module, name: str) -> None:
+        if once:
+            if id(part) in seen:
+                return
+            seen.add(id(part))
+        found.append((name, part))
+        prefix = f"{name}." if name else ""
+        for key, child in part._modules.items():
+            if child is not None:
+                visit(child, prefix + key)
+
+    visit(module, "")
+    return found
+
+
+def named_tensors(module: nn.Module, once: bool = False) -> dict[str, Tensor]:
+    """Parameters, then buffers, under every name that they have.
+
+    Args:
+        once: each under its first name only.
+    """
+    parts = named_parts(module, once)
+    found: dict[str, Tensor] = {}
+    for table in ("_parameters", "_buffers"):
+        seen: set[int] = set()
+        for name, part in parts:
+            for key, tensor in part.__dict__[table].items():
+                if tensor is None or (once and id(tensor) in seen):
+                    continue
+                seen.add(id(tensor))
+                found[f"{name}.{key}" if name else key] = tensor
+    return found
+
+
+def set_modes(parts: Iterable[tuple[nn.Module, bool]]) -> None:
+    """Put modules into training or evaluation one by one, past `nn.Module.__setattr__`, which takes its time."""
+    for part, training in parts:
+        part.__dict__["training"] = training
 
 
 def tensor_names(module: nn.Module) -> dict[int, str]:
@@ -76,7 +121,7 @@ def copied(tensor: Tensor, data: Tensor) -> Tensor:
 
 def replace_tensors(module: nn.Module, new: Mapping[int, Tensor]) -> None:
     """Put ``new[id(tensor)]`` in the place of each parameter and buffer, ties included."""
-    for part in module.modules():
+    for _, part in named_parts(module, once=True):
         for table in (part._parameters, part._buffers):
             for name, tensor in table.items():
                 if tensor is not None and id(tensor) in new:

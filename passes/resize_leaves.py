@@ -13,6 +13,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
 from fxprune.labels.table import of_layer, register
 from fxprune.passes.base import Context, Mismatch, Pass, PassResult
+from fxprune.state import named_parts
 
 __all__ = ["Layer", "ResizeLeaves", "groups_left", "resize"]
 
@@ -134,7 +135,7 @@ class ResizeLeaves(Pass):
     def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         done: set[int] = set()
         resized = 0
-        parts = dict(module.named_modules(remove_duplicate=False))
+        parts = dict(named_parts(module))
         for node in module.graph.nodes:
             if node.op != "call_module":
                 continue

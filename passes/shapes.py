@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.passes.base import Context, Mismatch
-from fxprune.state import meta_copies
+from fxprune.state import meta_copies, named_parts, set_modes
 from fxprune.tracing.interpret import call_on_meta
 from fxprune.tracing.quick_leaves import quick_leaf
 from fxprune.tracing.quick_shapes import QuickShapes
@@ -59,13 +59,12 @@ def run_on_shapes(module: fx.GraphModule, context: Context, before: Visit | None
 
 @contextmanager
 def _evaluating(module: fx.GraphModule) -> Iterator[None]:
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
+    flags = [(part, part.training) for _, part in named_parts(module, once=True)]
+    set_modes((part, False) for part, _ in flags)
     try:
         yield
     finally:
-        for part, training in flags:
-            part.training = training
+        set_modes(flags)
 
 
 class _Run:
@@ -73,7 +72,7 @@ class _Run:
 
     def __init__(self, module: fx.GraphModule, context: Context) -> None:
         self.module, self.context = module, context
-        self.parts = dict(module.named_modules(remove_duplicate=False))
+        self.parts = dict(named_parts(module))
         self.mode = QuickShapes()
 
     def __call__(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, fx
 
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Pass, PassResult
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
+from fxprune.tracing.quick_shapes import empty
 
 __all__ = ["SliceTensors"]
 
@@ -26,16 +26,14 @@ class SliceTensors(Pass):
     shapes: ClassVar[Literal["open"]] = "open"
 
     def requires(self, module: fx.GraphModule, context: Context) -> None:
-        known = named_tensors(module)
-        for name, axes in context.cut.tensors.items():
-            if name in known and any(len(ids) and ids[-1] >= known[name].shape[axis] for axis, ids in axes.items()):
-                raise PruneError(f"{name} of shape {tuple(known[name].shape)} is sliced already, or is of another model")
+        if self.name in context.counters:
+            raise PruneError("the model is sliced already: a second time would take other channels")
 
     def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         kept = context.cut.tensors
         counters: Counter[str] = Counter()
         new: dict[int, Tensor] = {}
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name, tensor in named_tensors(module, once=True).items():
             axes = kept.get(name, {})
             new[id(tensor)] = copied(tensor, _sliced(tensor, axes))
             counters["tensors sliced"] += bool(axes)
@@ -47,4 +45,4 @@ class SliceTensors(Pass):
 def _sliced(tensor: Tensor, kept: Mapping[int, np.ndarray]) -> Tensor:
     if not tensor.is_meta:
         return sliced(tensor, kept)
-    return torch.empty_like(tensor.detach()[tuple(slice(len(kept[d]) if d in kept else n) for d, n in enumerate(tensor.shape))])
+    return empty(tensor, [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)])

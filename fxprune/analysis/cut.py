@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,6 +62,8 @@ class Cut:
     def tensors(self) -> dict[str, dict[int, np.ndarray]]:
         """``{tensor name: {axis: kept indices}}`` for every axis that loses something."""
         result: dict[str, dict[int, np.ndarray]] = {}
+        if not self.gone:
+            return result
         for name, classes in self.analysis.tensor_classes.items():
             for axis, ids in classes.items():
                 lost = self.mask[ids]
@@ -87,12 +90,12 @@ class Cut:
     @cached_property
     def params(self) -> int:
         """Parameters that the graph uses."""
-        count = 0
+        count, tensors = 0, self.analysis.traced.tensors
         for name in self.analysis.parameter_names:
-            shape = list(self.analysis.traced.tensors[name].shape)
-            for axis, ids in self.analysis.tensor_classes.get(name, {}).items():
-                shape[axis] = int((~self.mask[ids]).sum())
-            count += int(np.prod(shape))
+            shape = list(tensors[name].shape)
+            for axis, kept in self.tensors.get(name, {}).items():
+                shape[axis] = len(kept)
+            count += math.prod(shape)
         return count
 
     def groups_at(self, axes: Sequence[Axis]) -> list[str]:

@@ -106,7 +106,7 @@ def rounded(scores: np.ndarray) -> np.ndarray:
 
 def _spared(name: str, cut: Cut) -> str:
     """Why a free group loses nothing although others do, if that is because of the groups that exclude it."""
-    others = sorted(cut.analysis.exclusive.get(name, set()) & set(cut.gone))
+    others = sorted(other for other in cut.analysis.exclusive.get(name, ()) if other in cut.gone)
     if name in cut.gone or not others:
         return ""
     return f"a grouped convolution loses whole groups or channels within them, and {others[0]!r} is cheaper in saliency"

@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.analysis.groups import Group
 from fxprune.errors import PlanMismatch
 from fxprune.planning.indented import indented
+from fxprune.state import named_tensors
 
 __all__ = ["GroupPlan", "Plan", "fingerprint"]
 
@@ -164,5 +165,5 @@ def _counts(values: Iterable[Any]) -> list[int]:
 
 def fingerprint(model: nn.Module) -> str:
     """Of the names and shapes of parameters and buffers: another checkpoint of the same architecture has the same."""
-    lines = [f"{n} {tuple(t.shape)}" for n, t in (*model.named_parameters(), *model.named_buffers())]
+    lines = [f"{n} {tuple(t.shape)}" for n, t in named_tensors(model, once=True).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

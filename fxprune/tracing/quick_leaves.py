@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.labels.table import keys_of_layer, known, register
+from fxprune.tracing.quick_shapes import empty
 
 __all__ = ["quick_leaf"]
 
@@ -22,7 +23,7 @@ def quick_leaf(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     # The class itself, no base: a subclass may do anything.
     entry = known(keys[0]) if keys and type(module).__module__.startswith("torch.nn.") else None
     shape = None if entry is None or entry.shape is None else entry.shape(module, args[0])
-    return None if shape is None else args[0].new_empty(shape)
+    return None if shape is None else empty(args[0], shape)
 
 
 def _same(module: Any, x: Tensor) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.labels.table import known, register
 
-__all__ = ["QuickShapes", "quick"]
+__all__ = ["QuickShapes", "empty", "quick"]
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -42,6 +42,11 @@ def quick(key: str, args: Args, kwargs: Kwargs) -> Tensor | tuple[Tensor, ...] |
     return found
 
 
+def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """``like.new_empty(shape)`` of a meta tensor, past PyTorch's implementation in Python."""
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
 class QuickShapes(TorchDispatchMode):
     """Runs a model on meta tensors, taking shapes from `quick` where it knows them."""
 
@@ -63,7 +68,7 @@ class QuickShapes(TorchDispatchMode):
 def _like(x: Tensor) -> Tensor:
     """`torch.empty_like`, whose meta kernel is slow."""
     if x.is_contiguous():
-        return x.new_empty(x.shape)
+        return empty(x, x.shape)
     step = 1
     for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
         if stride != step:
@@ -132,7 +137,7 @@ def _group_norm(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
 
 
 def _adaptive_pool(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
-    return x.new_empty((*x.shape[:-2], *args[1])) if x.dim() in (3, 4) else None
+    return empty(x, (*x.shape[:-2], *args[1])) if x.dim() in (3, 4) else None
 
 
 def _reduced(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
@@ -143,7 +148,7 @@ def _reduced(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     gone = {d % x.dim() for d in args[1]} if all(-x.dim() <= d < x.dim() for d in args[1]) else None
     if gone is None or len(gone) < len(args[1]):
         return None
-    return x.new_empty([1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone])
+    return empty(x, [1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone])
 
 
 # -- contractions ------------------------------------------------------------------------------------------------------
@@ -169,7 +174,7 @@ def _convolution(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     ]
     if min(sizes) < 1 or not _plainly_contiguous(x) or not _plainly_contiguous(weight):
         return None
-    return x.new_empty((x.shape[0], weight.shape[0], *sizes))
+    return empty(x, (x.shape[0], weight.shape[0], *sizes))
 
 
 def _plainly_contiguous(x: Tensor) -> bool:
@@ -185,7 +190,7 @@ def _linear(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
         return None
     if bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1]):
         return None
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return empty(x, (*x.shape[:-1], weight.shape[0]))
 
 
 def _matmul(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
@@ -194,7 +199,7 @@ def _matmul(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
         return None
     if other.dim() > 2 and other.shape[:-2] != x.shape[:-2]:
         return None
-    return x.new_empty((*x.shape[:-1], other.shape[-1]))
+    return empty(x, (*x.shape[:-1], other.shape[-1]))
 
 
 def _attention(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
@@ -208,7 +213,7 @@ def _attention(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
     scores = (*x.shape[:-1], key.shape[-2])
     if mask is not None and not (mask.dim() <= x.dim() and _broadcasts(mask.shape, scores)):
         return None
-    return x.new_empty((*x.shape[:-1], value.shape[-1]))
+    return empty(x, (*x.shape[:-1], value.shape[-1]))
 
 
 def _recurrent(x: Tensor, args: Args, kwargs: Kwargs) -> tuple[Tensor, ...] | None:
@@ -220,7 +225,7 @@ def _recurrent(x: Tensor, args: Args, kwargs: Kwargs) -> tuple[Tensor, ...] | No
     if args[2][0].shape[1] != x.shape[2]:  # the kernel says what is wrong
         return None
     width = states[0].shape[-1] * (2 if args[7] else 1)
-    return x.new_empty((*x.shape[:2], width)), *(_like(s) for s in states)
+    return empty(x, (*x.shape[:2], width)), *(_like(s) for s in states)
 
 
 def _cat(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
@@ -235,7 +240,7 @@ def _cat(x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
             return None
         if any(n != m for d, (n, m) in enumerate(zip(t.shape, x.shape, strict=True)) if d != dim):
             return None
-    return x.new_empty([sum(t.shape[dim] for t in tensors) if d == dim else n for d, n in enumerate(x.shape)])
+    return empty(x, [sum(t.shape[dim] for t in tensors) if d == dim else n for d, n in enumerate(x.shape)])
 
 
 for _names, _shape in (

@@ -65,5 +65,5 @@ def test_frozen_parameters_stay_frozen_and_tied_ones_tied() -> None:
 
 def test_a_model_that_is_sliced_already_is_refused() -> None:
     module, context = prepared(Net(), (X,), {"conv.weight": [0]}, "resize-leaves")
-    with pytest.raises(fxprune.PruneError, match=r"pass slice-tensors: .* is sliced already"):
+    with pytest.raises(fxprune.PruneError, match=r"pass slice-tensors: the model is sliced already"):
         run_passes(module, [pass_of("slice-tensors")], context)
