@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.operators import operators_put_back
 from torch import Tensor, nn
 
 import fxprune
-import fxprune.passes.arguments  # registers the package's own repairs
 from fxprune.labels import table
 
 X = torch.zeros(2, 3, 8, 8)
@@ -19,13 +19,8 @@ X = torch.zeros(2, 3, 8, 8)
 
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
-    """The table of operators, put back afterwards."""
-    table.names()  # loads the package's own
-    before = {key: (entry.rule, entry.repair) for key, entry in table._OPERATORS.items()}
-    yield
-    for key, entry in table._OPERATORS.items():
-        entry.rule, entry.repair = before.get(key, (None, None))
-    table._FOUND.clear()
+    with operators_put_back():
+        yield
 
 
 @torch.library.custom_op("fxprune_tests::swish", mutates_args=())

@@ -112,3 +112,33 @@ def test_a_shallow_copy_holds_the_same_tensors_in_other_modules() -> None:
     assert found.one is not module.one and found.one.weight is module.one.weight is found.two.weight
     found.one.weight = nn.Parameter(torch.zeros(3, 3))
     assert module.one.weight is module.two.weight
+
+
+class Shared(nn.Module):
+    """A module under two names, a tensor under three, an empty place, and buffers of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.second = self.first[0]
+        self.tied = nn.Linear(3, 3, bias=False)
+        self.tied.weight = self.first[0].weight
+        self.empty = None
+        self.register_module("missing", None)
+        self.register_buffer("table", torch.zeros(2), persistent=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["all names", "first names"])
+def test_parts_and_tensors_have_the_names_that_torch_gives_them(once: bool) -> None:
+    module = Shared()
+    assert state.named_parts(module, once) == list(module.named_modules(remove_duplicate=once))
+    expected = [*module.named_parameters(remove_duplicate=once), *module.named_buffers(remove_duplicate=once)]
+    found = state.named_tensors(module, once)
+    assert [(name, id(t)) for name, t in found.items()] == [(name, id(t)) for name, t in expected]
+
+
+def test_modes_are_set_one_by_one() -> None:
+    module = Shared()
+    state.set_modes((part, name == "first") for name, part in state.named_parts(module))
+    assert [name for name, part in module.named_modules() if part.training] == ["first"]
