@@ -67,11 +67,15 @@ def source(own: str | None, of_file: str | None) -> str:
         return published[1]
     paragraph = inspect.cleandoc(of_file or "").partition("\n\n")[0].replace("\n", " ")
     found = re.search(r"\(((?:published|after|reconstruction).*)\)", paragraph)
+    if not found and "(a baseline)" not in paragraph:
+        raise SystemExit(f"no source in the first paragraph of a criterion's file: {paragraph!r}; see source()")
     return found[1].removeprefix("published: ") if found else "a baseline"
 
 
 def cell(text: str) -> str:
     """Text that fits into a table, whose cells a bar would part: a sign that looks like one stands for it."""
+    if text.count("``") % 2:
+        raise SystemExit(f"a first sentence ends within a formula, maybe at dots: {text!r}")
     return text.replace("``", "`").replace("|", "\u2223")
 
 

@@ -79,8 +79,8 @@ def prune(
     """
     clock = Clock()
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
-    target = Target.of(model, submodules, example_inputs)
-    made, rewritten = _decide(target, options, clock, data=data, loss=loss, batches=batches)
+    what = (model, submodules, example_inputs)
+    target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
     return _finish(target, made, rewritten, verify, clock)
 
 
@@ -107,8 +107,8 @@ def plan(
     12
     """
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
-    target = Target.of(model, submodules, example_inputs)
-    return _decide(target, options, Clock(), data=data, loss=loss, batches=batches)[0]
+    what = (model, submodules, example_inputs)
+    return _decide(what, options, Clock(), data=data, loss=loss, batches=batches)[1]
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
@@ -162,9 +162,10 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     return verify_pair(*pair_of(model, slim, example_inputs), timed=latency, seed=seed)
 
 
-def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Plan, Rewritten]:
+def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
     """Analyze, score, select and rewrite on shapes; `observed`: what `fxprune.criteria.prepare` takes."""
     policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
+    target = Target.of(*what)
     target.check_criterion(criterion)
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
@@ -174,7 +175,7 @@ def _decide(target: Target, options: PruneOptions, clock: Clock, **observed: Any
     rewritten = rewrite(analysis, gone)
     clock("rewrite")
     stored = options.to_json() | target.described()
-    return document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten
+    return target, document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten
 
 
 def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:

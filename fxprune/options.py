@@ -12,7 +12,7 @@ from fxprune.errors import InputError, nearest
 __all__ = ["AttentionPolicy", "Criterion", "PruneOptions", "Ratio", "Scope"]
 
 Ratio = float | Mapping[str, float]
-Scope = Literal["global", "layer"]
+Scope = Literal["global", "layer"]  # the policies of the package; any registered name will do
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Criterion = str | Callable[..., Any]
 

@@ -7,12 +7,14 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 from support.operators import operators_put_back
 
 from fxprune.codegen import writers
 from fxprune.criteria import registry as criteria_registry
+from fxprune.options import Scope
 from fxprune.passes import registry as passes_registry
 from fxprune.planning.policies import registry as policies_registry
 
@@ -119,3 +121,12 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
     config = load_config(str(ROOT / "docs" / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True)
     build.build(config)
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_counts_and_names_of_what_there_is_are_up_to_date() -> None:
+    """Criteria are counted in README and on their page; policies have a row on theirs, and a place in the type of `scope`."""
+    count = len(criteria_registry._NAMES)
+    assert f"[{count} criteria]" in PAGES["README.md"]
+    assert set(policies_registry._NAMES) == set(get_args(Scope))
+    page = PAGES["docs/pages/policies.md"]
+    assert all(f'`"{name}"`' in page or f"`{name}`" in page for name in policies_registry._NAMES)

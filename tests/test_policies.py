@@ -124,7 +124,7 @@ def test_a_registered_policy_is_used_by_name(analysis: Analysis) -> None:
         def choose(self, analysis: Analysis, scores: Any) -> dict[str, np.ndarray]:
             return {g.id: np.arange(round(g.size * self.options.ratio)) for g in analysis.free}
 
-    assert registry.names() == ["global", "layer", "first_channels"]
+    assert registry.names() == [*registry._NAMES, "first_channels"]
     assert chosen(analysis, 0.5, "first_channels") == {"one": [0, 1, 2, 3], "two": [0, 1]}
     slim = fxprune.prune(Chain(), 0.5, torch.zeros(1, 3), scope="first_channels")  # type: ignore[arg-type]
     assert slim.meta["fxprune"].plan.group("one.weight").kept == [4, 5, 6, 7]

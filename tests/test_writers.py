@@ -66,7 +66,7 @@ def test_a_form_writes_its_files(form: str, named: bool, tmp_path: Path) -> None
     model = slim()
     written = fxprune.save(model, tmp_path / "new" / (files[0] if named else ""), format=form)
     assert written == tmp_path / "new" / files[0]
-    assert sorted(path.name for path in written.parent.iterdir()) == files
+    assert sorted(path.name for path in written.parent.iterdir()) == sorted(files)
     found, expected = read(written), model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -158,7 +158,7 @@ def test_a_writer_may_do_all_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["sauce", "", None, ["source"]])
 def test_unknown_forms_are_named_with_those_that_exist(wrong: object, tmp_path: Path) -> None:
     hint = r" \(did you mean 'source'\?\)" if wrong == "sauce" else ".*"
-    with pytest.raises(InputError, match=f"there is no output form .*{hint}; known: source, npz"):
+    with pytest.raises(InputError, match=f"there is no output form .*{hint}; known: {', '.join(FORMS)}"):
         save(slim(), tmp_path, format=wrong)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 

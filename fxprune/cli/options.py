@@ -26,20 +26,12 @@ __all__ = [
     "Ratio",
     "RoundTo",
     "Scope",
-    "ScopeOption",
     "Seed",
     "Submodule",
     "Unit",
     "Weights",
     "keywords",
 ]
-
-
-class Scope(str, Enum):
-    """How channels compete: see `fxprune.prune`."""
-
-    GLOBAL = "global"
-    LAYER = "layer"
 
 
 class Attention(str, Enum):
@@ -66,7 +58,9 @@ Ratio = Annotated[
 Criterion = Annotated[
     str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
 ]
-ScopeOption = Annotated[Scope, typer.Option(help="One ranking over all groups, or the ratio in every group.")]
+Scope = Annotated[
+    str, typer.Option(help="global: one ranking over all groups; layer: the ratio in every group; or another policy's name.")
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="Name or glob of layers that stay whole. Repeatable.", show_default=False),

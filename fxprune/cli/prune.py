@@ -36,7 +36,7 @@ __all__ = ["prune"]
 def prune(
     model: given.Model,
     ratio: given.Ratio = None,
-    scope: given.ScopeOption = given.Scope.GLOBAL,
+    scope: given.Scope = "global",
     criterion: given.Criterion = "l2",
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
@@ -64,7 +64,7 @@ def prune(
     _check(plan, ratio, plan_only or submodule or data)
     options: dict[str, Any] = {}
     if ratio is not None:
-        chosen = PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
+        chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (out is not None)) as step:

@@ -18,7 +18,7 @@ __all__ = ["verify"]
 def verify(
     model: given.Model,
     ratio: Annotated[float, typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.")] = 0.5,
-    scope: given.ScopeOption = given.Scope.GLOBAL,
+    scope: given.Scope = "global",
     criterion: given.Criterion = "l2",
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
@@ -34,7 +34,7 @@ def verify(
     from fxprune import api
     from fxprune.proofs.randomize import randomize
 
-    chosen = PruneOptions(ratio, criterion, scope.value, ignore or (), max_ratio, round_to, attention.value, seed)
+    chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed)
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)

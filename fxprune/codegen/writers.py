@@ -109,12 +109,12 @@ def names() -> list[str]:
 def register(name: str) -> Callable[[_Made], _Made]:
     """Decorate a `Writer` to make it known by a name: ``fxprune.save(slim, path, format=name)``.
 
-    >>> @register("state_dict")
+    >>> @register("torch_file")
     ... class StateDict(Writer):
     ...     suffixes = (".pt",)
     ...     def contents(self, slim, stem):
     ...         return [lambda path: torch.save(slim.state_dict(), path)]
-    >>> "state_dict" in names()
+    >>> "torch_file" in names()
     True
 
     Raises:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from fxprune import nested
 from fxprune.analysis.cut import Cut
-from fxprune.errors import InputError
+from fxprune.errors import PruneError
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.labels.store import axes_in
 from fxprune.proofs.errors import relative_error
@@ -99,16 +99,25 @@ class _Masked(fx.Interpreter):
 
     def _statistic(self, n: fx.Node, axes: Any) -> Any:
         """Run the slim model's operation on the kept entries; zeros stand where channels went."""
-        node = self.slim_nodes[n.name]
+        node = self.slim_nodes.get(n.name)
+        if node is None:
+            raise PruneError(
+                f"a pass took out the node {n.name}, a statistic over channels that go, which cannot be checked without it: "
+                "the node must stay, under its name"
+            )
+        here, there = _read_by(n), _read_by(node)
+        # A pass may have put another node in the place of one that it took out. The original's value at that place is
+        # what counts: if the slim model computes another there, its output tells.
+        places = dict(zip(there, here, strict=True)) if len(here) == len(there) else {}
         inputs = {source.name: source for source in n.all_input_nodes}
 
         def argument(source: fx.Node) -> Any:
-            mine = inputs.get(source.name)
+            mine = inputs.get(source.name, None if source.op == "get_attr" else places.get(source))
             if mine is not None:
                 return self._compress(self.env[mine], self._axes(mine))
             if source.op == "get_attr":
                 return self.slim.fetch_attr(str(source.target))
-            raise InputError(f"the slim model computes {source.name} for a statistic, which cannot be checked alone")
+            raise PruneError(f"the slim model computes {source.name} for a statistic, which cannot be checked alone")
 
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), argument)
         if node.op == "call_module":
@@ -147,3 +156,10 @@ class _Masked(fx.Interpreter):
             return v
 
         return nested.map(spread, value, axes)
+
+
+def _read_by(node: fx.Node) -> list[fx.Node]:
+    """The nodes in the arguments of a node, in their order, as often as they stand there."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda n: found.append(n))
+    return found

@@ -92,6 +92,29 @@ class Doubles(Pass):
         return PassResult.of(weights_doubled=1)
 
 
+@dataclass(frozen=True)
+class TakesOut(Pass):
+    """Takes a module's call out of the graph: right for an identity, wrong for a norm."""
+
+    name: ClassVar[str] = "takes-out"
+    stage: ClassVar[passes.base.Stage] = "weights"
+    shapes: ClassVar[str] = "checked"
+    kind: ClassVar[type[nn.Module]] = nn.Identity
+
+    def run(self, module: fx.GraphModule, context: Context) -> PassResult:
+        parts = dict(module.named_modules())
+        nodes = [n for n in module.graph.nodes if n.op == "call_module" and isinstance(parts[n.target], self.kind)]
+        for node in nodes:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        return PassResult.of(nodes_removed=len(nodes))
+
+
+def normed() -> nn.Module:
+    layers = nn.Linear(4, 8), nn.Identity(), nn.LayerNorm(8), nn.Identity(), nn.Linear(8, 2)
+    return fxprune.proofs.randomize.randomize(nn.Sequential(*layers)).eval()
+
+
 @pytest.fixture
 def registered() -> Iterator[None]:
     before = passes.names()
@@ -102,9 +125,11 @@ def registered() -> Iterator[None]:
 
 
 def test_the_package_runs_its_passes_in_order() -> None:
-    assert passes.names() == ["slice-tensors", "resize-leaves", "resize-arguments", "drop-unused"]
-    assert [step.name for step in passes.pipeline("shapes")] == passes.names()
-    assert passes.pipeline("weights") == []
+    order = ["slice-tensors", "resize-leaves", "resize-arguments", "drop-unused"]
+    assert [name for name in passes.names() if name in order] == order
+    stages = {stage: [step.name for step in passes.pipeline(stage)] for stage in ("shapes", "weights")}
+    assert set(order) <= set(stages["shapes"])
+    assert sorted([*stages["shapes"], *stages["weights"]]) == sorted(passes.names())
 
 
 def test_a_broken_graph_is_found_after_the_pass_that_broke_it() -> None:
@@ -138,6 +163,28 @@ def test_a_pass_that_changes_the_result_is_found_out(registered: None) -> None:
     passes.register(Doubles)
     with pytest.raises(fxprune.NotEquivalent, match="differs from the masked original"):
         fxprune.prune(Net().eval(), 0.5, X)
+
+
+def test_what_a_statistic_reads_may_be_replaced_by_its_equal(registered: None) -> None:
+    passes.register(TakesOut)
+    slim = fxprune.prune(normed(), 0.5, torch.zeros(2, 4))
+    assert slim.meta["fxprune"].counters["takes-out"] == {"nodes removed": 2}
+    assert slim.meta["fxprune"].checks.passed
+
+
+def test_what_a_statistic_reads_may_not_be_replaced_by_something_else(registered: None) -> None:
+    """A pass that takes a tanh for an identity is found out."""
+    model = normed()
+    model[1] = nn.Tanh()
+    passes.register(type("TakesOutTanh", (TakesOut,), {"kind": nn.Tanh}))
+    with pytest.raises(fxprune.NotEquivalent):
+        fxprune.prune(model, 0.5, torch.zeros(2, 4))
+
+
+def test_a_statistic_itself_must_stay(registered: None) -> None:
+    passes.register(type("TakesOutNorm", (TakesOut,), {"kind": nn.LayerNorm}))
+    with pytest.raises(fxprune.PruneError, match="a pass took out the node _2, a statistic over channels that go"):
+        fxprune.prune(normed(), 0.5, torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("name", ["", "drop-unused"])
