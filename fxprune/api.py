@@ -122,7 +122,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     """
     clock = Clock()
     target = Target.of_plan(model, plan)
-    analysis = target.analyze(plan.options["attention"], plan.options["ignore"])
+    analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")
     rewritten = rewrite(analysis, plan.gone(analysis.free))
     if listed(rewritten.cut.tensors) != plan.kept:

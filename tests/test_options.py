@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
+import fxprune
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions, check_attention
 
@@ -115,3 +117,12 @@ def test_damaged_json_is_refused(document: dict[str, Any], message: str) -> None
 def test_options_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         PruneOptions(0.5).ratio = 0.6  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change", [{"attention": "all"}, {"ratio": 2}, {"ignore": 3}, {"round_to": "four"}], ids=str)
+def test_a_plan_with_damaged_options_is_refused(change: dict[str, object]) -> None:
+    model, x = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)), torch.zeros(1, 8)
+    plan = fxprune.plan(model, 0.5, x)
+    plan.options |= change
+    with pytest.raises(fxprune.PlanMismatch, match="the plan's options are damaged"):
+        fxprune.apply(model, plan)

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from fxprune.analysis.groups import Group
-from fxprune.errors import PlanMismatch
+from fxprune.errors import InputError, PlanMismatch
+from fxprune.options import PruneOptions
 from fxprune.planning.indented import indented
 from fxprune.state import named_tensors
 
@@ -80,6 +81,18 @@ class Plan:
             if group.id == name:
                 return group
         raise PlanMismatch(f"the plan has no group {name!r}")
+
+    @property
+    def settings(self) -> PruneOptions:
+        """What `options` says, checked.
+
+        Raises:
+            PlanMismatch: it says nothing that a plan could have been made with.
+        """
+        try:
+            return PruneOptions.from_json(self.options)
+        except (InputError, TypeError, AttributeError) as error:
+            raise PlanMismatch(f"the plan's options are damaged: {error}") from error
 
     def gone(self, free: Iterable[Group]) -> dict[str, list[int]]:
         """Channels that go of each of a model's free groups.

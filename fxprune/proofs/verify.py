@@ -30,7 +30,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
     if fingerprint(model) != plan.fingerprint:
         raise InputError("slim was not made from a model like this one: names or shapes of parameters differ")
     args, named = example_of(plan.example) if example_inputs is None else settle_inputs(model, example_inputs)
-    analysis = analyze_model(model, args, named, attention=plan.options["attention"], ignore=plan.options["ignore"])
+    analysis = analyze_model(model, args, named, attention=plan.settings.attention, ignore=plan.settings.ignore)
     cut = analysis.cut(plan.gone(analysis.free))
 
     random = randomize(copy.deepcopy(model), seed)
