@@ -1,0 +1,62 @@
+"""What a case of a kind is, and the parts that many are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Case", "Written", "images", "net", "rows"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        name: what it does, in a few words.
+        make: makes the model.
+        inputs: ``inputs(batch)`` makes its positional inputs.
+        refused: a part (regular expression) of the sentence that refuses it; empty where it must be recorded right.
+        modes: those that can be recorded.
+        batches: sizes at which the recording must do as the model does; recorded is the first.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Any, ...]]
+    refused: str = ""
+    modes: tuple[str, ...] = ("evaluation", "training")
+    batches: tuple[int, ...] = (2, 3, 1)
+
+
+def rows(batch: int) -> tuple[Tensor, ...]:
+    """Vectors of eight numbers."""
+    return (torch.randn(batch, 8),)
+
+
+def images(batch: int) -> tuple[Tensor, ...]:
+    """Small images of three channels."""
+    return (torch.randn(batch, 3, 8, 8),)
+
+
+class Written(nn.Module):
+    """``a`` (8 -> 16) and ``b`` (16 -> 4) with what the user wrote between: ``between(model, hidden)``."""
+
+    def __init__(self, between: Callable[[nn.Module, Tensor], Any], **parts: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.between = between
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.b(self.between(self, self.a(x)))
+
+
+def net(between: Callable[[nn.Module, Tensor], Any], **parts: Any) -> Callable[[], nn.Module]:
+    """Makes a `Written`; parts that are classes or functions are called for each model."""
+    return lambda: Written(between, **{k: v() if callable(v) and not isinstance(v, nn.Module) else v for k, v in parts.items()})
