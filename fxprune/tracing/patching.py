@@ -106,14 +106,14 @@ def _module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     recorder = _THREAD.recorder
     if recorder is None or recorder.evaluating:
         return call_module(module, *args, **kwargs)
-    return recorder.module_call(module, *args, **kwargs)
+    return recorder.calls.call(module, *args, **kwargs)
 
 
 def _module_attribute(module: nn.Module, name: str) -> Any:
     recorder = _THREAD.recorder
     if recorder is None or recorder.evaluating:
         return module_attribute(module, name)
-    return recorder.module_attribute(module, name)
+    return recorder.calls.attribute(module, name)
 
 
 def _training(module: nn.Module) -> Any:
@@ -122,7 +122,7 @@ def _training(module: nn.Module) -> Any:
         raise AttributeError(f"{type(module).__name__!r} object has no attribute 'training'")
     if recorder is None or recorder.evaluating:
         return module.__dict__["training"]
-    return recorder.training_flag(module)
+    return recorder.calls.training_flag(module)
 
 
 _TRAINING = property(_training, lambda module, value: module.__dict__.__setitem__("training", value))

@@ -13,8 +13,7 @@ from fxprune.errors import PruneError, TraceError
 from fxprune.tracing.guards import SCALARS, Guard, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.lowering import is_leaf, lowered_forward
-from fxprune.tracing.patching import call_module, module_attribute
+from fxprune.tracing.module_calls import ModuleCalls
 from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Proxy, Sizes, is_proxy, value_of
 from fxprune.tracing.skeleton import Skeleton
@@ -35,6 +34,8 @@ class Recorder(fx.Tracer):
         constants: name -> tensor that the model makes or holds outside its state.
         lowered: module name -> torch.nn class that stands for it.
         branched_on_training: the model's code asked for ``self.training`` as a bool.
+        calls: what calls of modules, their tensors and their modes become.
+        of_training: nodes computed from self.training alone.
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
@@ -48,12 +49,12 @@ class Recorder(fx.Tracer):
         self.lowered: dict[str, type[nn.Module]] = {}
         self.branched_on_training = False
         self.evaluating = False
+        self.calls = ModuleCalls(self)
         self.run_node = Runner(skeleton, mode, self.lowered)
-        self._scopes: list[nn.Module] = [skeleton.module]
         self._attributes: dict[str, Proxy] = {}
         self._constant_names: dict[int, str] = {}
         self._guards: set[str] = set()
-        self._of_training: set[fx.Node] = set()  # nodes computed from self.training alone
+        self.of_training: set[fx.Node] = set()
         self._sizes: dict[tuple[fx.Node, int], Proxy] = {}
 
     # -- nodes ------------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ class Recorder(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, *unused: Any) -> Any:
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
-            kind, target, args, kwargs = self._batch_norm(target, args, kwargs)
+            kind, target, args, kwargs = self.calls.batch_norm(target, args, kwargs)
         node = self._node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         value = self._evaluated(node, args, kwargs)
@@ -71,13 +72,13 @@ class Recorder(fx.Tracer):
             self.graph.erase_node(node)
             return value
         name_literal_axes(self.mode, node, args, value)
-        if dynamic and isinstance(value, SCALARS) and all(n in self._of_training for n in inputs):
-            self._of_training.add(node)
+        if dynamic and isinstance(value, SCALARS) and all(n in self.of_training for n in inputs):
+            self.of_training.add(node)
         return self.wrap(node, value)
 
     def _node(self, kind: str, target: Any, args: Any, kwargs: Any = None, name: Any = None) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name)
-        node.meta["scope"] = self.names.module_names.get(id(self._scopes[-1]), "")
+        node.meta["scope"] = self.names.module_names.get(id(self.calls.scopes[-1]), "")
         node.meta["source"] = line_running()
         return node
 
@@ -125,9 +126,9 @@ class Recorder(fx.Tracer):
         if name is None:
             name = self._constant_names[id(tensor)] = f"_constant{len(self.constants)}"
             self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
-        return self._get_attr(name, tensor)
+        return self.get_attr(name, tensor)
 
-    def _get_attr(self, name: str, value: Any) -> Proxy:
+    def get_attr(self, name: str, value: Any) -> Proxy:
         """The proxy of a tensor or a flag of the model, one node for all its uses; a real tensor is known on meta."""
         proxy = self._attributes.get(name)
         if proxy is None:
@@ -213,7 +214,7 @@ class Recorder(fx.Tracer):
     def concrete(self, proxy: Proxy) -> Any:
         """The value that Python code needs right now: the graph asserts that it stays so."""
         value = proxy.value
-        if proxy.node in self._of_training:
+        if proxy.node in self.of_training:
             self.branched_on_training = True
             return value
         if isinstance(value, Tensor):
@@ -238,50 +239,3 @@ class Recorder(fx.Tracer):
         if (text := guard.text(self.values)) not in self._guards:
             self._guards.add(text)
             guard.emit(text, add)
-
-    # -- modules ------------------------------------------------------------------------------------------------------
-
-    def module_call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """A call of a module by the model's code: one node for a layer of PyTorch, else those of its forward."""
-        name = self.names.module_names.get(id(module))
-        if name is None:
-            return call_module(module, *args, **kwargs)
-        if is_leaf(module):
-            return self.create_proxy("call_module", name, args, kwargs)
-        self._scopes.append(module)
-        try:
-            forward = lowered_forward(module)
-            return forward(module, *args, **kwargs) if forward is not None else call_module(module, *args, **kwargs)
-        finally:
-            self._scopes.pop()
-
-    def module_attribute(self, module: nn.Module, name: str) -> Any:
-        """A part, parameter or buffer of a module; the tensors of the model are proxies."""
-        found = module_attribute(module, name)
-        if not isinstance(found, Tensor) or id(found) not in self.names.tensor_names:
-            return found
-        return self._get_attr(self.names.tensor_names[id(found)], found)
-
-    def training_flag(self, module: nn.Module) -> Any:
-        """``module.training``, a node for a module of the model."""
-        name, stored = self.names.module_names.get(id(module)), module.__dict__["training"]
-        if name is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
-            # A batch norm's own code is traced as in eval and put back as one module, which knows both modes.
-            return stored
-        flag = self._get_attr(f"{name}.training" if name else "training", stored)
-        self._of_training.add(flag.node)
-        return flag
-
-    def _batch_norm(self, target: Any, args: Any, kwargs: Any) -> tuple[str, Any, Any, Any]:
-        """`F.batch_norm` on the statistics of the batch norm whose code is being traced is that module itself."""
-        module = self._scopes[-1]
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return "call_function", target, args, kwargs
-        bound = dict(zip(("input", "running_mean", "running_var", "weight", "bias"), args, strict=False)) | kwargs
-        name = self.names.module_names[id(module)]
-        for key in ("running_mean", "running_var", "weight", "bias"):
-            found, own = bound.get(key), getattr(module, key)
-            if (None if found is None else found.node) is not (None if own is None else own.node):
-                raise TraceError(f"the batch norm {name!r} normalises with statistics that are not its own")
-        self.lowered[name] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-        return "call_module", name, (bound["input"],), {}
