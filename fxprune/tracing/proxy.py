@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.graph import magic_methods, reflectable_magic_methods
 
 from fxprune import nested
 
-__all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "is_proxy", "proxies_in", "value_of"]
+__all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "TensorProxy", "is_proxy", "proxies_in", "proxy_of", "value_of"]
 
 
 class Sizes(tuple[Any, ...]):
@@ -30,19 +31,12 @@ class Sizes(tuple[Any, ...]):
         return Sizes(super().__add__(tuple(other)))
 
 
-class Proxy(fx.Proxy):
-    """A proxy that knows its node's value."""
+class _Asked:
+    """What Python itself asks of a proxy of any kind."""
 
     tracer: Any  # a `fxprune.tracing.recorder.Recorder`
+    node: fx.Node
     value: Any
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:  # so that isinstance(x, Tensor) and isinstance(n, int) hold in model code
-        value = self.__dict__.get("value")
-        return type(value) if isinstance(value, (Tensor, int, float)) else Proxy
-
-    def __getattr__(self, name: str) -> Any:
-        return self.tracer.attribute(self, name)
 
     def __iter__(self) -> Iterator[Any]:
         count = len(self) if isinstance(self.value, Tensor) else len(self.value)
@@ -63,11 +57,6 @@ class Proxy(fx.Proxy):
     def __contains__(self, item: Any) -> bool:
         return any(item is x or item == x for x in self)
 
-    def __hash__(self) -> int:
-        value = self.__dict__.get("value")
-        # A device or a dtype is a key by what it is: models keep results under x.device, and look them up so.
-        return hash(value) if isinstance(value, (torch.device, torch.dtype)) else id(self)
-
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
@@ -83,22 +72,28 @@ class Proxy(fx.Proxy):
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
 
-
-def _inplace(name: str) -> Callable[[Proxy, Any], Any]:
-    """``x += y`` writes into a tensor, but makes a new number."""
-    function = getattr(operator, name)
-    plain = getattr(operator, {"iand": "and_", "ior": "or_"}.get(name, name[1:]))
-
-    def method(self: Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy(
-            "call_function", function if isinstance(self.value, Tensor) else plain, (self, other), {}
-        )
-
-    return method
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tracer = next(leaf for leaf in nested.leaves((args, kwargs)) if is_proxy(leaf)).tracer
+        return tracer.torch_function(func, args, kwargs)
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "imatmul"):
-    setattr(Proxy, f"__{_name}__", _inplace(_name))
+class Proxy(_Asked, fx.Proxy):  # type: ignore[misc]
+    """A proxy of a number, a flag, a device, a tuple: of anything but a tensor."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # so that isinstance(n, int) holds in model code
+        value = self.__dict__.get("value")
+        return type(value) if isinstance(value, (int, float)) else Proxy
+
+    def __getattr__(self, name: str) -> Any:
+        return self.tracer.attribute(self, name)
+
+    def __hash__(self) -> int:
+        value = self.__dict__.get("value")
+        # A device or a dtype is a key by what it is: models keep results under x.device, and look them up so.
+        return hash(value) if isinstance(value, (torch.device, torch.dtype)) else id(self)
 
 
 class IndexProxy(Proxy):
@@ -111,15 +106,110 @@ class IndexProxy(Proxy):
         return operator.index(self.tracer.concrete(self))
 
 
+_get = object.__getattribute__
+
+
+class TensorProxy(_Asked, Tensor):
+    """A proxy of a tensor, itself a tensor over the memory of its value: C code that takes it for one finds one.
+
+    What model code asks of it goes to the recorder, as of any proxy. What C code makes of it without asking is a plain
+    tensor on the meta device, which no graph holds: the recorder refuses it.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        held = _get(self, "__dict__")
+        if name in held:
+            return held[name]
+        if name == "__class__":  # so that isinstance(w, nn.Parameter) holds in model code
+            return type(held["value"])
+        if name.startswith("__"):
+            return _get(self, name)
+        return held["tracer"].attribute(self, name)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Proxy({self.node.name})"
+
+    __str__ = __repr__
+
+    def __format__(self, form: str) -> str:
+        return format(repr(self), form)
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self))
+
+    def __complex__(self) -> complex:
+        return complex(self.tracer.concrete(self))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __copy__(self) -> Any:
+        return self.detach()  # what copy.copy makes shares the memory, and has no gradient
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self) not in memo:
+            memo[id(self)] = self.detach().clone()
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self.tracer.reads_values(self, "pickle")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.tracer.reads_values(self, "numpy")
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.tracer.reads_values(self, "__dlpack__")
+
+
+# Operators become the nodes that torch.fx makes of them.
+for _name in (*magic_methods, *reflectable_magic_methods):
+    for _dunder in (f"__{_name.strip('_')}__", f"__r{_name.strip('_')}__"):
+        if _dunder in fx.Proxy.__dict__:
+            setattr(TensorProxy, _dunder, fx.Proxy.__dict__[_dunder])
+TensorProxy.__abs__ = fx.Proxy.__abs__  # type: ignore[assignment]
+
+
+def _inplace(name: str) -> Callable[[Any, Any], Any]:
+    """``x += y`` writes into a tensor, but makes a new number."""
+    function = getattr(operator, name)
+    plain = getattr(operator, {"iand": "and_", "ior": "or_"}.get(name, name[1:]))
+
+    def method(self: Any, other: Any) -> Any:
+        return self.tracer.create_proxy(
+            "call_function", function if isinstance(self.value, Tensor) else plain, (self, other), {}
+        )
+
+    return method
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"):
+    for _kind in (Proxy, TensorProxy):
+        setattr(_kind, f"__{_name}__", _inplace(_name))
+
+
+_KINDS = frozenset((Proxy, IndexProxy, TensorProxy))
+
+
 def is_proxy(a: Any) -> bool:
     """Whether `a` is a proxy (isinstance would ask the class that it pretends to be)."""
-    return type(a) is Proxy or type(a) is IndexProxy
+    return type(a) in _KINDS
+
+
+def proxy_of(tracer: Any, node: fx.Node, value: Any) -> Any:
+    """The proxy of a node with a value, of the recorder's class where that is no tensor."""
+    if not isinstance(value, Tensor):
+        proxy = tracer.proxy_class(node, tracer)
+        proxy.__dict__["value"] = value
+        return proxy
+    proxy = Tensor._make_subclass(TensorProxy, value)
+    _get(proxy, "__dict__").update(node=node, tracer=tracer, value=value)
+    return proxy
 
 
 class Method:
     """``x.name`` before it is called."""
 
-    def __init__(self, owner: Proxy, name: str) -> None:
+    def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,9 +218,9 @@ class Method:
 
 def value_of(a: Any) -> Any:
     """The value of a proxy; anything else is its own value."""
-    return a.__dict__["value"] if is_proxy(a) else a
+    return a.value if is_proxy(a) else a
 
 
-def proxies_in(value: Any) -> list[Proxy]:
+def proxies_in(value: Any) -> list[Any]:
     """The proxies in a nested value, in order."""
     return [leaf for leaf in nested.leaves(value) if is_proxy(leaf)]

@@ -10,20 +10,19 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.errors import PruneError, TraceError
-from fxprune.tracing.guards import SCALARS, Guard, is_constant
+from fxprune.tracing.answers import Answers
+from fxprune.tracing.guards import SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.module_calls import ModuleCalls
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import Method, Proxy, Sizes, is_proxy, value_of
+from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of, value_of
 from fxprune.tracing.skeleton import Skeleton
 
 __all__ = ["Recorder"]
 
-_MISSING = object()
 
-
-class Recorder(fx.Tracer):
+class Recorder(Answers):
     """Records one run of a skeleton; `fxprune.tracing.patching.patched` routes what the model's code does to it.
 
     Invariant: every node of the graph has a value. An operation whose result is a plain constant (a number that does not
@@ -35,7 +34,6 @@ class Recorder(fx.Tracer):
         lowered: module name -> torch.nn class that stands for it.
         branched_on_training: the model's code asked for ``self.training`` as a bool.
         calls: what calls of modules, their tensors and their modes become.
-        of_training: nodes computed from self.training alone.
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
@@ -47,15 +45,11 @@ class Recorder(fx.Tracer):
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Tensor] = {}
         self.lowered: dict[str, type[nn.Module]] = {}
-        self.branched_on_training = False
         self.evaluating = False
         self.calls = ModuleCalls(self)
         self.run_node = Runner(skeleton, mode, self.lowered)
-        self._attributes: dict[str, Proxy] = {}
+        self._attributes: dict[str, Any] = {}
         self._constant_names: dict[int, str] = {}
-        self._guards: set[str] = set()
-        self.of_training: set[fx.Node] = set()
-        self._sizes: dict[tuple[fx.Node, int], Proxy] = {}
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 
@@ -82,12 +76,10 @@ class Recorder(fx.Tracer):
         node.meta["source"] = line_running()
         return node
 
-    def wrap(self, node: fx.Node, value: Any) -> Proxy:
+    def wrap(self, node: fx.Node, value: Any) -> Any:
         """A proxy of a new node, whose value is known."""
         self.values[node] = value
-        proxy = self.proxy_class(node, self)
-        proxy.__dict__["value"] = value
-        return proxy
+        return proxy_of(self, node, value)
 
     def create_arg(self, a: Any) -> Any:
         """What stands for a value among the arguments of a node."""
@@ -121,14 +113,19 @@ class Recorder(fx.Tracer):
             found.meta.update(scope="", source="")
         return found
 
-    def _tensor_argument(self, tensor: Tensor) -> Proxy:
+    def _tensor_argument(self, tensor: Tensor) -> Any:
         name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))
         if name is None:
+            if tensor.is_meta and id(tensor) not in self.skeleton.origin:
+                raise TraceError(
+                    f"a tensor that a function of C made of the model's values, outside the graph, is used ({line_running()}): "
+                    "compute it with functions of torch, or prune the other parts with submodules=[...]"
+                )
             name = self._constant_names[id(tensor)] = f"_constant{len(self.constants)}"
             self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
         return self.get_attr(name, tensor)
 
-    def get_attr(self, name: str, value: Any) -> Proxy:
+    def get_attr(self, name: str, value: Any) -> Any:
         """The proxy of a tensor or a flag of the model, one node for all its uses; a real tensor is known on meta."""
         proxy = self._attributes.get(name)
         if proxy is None:
@@ -163,79 +160,3 @@ class Recorder(fx.Tracer):
             raise TraceError(f"the operation {what} failed on the example inputs{where}: {error}") from error
         finally:
             self.evaluating = False
-
-    # -- what model code asks of a proxy ------------------------------------------------------------------------------
-
-    def size(self, proxy: Proxy, dim: int) -> Any:
-        """A size as a number, or as a node where it follows the input."""
-        value: Tensor = proxy.value
-        dim %= value.dim()
-        if not self.mode.axes(value)[dim].dynamic:
-            return int(value.shape[dim])
-        key = (proxy.node, dim)
-        if key not in self._sizes:
-            self._sizes[key] = self.wrap(self._node("call_method", "size", (proxy.node, dim)), int(value.shape[dim]))
-        return self._sizes[key]
-
-    def attribute(self, proxy: Proxy, name: str) -> Any:
-        """``x.name``: sizes, a new node for a tensor, a device or a dtype, a method to call, or what it is."""
-        value = proxy.value
-        if isinstance(value, Tensor) and name == "shape":
-            return Sizes(self.size(proxy, d) for d in range(value.dim()))
-        found = getattr(value, name, _MISSING)
-        if found is _MISSING:
-            raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
-        if isinstance(found, (Tensor, torch.device, torch.dtype)):
-            return self.create_proxy("call_function", getattr, (proxy, name), {})
-        if callable(found) and not isinstance(found, type):
-            return Method(proxy, name)
-        return found
-
-    def method(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``x.name(*args, **kwargs)``: what follows from the shape is answered, all else recorded."""
-        value = proxy.value
-        if isinstance(value, Tensor):
-            if name == "size":
-                dim = args[0] if args else kwargs.get("dim")
-                return self.attribute(proxy, "shape") if dim is None else self.size(proxy, int(dim))
-            if name in ("numel", "nelement"):
-                return self.attribute(proxy, "shape").numel()
-            if name in ("dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "element_size"):
-                return getattr(value, name)(*args, **kwargs)
-            if name in ("item", "tolist", "__len__"):
-                known = self.mode.known(value)
-                if known is not None:
-                    return getattr(known, name)(*args, **kwargs)
-                raise TraceError(
-                    f"the model reads values of a tensor with .{name}(): its path depends on data ({line_running()})"
-                )
-        return self.create_proxy("call_method", name, (proxy, *args), kwargs)
-
-    def concrete(self, proxy: Proxy) -> Any:
-        """The value that Python code needs right now: the graph asserts that it stays so."""
-        value = proxy.value
-        if proxy.node in self.of_training:
-            self.branched_on_training = True
-            return value
-        if isinstance(value, Tensor):
-            known = self.mode.known(value)
-            if known is None or known.numel() != 1:
-                raise TraceError(
-                    f"the model's path depends on the values of the tensor {proxy.node.name!r} ({line_running()}): "
-                    "only sizes may decide it; prune the parts that do not depend on data with submodules=[...]"
-                )
-            return known.item()
-        if isinstance(value, SCALARS):
-            self._assert(Guard(proxy.node, value))
-        return value
-
-    def _assert(self, guard: Guard) -> None:
-        def add(function: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
-            node = self.graph.create_node("call_function", function, args)
-            node.meta.update(guard.node.meta)
-            self.values[node] = value
-            return node
-
-        if (text := guard.text(self.values)) not in self._guards:
-            self._guards.add(text)
-            guard.emit(text, add)

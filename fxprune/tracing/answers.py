@@ -1,0 +1,145 @@
+"""What model code asks of a proxy while it is recorded: sizes, attributes, results of methods, numbers of plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import is_tensor_method_or_property
+
+from fxprune.errors import TraceError
+from fxprune.tracing.guards import SCALARS, Guard
+from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.places import line_running
+from fxprune.tracing.proxy import Method, Sizes, is_proxy
+
+__all__ = ["Answers"]
+
+_MISSING = object()
+_OF_SHAPE = frozenset("dim ndimension is_floating_point is_complex is_contiguous element_size is_signed".split())
+_ALSO_FUNCTIONS = frozenset("numel is_floating_point is_complex is_signed".split())
+_OF_VALUES = frozenset(
+    """
+    item tolist numpy data_ptr untyped_storage storage storage_offset __array__ __dlpack__ __bool__ __int__ __float__
+    __index__ __complex__ __reduce_ex__
+    """.split()
+)
+
+
+class Answers(fx.Tracer):
+    """The part of a recorder that answers model code; what has no answer at once becomes a node.
+
+    Attributes:
+        branched_on_training: the model's code asked for ``self.training`` as a bool.
+        of_training: nodes computed from self.training alone.
+    """
+
+    mode: LabelMode
+    values: dict[fx.Node, Any]
+    _node: Callable[..., fx.Node]
+    wrap: Callable[..., Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branched_on_training = False
+        self._guards: set[str] = set()
+        self.of_training: set[fx.Node] = set()
+        self._sizes: dict[tuple[fx.Node, int], Any] = {}
+
+    def size(self, proxy: Any, dim: int) -> Any:
+        """A size as a number, or as a node where it follows the input."""
+        value: Tensor = proxy.value
+        dim %= value.dim()
+        if not self.mode.axes(value)[dim].dynamic:
+            return int(value.shape[dim])
+        key = (proxy.node, dim)
+        if key not in self._sizes:
+            self._sizes[key] = self.wrap(self._node("call_method", "size", (proxy.node, dim)), int(value.shape[dim]))
+        return self._sizes[key]
+
+    def attribute(self, proxy: Any, name: str) -> Any:
+        """``x.name``: sizes, a new node for a tensor, a device or a dtype, a method to call, or what it is."""
+        value = proxy.value
+        if isinstance(value, Tensor) and name == "shape":
+            return Sizes(self.size(proxy, d) for d in range(value.dim()))
+        found = getattr(value, name, _MISSING)
+        if found is _MISSING:
+            raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
+        if isinstance(found, (Tensor, torch.device, torch.dtype)):
+            return self.create_proxy("call_function", getattr, (proxy, name), {})
+        if callable(found) and not isinstance(found, type):
+            return Method(proxy, name)
+        return found
+
+    def method(self, proxy: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``x.name(*args, **kwargs)``: what follows from the shape is answered, all else recorded."""
+        value = proxy.value
+        if isinstance(value, Tensor):
+            if name == "size":
+                dim = args[0] if args else kwargs.get("dim")
+                return self.attribute(proxy, "shape") if dim is None else self.size(proxy, int(dim))
+            if name in ("numel", "nelement"):
+                return self.attribute(proxy, "shape").numel()
+            if name == "__len__":
+                return self.size(proxy, 0)
+            if name in _OF_SHAPE:
+                return getattr(value, name)(*args, **kwargs)
+            if name in _OF_VALUES:
+                known = self.mode.known(value)
+                if known is not None:
+                    return getattr(known, name)(*args, **kwargs)
+                raise self.reads_values(proxy, name)
+        return self.create_proxy("call_method", name, (proxy, *args), kwargs)
+
+    def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function of torch called on a proxy; one that is a method of tensors is that method of its first argument."""
+        name = func.__name__
+        if name in ("__get__", "__set__", "__delete__") and is_proxy(args[0]):
+            asked = func.__self__.__name__
+            return self.attribute(args[0], asked) if name == "__get__" else setattr(args[0], asked, *args[1:])
+        if is_tensor_method_or_property(func):
+            if args and is_proxy(args[0]):
+                return self.method(args[0], name, args[1:], kwargs)
+            return self.create_proxy("call_method", name, args, kwargs)
+        if name in _ALSO_FUNCTIONS and args and is_proxy(args[0]):  # torch.numel(x) is x.numel()
+            return self.method(args[0], name, args[1:], kwargs)
+        if isinstance(func, torch._C.ScriptMethod):
+            raise TraceError(
+                f"the model calls {name!r}, a method of TorchScript, which holds no Python code ({line_running()})"
+            )
+        return self.create_proxy("call_function", func, args, kwargs, self.graph._target_to_str(name))
+
+    def reads_values(self, proxy: Any, name: str) -> TraceError:
+        """The error of a model that reads what is in a tensor."""
+        return TraceError(f"the model reads values of a tensor with .{name}(): its path depends on data ({line_running()})")
+
+    def concrete(self, proxy: Any) -> Any:
+        """The value that Python code needs right now: the graph asserts that it stays so."""
+        value = proxy.value
+        if proxy.node in self.of_training:
+            self.branched_on_training = True
+            return value
+        if isinstance(value, Tensor):
+            known = self.mode.known(value)
+            if known is None or known.numel() != 1:
+                raise TraceError(
+                    f"the model's path depends on the values of the tensor {proxy.node.name!r} ({line_running()}): "
+                    "only sizes may decide it; prune the parts that do not depend on data with submodules=[...]"
+                )
+            return known.item()
+        if isinstance(value, SCALARS):
+            self._assert(Guard(proxy.node, value))
+        return value
+
+    def _assert(self, guard: Guard) -> None:
+        def add(function: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
+            node = self.graph.create_node("call_function", function, args)
+            node.meta.update(guard.node.meta)
+            self.values[node] = value
+            return node
+
+        if (text := guard.text(self.values)) not in self._guards:
+            self._guards.add(text)
+            guard.emit(text, add)
