@@ -139,7 +139,7 @@ def test_parts_keep_the_suffix(tmp_path: Path) -> None:
             return [lambda path: (seen.append(path), path.touch())] * 2
 
     save(slim(), tmp_path, format="seen")
-    assert [(path.parent, path.suffix) for path in seen] == [(tmp_path, ".one"), (tmp_path, ".two")]
+    assert [(path.parent.parent, path.name) for path in seen] == [(tmp_path, "slim.one"), (tmp_path, "slim.two")]
     assert not any(path.exists() for path in seen)
 
 

@@ -214,14 +214,12 @@ def _latency(models: Sequence[nn.Module], x: Tensor) -> list[float]:
 
 def _write(out: Path, slim: torch.fx.GraphModule, plan: str, result: dict[str, Any]) -> list[str]:
     import fxprune
+    from fxprune.codegen.files import write_text
 
     source = fxprune.save(slim, out / "slim.py")
     files = [source, source.with_suffix(".safetensors"), out / "plan.json", out / "demo.json"]
-    try:
-        files[2].write_text(plan, encoding="utf-8", newline="\n")
-        files[3].write_text(jsonlib.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise PruneError(f"cannot write to {out}: {error}") from error
+    write_text(files[2], plan)
+    write_text(files[3], jsonlib.dumps(result, indent=1) + "\n")
     return [str(file) for file in files]
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fxprune.errors import PruneError
+from fxprune.codegen.replacing import replace
 
 __all__ = ["write_text"]
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file, and its folders; gives the path.
+    """Write a file, and its folders; gives the path. A file that is there stays until the new one is whole.
 
     Raises:
         PruneError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise PruneError(f"cannot write {path}: {error}") from error
+    replace([path], [lambda part: part.write_text(text, encoding="utf-8", newline="\n")])
     return path

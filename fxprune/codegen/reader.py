@@ -7,16 +7,39 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["fill", "read_safetensors"]
+__all__ = ["fill", "read_beside", "read_safetensors", "waiting_name"]
 
 
-def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
-    """Read an open safetensors file: u64 header length, JSON header, raw little-endian values."""
+def read_beside(source: Path, code: str) -> dict[str, torch.Tensor]:
+    """The weights of a source file, which lie under another name if the save was stopped at its last step."""
+    beside = source.with_suffix(".safetensors")
+    for path in (beside, waiting_name(beside, code), beside):  # twice, as a save may end just now
+        try:
+            with open(path, "rb") as file:
+                tensors = read_safetensors(file, code)
+        except FileNotFoundError:
+            continue
+        if tensors is not None:
+            return tensors
+    raise ValueError(f"{beside} is missing or was saved with other code: bring the two files of one save")
+
+
+def waiting_name(weights: Path, code: str) -> Path:
+    """Where weights lie until the source that they belong to is in its place."""
+    return weights.with_name(f".{weights.stem}.{code}.safetensors")
+
+
+def read_safetensors(file: Any, code: str | None = None) -> Any:
+    """Read an open safetensors file: u64 header length, JSON header, raw little-endian values.
+
+    None where the file bears the mark of other code than `code`.
+    """
     size = file.seek(0, 2)
     file.seek(0)
     start = 8 + int.from_bytes(file.read(8), "little")
@@ -24,7 +47,9 @@ def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
         raise ValueError(f"not a whole safetensors file: the header ends at byte {start} of {size}")
     try:
         header = json.loads(file.read(start - 8))
-        header.pop("__metadata__", None)
+        marks = header.pop("__metadata__", None) or {}
+        if code is not None and marks.get("code", code) != code:
+            return None
         tensors = {}
         for name, entry in header.items():
             dtype = getattr(torch, DTYPES[entry["dtype"]])
@@ -38,7 +63,7 @@ def read_safetensors(file: Any) -> dict[str, torch.Tensor]:
             values = bytearray(file.read(end - begin))
             flat = torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
             tensors[name] = flat.reshape(shape)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"not a whole safetensors file: {error!r}") from error
     return tensors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from typing import Any
 
@@ -19,10 +20,10 @@ from fxprune.planning.report import report_of
 from fxprune.tracing.guarded_code import GuardedCode
 from fxprune.tracing.patching import unpatched
 
-__all__ = ["class_name", "source_of"]
+__all__ = ["class_name", "mark_of", "source_of"]
 
 FIXED = {"Any", "Path", "json", "math", "nn", "torch"}
-FUNCTIONS = ("Block", "DTYPES", "attach", "fill", "load", "read_safetensors")
+FUNCTIONS = ("Block", "CODE", "DTYPES", "attach", "fill", "load", "read_beside", "read_safetensors", "waiting_name")
 
 HELPERS = {
     "Block": '''class Block(nn.Module):
@@ -54,10 +55,12 @@ LOAD = '''def load(weights: Any = None, device: Any = "cpu") -> {model}:
     """
     with torch.device("meta"):
         model = {model}()
-    if hasattr(weights, "read"):
+    if weights is None:
+        tensors = read_beside(Path(__file__), CODE)
+    elif hasattr(weights, "read"):
         tensors = read_safetensors(weights)
     else:
-        with open(weights or Path(__file__).with_suffix(".safetensors"), "rb") as file:
+        with open(weights, "rb") as file:
             tensors = read_safetensors(file)
     fill(model, tensors, device)
 '''
@@ -116,9 +119,21 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
         "",
         "",
     ]
-    lines += [*inspect.getsource(reader.read_safetensors).splitlines(), "", "", *_dtypes(), "", ""]
-    lines += inspect.getsource(reader.fill).splitlines()
-    return "\n".join(lines) + "\n"
+    for function in (reader.read_beside, reader.waiting_name, reader.read_safetensors):
+        lines += [*inspect.getsource(function).splitlines(), "", ""]
+    lines += [*_dtypes(), "", "", *inspect.getsource(reader.fill).splitlines(), "", ""]
+    return "\n".join([*lines, *_mark("\n".join(lines))]) + "\n"
+
+
+def _mark(source: str) -> list[str]:
+    """What tells the code of a file from other code: its header, which a rename of the file changes, does not count."""
+    digest = hashlib.sha256(source.split('"""', 2)[2].encode()).hexdigest()
+    return ["# Weights that bear another mark were saved with other code than this file's.", f'CODE = "{digest[:12]}"']
+
+
+def mark_of(source: str) -> str:
+    """The mark that the weights of a generated source bear."""
+    return source.rstrip().rpartition(" = ")[2].strip('"')
 
 
 def _names(slim: torch.fx.GraphModule, arguments: set[str]) -> tuple[Names, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -13,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.codegen.source import class_name, source_of
+from fxprune.codegen.reader import waiting_name
+from fxprune.codegen.replacing import move
+from fxprune.codegen.source import class_name, mark_of, source_of
 from fxprune.codegen.writers import Writer
 from fxprune.errors import PruneError
 
@@ -28,13 +32,42 @@ class SourceFiles(Writer):
     suffixes = (".py", ".safetensors")
 
     def contents(self, slim: torch.fx.GraphModule, stem: str) -> Sequence[Callable[[Path], object]]:
-        from safetensors.torch import save_file
-
         source, tensors = generated(slim, stem)
+        self._mark = mark_of(source)
         return [
             lambda path: path.write_text(source, encoding="utf-8", newline="\n"),
-            lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+            lambda path: _write_tensors(tensors, path, self._mark),
         ]
+
+    def move(self, parts: Sequence[Path], files: Sequence[Path], work: Path) -> None:
+        """Put the source in its place when its weights lie beside it under a name that only this source looks for: that one
+        renaming makes the new model, and the next gives the weights their usual name."""
+        (source, weights), (source_file, file) = parts, files
+        waiting = waiting_name(file, self._mark)
+        move([(weights, waiting), (source, source_file), (waiting, file)], work)
+        for stale in file.parent.iterdir():  # of saves that were stopped
+            if re.fullmatch(rf"\.{re.escape(file.stem)}\.[0-9a-f]{{12}}\.safetensors", stale.name):
+                stale.unlink(missing_ok=True)
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path, mark: str) -> None:
+    """
+    Raises:
+        OSError: the disk refuses.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    metadata = {"format": "pt", "code": mark}
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    with open(path, "r+b") as file:  # the library writes the two in random order, and one model must give the same bytes
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        swapped = json.dumps(dict([*metadata.items()][::-1]), separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(header.replace(swapped, json.dumps(metadata, separators=(",", ":")).encode(), 1))
 
 
 def generated(slim: torch.fx.GraphModule, stem: str = "slim") -> tuple[str, dict[str, torch.Tensor]]:

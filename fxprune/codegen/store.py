@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 from pathlib import Path
@@ -9,10 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fxprune.codegen.reader import waiting_name
+from fxprune.codegen.replacing import checked_path
 from fxprune.codegen.source_files import execute, generated
 from fxprune.errors import InputError, PruneError
 
 __all__ = ["load", "rebuild"]
+
+_TRIES = 3
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -30,18 +35,29 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         PruneError: a file is missing, damaged, or does not fit the other.
     """
-    target = Path(path)
-    file = target / "slim.py" if target.is_dir() else target
-    if file.suffix != ".py":
-        raise InputError(f"{target} is neither a directory nor a Python file that save() wrote")
-    for needed in (file, file.with_suffix(".safetensors")):
-        if not needed.is_file():
-            raise InputError(f"{needed} does not exist: pass the path that save() was given")
+    target = checked_path(path)
     try:
-        module = execute(file.read_bytes(), str(file))
-        return module.load()
-    except Exception as error:  # executing a damaged file can fail in any way
-        raise PruneError(f"{file} cannot be loaded: {error}") from error
+        file = target / "slim.py" if target.is_dir() else target
+        if file.suffix != ".py":
+            raise InputError(f"{target} is neither a directory nor a Python file that save() wrote")
+        weights = file.with_suffix(".safetensors")
+        waiting = list(file.parent.glob(waiting_name(Path(glob.escape(str(weights))), "*").name))
+        for needed, there in ((file, file.is_file()), (weights, bool(waiting) or weights.is_file())):
+            if not there:
+                raise InputError(f"{needed} does not exist: pass the path that save() was given")
+    except OSError as error:
+        raise InputError(f"{target!s:.200} cannot be read: {error.strerror}") from error
+    for _ in range(_TRIES):  # another process may replace the model just now
+        source = b""
+        try:
+            source = file.read_bytes()
+            return execute(source, str(file)).load()
+        except (Exception, SystemExit) as error:  # executing a damaged file can fail in any way
+            failed = PruneError(f"{file} cannot be loaded: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+        if not source or not file.is_file() or file.read_bytes() == source:
+            break
+    raise failed
 
 
 def rebuild(slim: torch.fx.GraphModule) -> nn.Module:

@@ -6,16 +6,16 @@ own: `register`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
 
-from fxprune.errors import InputError, PruneError, nearest
+from fxprune.codegen.replacing import checked_path, move, replace
+from fxprune.errors import InputError, nearest
 
 __all__ = ["Writer", "names", "register", "save"]
 
@@ -51,16 +51,28 @@ class Writer:
         """The files for a path: ``slim`` with each suffix in that directory, or what lies beside a named first file.
 
         Raises:
-            InputError: the path is a file of another kind.
+            InputError: the path is none, or a file of another kind.
         """
-        target, suffix = Path(path), self.suffixes[0]
+        target, suffix = checked_path(path), self.suffixes[0]
         first = target if target.suffix == suffix else target / f"slim{suffix}"
-        if first.is_dir() or (first.parent.exists() and not first.parent.is_dir()):
+        try:
+            taken = first.is_dir() or (first.parent.exists() and not first.parent.is_dir())
+        except OSError as error:  # too long a name, or a folder that may not be looked into
+            raise InputError(f"{target!s:.200} is not a place to save to: {error.strerror}") from error
+        if taken:
             raise InputError(f"{target} is not a place to save to: pass a directory or a file name that ends in {suffix}")
         return [first.with_suffix(suffix) for suffix in self.suffixes]
 
+    def move(self, parts: Sequence[Path], files: Sequence[Path], work: Path) -> None:
+        """Rename the files that `contents` wrote, all of them whole and in the folder `work`, to `files`.
+
+        One after the other, the first last: a process that is killed in between leaves files of two models. A form for which
+        that matters has to tell them apart when it is read, as ``"source"`` does.
+        """
+        move([*zip(parts, files, strict=True)][::-1], work)
+
     def write(self, slim: torch.fx.GraphModule, path: str | os.PathLike[str]) -> Path:
-        """Write the files whole under other names, then rename them; return the first.
+        """Write the files whole in another folder, then rename them; return the first.
 
         Raises:
             InputError: the path is a file of another kind.
@@ -68,13 +80,7 @@ class Writer:
         """
         files = self.files(path)
         contents = self.contents(slim, files[0].stem)
-        try:
-            files[0].parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(files) as parts:
-                for put, part in zip(contents, parts, strict=True):
-                    put(part)
-        except OSError as error:
-            raise PruneError(f"cannot write {files[0]}: {error}") from error
+        replace(files, contents, lambda parts, work: self.move(parts, files, work))
         return files[0]
 
 
@@ -88,7 +94,8 @@ def save(slim: torch.fx.GraphModule, path: str | os.PathLike[str], *, format: st
         format: what to write the model as: ``"source"``, or the name of an output form of your own
             (`fxprune.codegen.writers.register`), which has its own suffixes.
 
-    All files are written whole under other names and then renamed. The same model gives the same bytes.
+    All files are written whole in a folder beside them and then renamed: a full disk or a killed process leaves the old model
+    or the new one. The same model gives the same bytes.
 
     >>> from fxprune import trace
     >>> save(trace(net, x), "folder").as_posix()
@@ -143,18 +150,3 @@ def _writer(name: str) -> Writer:
     module, _, attribute = _NAMES[name].partition(":")
     made: type[Writer] = getattr(importlib.import_module(module), attribute)
     return made()
-
-
-@contextlib.contextmanager
-def _replacing(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Give temporary paths that replace `files` on success and are deleted on failure."""
-    parts = [file.with_name(f".{file.stem}.{os.getpid()}.part{file.suffix}") for file in files]
-    try:
-        yield parts
-        for part in parts:
-            part.stat()  # one that was not written must not be found missing after others have replaced their files
-        for part, file in zip(parts, files, strict=True):
-            os.replace(part, file)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)

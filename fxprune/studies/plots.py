@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fxprune.codegen.replacing import checked_path, replace
 from fxprune.errors import InputError, PruneError
 from fxprune.studies.results import Number, Study
 
@@ -57,21 +59,17 @@ def save(drawn: Mapping[str, Figure], out: str | Path, formats: Iterable[str] = 
     """
     import matplotlib
 
-    written = []
+    written, folder = [], checked_path(out)
     for kind in (formats := tuple(formats)):
         if kind not in FORMATS:
             raise InputError(f"formats are {', '.join(FORMATS)}, not {kind!r}")
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            for kind in formats:
-                path = Path(out) / f"{name}.{kind}"
-                stamp = {"Date": None} if kind == "svg" else {"Software": None}
-                with matplotlib.rc_context({"svg.hashsalt": "fxprune"}):
-                    figure.savefig(path, dpi=110, metadata=stamp)
-                written.append(path)
-    except OSError as error:
-        raise PruneError(f"cannot write pictures to {out}: {error}") from error
+    for name, figure in drawn.items():
+        for kind in formats:
+            path = folder / f"{name}.{kind}"
+            stamp = {"Date": None} if kind == "svg" else {"Software": None}
+            with matplotlib.rc_context({"svg.hashsalt": "fxprune"}):
+                replace([path], [functools.partial(figure.savefig, dpi=110, metadata=stamp)])
+            written.append(path)
     return written
 
 
