@@ -37,7 +37,7 @@ def document_of(
     analysis = cut.analysis
     before = analysis.cut()
     shown = _shown(analysis.free, scores or {})
-    args, named = analysis.traced.inputs
+    args, named = analysis.traced.example
     return Plan(
         model=type(model).__name__,
         fingerprint=fingerprint(model),

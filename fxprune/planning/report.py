@@ -72,6 +72,7 @@ class Report:
         frozen_by_rewrite: groups that the rewrite could not shrink -> the reason.
         checks: the verification, if it ran.
         seconds: of each step.
+        notes: what to know of the recording, in sentences: a batch that is fixed, and why.
     """
 
     plan: Plan
@@ -79,6 +80,7 @@ class Report:
     frozen_by_rewrite: dict[str, str] = field(default_factory=dict)
     checks: Checks | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> str:
@@ -115,6 +117,7 @@ class Report:
             "frozen_by_rewrite": self.frozen_by_rewrite,
             "checks": None if self.checks is None else self.checks.to_dict(),
             "seconds": self.seconds,
+            "notes": self.notes,
         }
 
     def __str__(self) -> str:
@@ -123,6 +126,7 @@ class Report:
         return (
             f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
+            + "".join(f"\nNote: {note}" for note in self.notes)
         )
 
 

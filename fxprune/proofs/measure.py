@@ -32,7 +32,7 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
 def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int = 7) -> tuple[float, float]:
     """Median seconds of one forward each, measured in turns on the example inputs."""
     device, dtype = place_of(model)
-    args, named = (random_like(v, device, dtype) for v in analysis.traced.inputs)
+    args, named = (random_like(v, device, dtype) for v in analysis.traced.example)
     pair = (shallow_copy(model).eval(), shallow_copy(slim).eval())
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():

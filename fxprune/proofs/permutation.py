@@ -27,7 +27,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype
     original = (shallow_copy(model) if own is dtype else widened(model, dtype)).eval()
     permuted = shallow_copy(original)
     _permute(permuted, analysis, np.random.default_rng(seed))
-    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.inputs)
+    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.example)
     with torch.no_grad():
         expected = original(*own_copy(args), **own_copy(named))
         found = permuted(*own_copy(args), **own_copy(named))

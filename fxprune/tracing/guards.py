@@ -43,7 +43,8 @@ class Guard:
         elif not self.expected:
             held = add(operator.not_, (self.node,), True)
         shown = text if len(text) < _LONGEST else f"{self.node.name} == {self.expected!r}"
-        add(torch._assert, (held, f"traced for inputs where {shown}"), None)
+        made = add(torch._assert, (held, f"traced for inputs where {shown}"), None)
+        made.meta["branch"] = isinstance(self.expected, bool)  # one of two ways, not one of many numbers
 
 
 def _expression(node: Any, values: Mapping[fx.Node, Any]) -> str:

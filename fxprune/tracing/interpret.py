@@ -20,6 +20,7 @@ from fxprune.tracing.skeleton import Skeleton
 __all__ = [
     "FACTORIES",
     "Runner",
+    "attribute_on_meta",
     "call_on_meta",
     "keeps",
     "label_input",
@@ -82,7 +83,7 @@ def run_graph(
                 values[node] = next(given)
                 label_input(mode, values[node])
             elif node.op == "get_attr":
-                values[node] = _attribute(skeleton.module, mode, str(node.target), constants)
+                values[node] = attribute_on_meta(skeleton.module, mode, str(node.target), constants)
             elif node.op == "output":
                 values[node] = args[0]
                 label_outputs(mode, args[0])
@@ -100,7 +101,7 @@ def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return target(*args, **kwargs)
 
 
-def _attribute(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:
+def attribute_on_meta(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:
     if name in constants:
         value = torch.empty_like(constants[name], device="meta")
         mode.set_known(value, constants[name].detach().cpu())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
+from fxprune.tracing.batches import settle
 from fxprune.tracing.guards import is_constant
 from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
@@ -49,8 +50,10 @@ class Traced:
         axes: node -> labels of its tensor value, or a nested tuple of them.
         constants: name -> tensor made outside the graph that it reads.
         lowered: module name -> torch.nn class that stands for it.
-        inputs: the example inputs on the meta device.
+        inputs: those of `values` and `axes`, on the meta device: the example, or a larger batch of it.
+        example: the example inputs on the meta device.
         names: what the parts of the skeleton are called.
+        notes: what a user should know of the recording, in sentences.
     """
 
     graph: fx.Graph
@@ -61,7 +64,9 @@ class Traced:
     constants: dict[str, Tensor]
     lowered: dict[str, type[nn.Module]]
     inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    example: tuple[tuple[Any, ...], dict[str, Any]]
     names: Names
+    notes: list[str] = field(default_factory=list)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -93,13 +98,19 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     _refuse_compiled(model)
     skeleton = Skeleton.of(model, inputs, kwargs)
     training = [(module, module.training) for module in skeleton.names.modules.values()]
-    run = _recorded(skeleton, training=False)
-    if run.branched_on_training:
-        run = _both_modes(skeleton, run, _recorded(skeleton, training=True))
+    recorded, run, fixed = settle(skeleton, _record_modes)
     for module, flag in training:
         if module.training is not flag:
             module.training = flag
-    return _traced(skeleton, run)
+    traced = _traced(recorded, run, (skeleton.args, skeleton.named))
+    traced.notes.extend([fixed] if fixed else [])
+    return traced
+
+
+def _record_modes(skeleton: Skeleton) -> _Run:
+    """The forward in evaluation, and in training where that differs."""
+    run = _recorded(skeleton, training=False)
+    return _both_modes(skeleton, run, _recorded(skeleton, training=True)) if run.branched_on_training else run
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -193,11 +204,12 @@ def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
     return _Run(graph, mode, values, constants, lowered)
 
 
-def _traced(skeleton: Skeleton, run: _Run) -> Traced:
+def _traced(skeleton: Skeleton, run: _Run, example: tuple[tuple[Any, ...], dict[str, Any]]) -> Traced:
     """A run with the labels of its values, without those of nodes that went."""
     values = {node: run.values[node] for node in run.graph.nodes}
     axes = {node: labels_of(run.mode, value) for node, value in values.items()}
     used = {str(n.target) for n in run.graph.nodes if n.op == "get_attr"}
     constants = {name: value for name, value in run.constants.items() if name in used}
     inputs = (skeleton.args, skeleton.named)
-    return Traced(run.graph, skeleton.module, run.mode, values, axes, constants, run.lowered, inputs, skeleton.names)
+    lowered, names = run.lowered, skeleton.names
+    return Traced(run.graph, skeleton.module, run.mode, values, axes, constants, lowered, inputs, example, names)
