@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,19 @@ def key(row: Row) -> str:
 
 
 def read(store: Path) -> dict[str, Row]:
-    """The last result of every key. A line cut short by an interruption is left out."""
+    """The last result of every key."""
+    return read_rows(store, KEY)
+
+
+def read_rows(store: Path, names: Sequence[str]) -> dict[str, Row]:
+    """The last row of every key, which is what a row holds under `names`. A line cut short by an interruption is left out."""
     rows: dict[str, Row] = {}
     for line in store.read_text().splitlines() if store.exists() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        rows[key(row)] = row
+        rows[json.dumps([row[name] for name in names])] = row
     return rows
 
 

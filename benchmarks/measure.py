@@ -111,10 +111,10 @@ def _sources(root: Path) -> Iterable[Path]:
     return sorted([*(root / "fxprune").rglob("*.py"), *(root / "passes").rglob("*.py")])
 
 
-def environment() -> dict[str, str]:
-    """Processor, Python and package versions."""
+def environment(more: Sequence[str] = ()) -> dict[str, str]:
+    """Processor, Python and package versions, of `more` packages too."""
     found = {"processor": _processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
-    return found | {name: _version(name) for name in _PACKAGES}
+    return found | {name: _version(name) for name in (*_PACKAGES, *more)}
 
 
 def _version(package: str) -> str:
