@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fxprune import _layout as _layout
-from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch, PruneError, TraceError
+from fxprune.errors import InputError, NotEquivalent, NothingToPrune, PlanMismatch, PruneError, TraceError, Unfaithful
 
 __version__ = "0.1.0"
 
@@ -47,6 +47,7 @@ __all__ = [
     "Report",
     "Study",
     "TraceError",
+    "Unfaithful",
     "analyze",
     "apply",
     "load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "NotEquivalent", "NothingToPrune", "PlanMismatch", "PruneError", "TraceError", "nearest"]
+__all__ = ["InputError", "NotEquivalent", "NothingToPrune", "PlanMismatch", "PruneError", "TraceError", "Unfaithful", "nearest"]
 
 
 class PruneError(Exception):
@@ -18,6 +18,10 @@ class InputError(PruneError, ValueError):
 
 class TraceError(PruneError):
     """The model's forward cannot be recorded as one graph."""
+
+
+class Unfaithful(TraceError):
+    """What was recorded does not compute what the model's own code does: it must not be pruned as it is."""
 
 
 class NothingToPrune(PruneError):

@@ -22,6 +22,7 @@ from fxprune.planning.report import counted, in_unit
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
+    from fxprune.planning.fidelity import Fidelity
     from fxprune.planning.plan import GroupPlan, Plan
     from fxprune.planning.report import Checks
 
@@ -160,6 +161,8 @@ def _share(values: tuple[float, float]) -> str:
 
 
 def show_errors(console: Console, checks: Checks) -> None:
+    if checks.fidelity is not None:
+        _show_fidelity(console, checks.fidelity)
     for name, error in (
         ("permutation invariance of the original", checks.permutation_error),
         ("pruned against masked original", checks.masked_error),
@@ -170,6 +173,16 @@ def show_errors(console: Console, checks: Checks) -> None:
                 f"{verdict}: {name}, relative error {error:.1e} (limit {checks.tolerance:.0e})",
                 highlight=False,
             )
+
+
+def _show_fidelity(console: Console, found: Fidelity) -> None:
+    verdict = "ok" if found.passed else "[bold red]FAILED[/]"
+    text = f"recording against the model itself in {len(found.errors)} calls, relative error {found.error:.1e}"
+    console.print(f"{verdict}: {text} (limit {found.tolerance:.0e})", highlight=False)
+    for name, why in found.refused.items():
+        console.print(f"not recorded: {name}: {why}", markup=False, highlight=False)
+    for why in found.vacuous:
+        console.print(f"tried on random weights, too: {why}", markup=False, highlight=False)
 
 
 def show_written(console: Console, files: Iterable[Path]) -> None:

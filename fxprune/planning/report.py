@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fxprune.planning.fidelity import Fidelity
+
 if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
 
@@ -33,6 +35,7 @@ class Checks:
     """Results of `fxprune.verify`.
 
     Attributes:
+        fidelity: whether the recording computes what the user's own model does, and where that was tried.
         permutation_error: largest relative change of the original's output when the channels of every group are
             permuted; None where not measured.
         masked_error: largest relative difference between the slim output and the masked original's.
@@ -42,6 +45,7 @@ class Checks:
         latency: median seconds of one forward, original and slim, where measured.
     """
 
+    fidelity: Fidelity | None = None
     permutation_error: float | None = None
     masked_error: float | None = None
     exact_groups: int = 0
@@ -56,10 +60,11 @@ class Checks:
     def passed(self) -> bool:
         """Whether every error that was measured is within the tolerance."""
         errors = (self.permutation_error, self.masked_error)
-        return all(e is None or e <= self.tolerance for e in errors)
+        return (self.fidelity is None or self.fidelity.passed) and all(e is None or e <= self.tolerance for e in errors)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        fidelity = None if self.fidelity is None else self.fidelity.to_dict()
+        return {**asdict(self), "fidelity": fidelity, "passed": self.passed}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Both proofs and the numbers: what `fxprune.verify` does, and what `prune` checks of its result."""
+"""All proofs and the numbers: what `fxprune.verify` does, and what `prune` checks of its result."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fxprune.errors import InputError, NotEquivalent
 from fxprune.inputs.examples import example_of, settle_inputs
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Checks, report_of
+from fxprune.proofs.fidelity import check_fidelity
 from fxprune.proofs.masked import masked_error
 from fxprune.proofs.measure import count_macs, latency
 from fxprune.proofs.permutation import permutation_error
@@ -34,6 +35,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
     cut = analysis.cut(plan.gone(analysis.free))
 
     random = randomize(copy.deepcopy(model), seed)
+    fidelity = check_fidelity(analysis.traced, random, thorough=True, seed=seed)
     refilled = _refilled(slim, cut, random)
 
     def prove(dtype: torch.dtype) -> tuple[float, ...]:
@@ -41,7 +43,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
 
     (permuted, masked), tolerance = in_enough_precision(prove, random)
     checks = _checks_of(cut, masked, tolerance)
-    checks.permutation_error = permuted
+    checks.fidelity, checks.permutation_error = fidelity, permuted
     checks.flop_counter = (count_macs(model, analysis), count_macs(slim, analysis))
     if timed:
         checks.latency = latency(model, slim, analysis)
@@ -49,18 +51,22 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
 
 
 def check_rewrite(cut: Cut, model: nn.Module, slim: fx.GraphModule) -> Checks:
-    """Masked equivalence on the user's weights.
+    """Fidelity of the recording and masked equivalence, on the user's weights.
 
     Raises:
+        Unfaithful: the recording computes something else than the model.
         NotEquivalent: the slim model computes something else.
     """
+    fidelity = check_fidelity(cut.analysis.traced, model)
     (error,), tolerance = in_enough_precision(lambda dtype: (masked_error(cut, model, slim, dtype=dtype),), model)
     if not error <= tolerance:
         raise NotEquivalent(
             f"the slim {cut.analysis.model_name} differs from the masked original by {error:.2e} (relative), above "
             f"{tolerance:.0e}: this is a bug in fxprune, please report the model and the options"
         )
-    return _checks_of(cut, error, tolerance)
+    checks = _checks_of(cut, error, tolerance)
+    checks.fidelity = fidelity
+    return checks
 
 
 def _checks_of(cut: Cut, masked: float, tolerance: float) -> Checks:

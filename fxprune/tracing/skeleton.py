@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import FunctionType
@@ -17,7 +17,7 @@ from fxprune import nested
 from fxprune.errors import TraceError
 from fxprune.tracing.label_mode import LabelMode
 
-__all__ = ["Names", "Skeleton", "new_mode", "skeleton_of", "to_meta"]
+__all__ = ["Names", "Skeleton", "copy_with", "new_mode", "skeleton_of", "to_meta"]
 
 
 class Names:
@@ -83,14 +83,23 @@ class Skeleton:
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     """A copy of the model on the meta device, and ``id(copy) -> original`` for all its tensors."""
+    return copy_with(model, _on_meta)
+
+
+def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Module, dict[int, Tensor]]:
+    """A copy of the model with ``make(tensor)`` for each of its tensors, and ``id(copy) -> original`` for these.
+
+    Raises:
+        TraceError: the model holds what cannot be copied.
+    """
     memo: dict[int, Any] = {}
     origin: dict[int, Tensor] = {}
 
     def visit(value: Any) -> None:
         if isinstance(value, Tensor):
             if id(value) not in memo:
-                memo[id(value)] = meta = _on_meta(value)
-                origin[id(meta)] = value
+                memo[id(value)] = made = make(value)
+                origin[id(made)] = value
         elif isinstance(value, (list, tuple)):
             for item in value:
                 visit(item)

@@ -1,0 +1,163 @@
+"""Fidelity: before anything is removed, the recorded graph computes what the user's own model does.
+
+The model runs as it is: its own class, its own ``__call__``, hooks and all, on a copy over the same weights. Each side makes
+its calls one after the other, so that state which one call leaves for the next shows, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx, nn
+
+from fxprune.errors import InputError, PruneError, Unfaithful
+from fxprune.planning.fidelity import Fidelity
+from fxprune.proofs.culprit import first_difference
+from fxprune.proofs.outcomes import Outcome, apart, call
+from fxprune.proofs.precision import tolerance_of
+from fxprune.proofs.trials import Trial, batch_of, other_batches, other_sizes, rebatched
+from fxprune.proofs.untouched import twin_of, untouched
+from fxprune.state import place_of
+from fxprune.tracing.module import build
+from fxprune.tracing.tracer import Traced
+
+__all__ = ["check_fidelity", "recording_of"]
+
+_SIZES = 3  # other sizes that are compared
+
+
+def check_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, seed: int = 0) -> Fidelity:
+    """Compare a recording with the model that it was made from.
+
+    In evaluation, on the batch of the example and another one; `thorough`: with gradients, on more batches and sizes, and all
+    of it in training, too. In float64 where a difference may be rounding.
+
+    Raises:
+        Unfaithful: they differ; the message names the first submodule whose output does.
+        InputError: the model itself fails on random inputs of the example's shapes.
+    """
+    with untouched(model):
+        proof = _Proof(traced, model, seed)
+        proof.run(thorough)
+        if proof.failed and proof.dtype is not torch.float64:
+            wide = _Proof(traced, model, seed, torch.float64)
+            try:
+                wide.run(thorough)
+                proof = wide
+            except (RuntimeError, PruneError):  # the model's code names float32: what was found in it stands
+                pass
+        for trial, what in proof.failed:
+            raise Unfaithful(proof.message(trial, what))
+    return proof.result
+
+
+def recording_of(traced: Traced, source: nn.Module) -> fx.GraphModule:
+    """The recorded graph over the tensors of `source`, ready to run; what it made beside them is its own."""
+    module, _ = build(traced, source, {name: t.detach().clone() for name, t in traced.constants.items()})
+    module.recompile()
+    return module
+
+
+@dataclass
+class _Proof:
+    """Calls of both sides in one precision."""
+
+    traced: Traced
+    model: nn.Module
+    seed: int
+    dtype: torch.dtype | None = None  # None: what the model's tensors have
+
+    def __post_init__(self) -> None:
+        device, own = place_of(self.model)
+        self.place = device, self.dtype or own
+        self.result = Fidelity(tolerance=_tolerance(self.place[1]))
+        self.failed: list[tuple[Trial, str]] = []
+        self.dtype = self.dtype or own
+
+    def run(self, thorough: bool) -> None:
+        inputs = self.traced.inputs
+        for training in (False, True) if thorough else (False,):
+            self._start()
+            mode = "training" if training else "evaluation"
+            batch = batch_of(inputs)
+            self._try(Trial(f"{mode}, batch {batch}" if batch else mode, inputs, training, thorough))
+            if not batch:
+                continue
+            for other in other_batches(batch):
+                done = self._try(Trial(f"{mode}, batch {other}", rebatched(inputs, other), training), optional=True)
+                if done and (training or not thorough):
+                    break
+            if thorough and not training:
+                self._try_sizes(mode)
+
+    def _try_sizes(self, mode: str) -> None:
+        done = 0
+        for name, inputs in other_sizes(self.traced.inputs):
+            done += self._try(Trial(f"{mode}, {name}", inputs), optional=True)
+            if done == _SIZES:
+                return
+
+    def _start(self) -> None:
+        """New copies of both sides."""
+        wide = self.dtype if self.dtype is torch.float64 else None
+        self.own = twin_of(self.model, wide)
+        self.recorded = recording_of(self.traced, twin_of(self.model))
+        if wide is not None:
+            self.recorded.double()
+
+    def _try(self, trial: Trial, optional: bool = False) -> bool:
+        """Whether both sides made the call."""
+        try:
+            own = call(self.own, trial, self.place, self.seed)
+        except Exception as error:  # whatever a model raises on an input that it does not take
+            if trial.gradients:
+                self.result.skipped[f"{trial.name}, gradients"] = f"{type(error).__name__}: {error}"
+                self._start()
+                return self._try(replace(trial, gradients=False), optional)
+            if not optional and not trial.training:
+                raise InputError(
+                    f"{type(self.model).__name__} itself fails on random inputs of the example's shapes "
+                    f"({type(error).__name__}: {error}): give example_inputs that it takes, or verify=False"
+                ) from error
+            self.result.skipped[trial.name] = f"{type(error).__name__}: {error}"
+            return False
+        return self._compare(trial, own, optional or trial.training)
+
+    def _compare(self, trial: Trial, own: Outcome, optional: bool) -> bool:
+        try:
+            found = call(self.recorded, trial, self.place, self.seed)
+        except Exception as error:
+            if optional and isinstance(error, (AssertionError, PruneError)):
+                self.result.refused[trial.name] = str(error)
+                return False
+            self.result.errors[trial.name] = float("inf")
+            self.failed.append((trial, f"the recording fails where the model runs ({type(error).__name__}: {error})"))
+            return True
+        distance, what = apart(found, own)
+        self.result.errors[trial.name] = distance
+        if not distance <= self.result.tolerance:
+            differs = what if " in " in what or " does not" in what else f"{what} is off by {distance:.1e} (relative)"
+            self.failed.append((trial, differs))
+        return True
+
+    def message(self, trial: Trial, what: str) -> str:
+        """What to say of a trial that failed."""
+        wide = self.dtype if self.dtype is torch.float64 else None
+        name = first_difference(self.traced, twin_of(self.model, wide), trial, self.place, self.seed)
+        return (
+            f"what was recorded of {type(self.model).__name__} does not compute what the model itself does, in {trial.name}: "
+            f"{what}. {_where(name)}; write that code in plain operations on tensors, or prune the parts without it with "
+            "submodules=[...]"
+        )
+
+
+def _where(name: str | None) -> str:
+    if name is None:
+        return "No submodule's output differs"
+    return f"The first submodule whose output differs is {name!r}" if name else "The difference is in the model's own forward"
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Both sides run the same operators on the same numbers: half precision has no more room than float32."""
+    return tolerance_of(dtype)
