@@ -133,8 +133,8 @@ def test_importing_is_fast_and_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_pickling_keeps_the_function_or_is_refused(tmp_path: Path) -> None:
-    """torch.fx traces a pickled module again, and would freeze the mode of one that asks for it."""
+def test_pickling_keeps_the_function(tmp_path: Path) -> None:
+    """torch.fx would trace a pickled module again, and freeze the mode of one that asks for it."""
     slim = fxprune.prune(model(), 0.5, X).eval()
     torch.save(slim, tmp_path / "slim.pt")
     assert same_result(torch.load(tmp_path / "slim.pt", weights_only=False)(X), slim(X))
@@ -148,6 +148,12 @@ def test_pickling_keeps_the_function_or_is_refused(tmp_path: Path) -> None:
             return self.two(nn.functional.dropout(self.one(x), 0.5, self.training))
 
     slim = fxprune.prune(Dropping(), 0.5, torch.zeros(2, 6))
-    with pytest.raises(fxprune.PruneError, match=r"fxprune\.save"):
-        torch.save(slim, tmp_path / "dropping.pt")
+    torch.save(slim, tmp_path / "dropping.pt")
+    again = torch.load(tmp_path / "dropping.pt", weights_only=False)
+    for mode in (True, False):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            expected = slim.train(mode)(torch.ones(2, 6))
+            torch.manual_seed(0)
+            assert torch.equal(again.train(mode)(torch.ones(2, 6)), expected)
     assert copy.deepcopy(slim).eval()(torch.zeros(2, 6)).shape == (2, 4)

@@ -42,6 +42,13 @@ def _step(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> tuple[An
     return output, gradients, {n: b.clone() for n, b in model.named_buffers()}
 
 
+def _form(value: Any) -> Any:
+    """Classes, keys and plain values of an output."""
+    if nested.form_of(value) == "leaf":
+        return type(value) if isinstance(value, torch.Tensor) else value
+    return type(value), [(key, _form(part)) for key, part in nested.entries(value).items()]
+
+
 @pytest.mark.parametrize("case", RUN)
 def test_the_recording_does_what_the_model_does(case: Case) -> None:
     model = _model(case)
@@ -53,6 +60,7 @@ def test_the_recording_does_what_the_model_does(case: Case) -> None:
             found, found_gradients, found_buffers = _step(twin, _inputs(case, batch), mode == "training")
             place = f"{mode}, batch {batch}"
             assert relative_error(found, expected) < 1e-5, place
+            assert _form(found) == _form(expected), place
             dtypes = [t.dtype for t in nested.tensors(found)], [t.dtype for t in nested.tensors(expected)]
             assert dtypes[0] == dtypes[1], place
             assert set(found_gradients) == set(gradients), place

@@ -11,6 +11,7 @@ from support.submodules import Caller, Options, X, detector, images
 from torch import Tensor, nn
 
 import fxprune
+from fxprune import nested
 
 # -- errors ------------------------------------------------------------------------------------------------------------
 
@@ -101,14 +102,18 @@ def test_code_of_the_model_before_pruning_is_not_run_on_parts() -> None:
         copy.deepcopy(slim).part.get_submodule("0")(X)
 
 
-def test_what_pickling_would_break_is_not_pickled(tmp_path) -> None:
+def test_submodules_are_pickled_with_their_checks(tmp_path) -> None:
     slim = fxprune.prune(detector().eval(), 0.5, images(), submodules=["body"])
     torch.save(slim, tmp_path / "slim.pt")
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "slim.pt", weights_only=False)(X)[1], slim(X)[1])
     listed = fxprune.prune(detector(), 0.5, images(), submodules=["head"])
-    with pytest.raises(fxprune.PruneError, match="store its state_dict and the plan"):
-        torch.save(listed, tmp_path / "listed.pt")
+    torch.save(listed, tmp_path / "listed.pt")
+    head = torch.load(tmp_path / "listed.pt", weights_only=False).head
+    maps = [torch.randn(2, 8, 4, 4)] * 2
+    assert all(map(torch.equal, nested.tensors(head(maps)), nested.tensors(listed.head(maps))))
+    with pytest.raises(AssertionError, match="another value"):
+        head(maps[:1])
 
 
 def test_nothing_to_prune_inside() -> None:

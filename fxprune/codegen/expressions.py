@@ -83,7 +83,7 @@ class Expressions:
             flag, yes, no = node.args
             return f"{self.tight(yes, NOT)} if {self.tight(flag, NOT)} else {self.value(no)}", SELECT
         if is_record(node.target):
-            return self.records.call(node.target, node.args, node.kwargs, self.value), ATOM  # type: ignore[arg-type]
+            return self.records.of_node(node, self.value), ATOM
         return self._function(node.target, node.args, node.kwargs)
 
     def infix(self, name: str, left: Any, right: Any) -> tuple[str, int]:
@@ -124,9 +124,7 @@ class Expressions:
         if isinstance(value, Node):
             return self.schedule.variables.get(value) or self.node(value)[0]
         if isinstance(value, tuple) and is_record(type(value)):
-            return self.records.call(type(value), value, {}, self.value)
-        if not isinstance(value, (type, dict)) and is_record(type(value)):  # a dataclass
-            return self.records.call(type(value), (), vars(value), self.value)
+            return self.records.call(type(value), dict(zip(value._fields, value, strict=True)), self.value)  # type: ignore[attr-defined]
         return None
 
     def _attribute(self, path: str) -> tuple[str, int]:

@@ -13,6 +13,7 @@ IMPORTS = {
     "F": ("torch.nn.functional", ""),
     "NamedTuple": ("typing", "NamedTuple"),
     "Path": ("pathlib", "Path"),
+    "SimpleNamespace": ("types", "SimpleNamespace"),
     "builtins": ("builtins", ""),
     "dataclass": ("dataclasses", "dataclass"),
     "json": ("json", ""),

@@ -42,7 +42,7 @@ inputs = torch.load(f"{work}/inputs.pt", weights_only=True)
 def flat(value):
     if isinstance(value, torch.Tensor):
         return [value]
-    if hasattr(value, "__dataclass_fields__"):
+    if hasattr(value, "__dict__") and not isinstance(value, (dict, tuple)):
         value = vars(value)
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
     return [tensor for part in parts for tensor in flat(part)]

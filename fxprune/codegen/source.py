@@ -81,7 +81,7 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
         stem: name of the file, for the header.
 
     Named tuples and dataclasses among the outputs become equal classes of the file; subclasses of dict
-    (Hugging Face's ModelOutput) become plain dicts.
+    (Hugging Face's ModelOutput) a small dict whose entries are attributes; other objects hold attributes alone.
 
     Raises:
         InputError: `slim` is no GraphModule.

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
+from fxprune.tracing.objects import Make
+
 __all__ = [
     "is_augmented",
     "is_inplace",
@@ -91,7 +93,9 @@ def is_inplace(node: Node, module: nn.Module | None) -> bool:
 
 
 def is_record(target: Any) -> bool:
-    """Return True for classes that hold named outputs: named tuples, dataclasses, subclasses of dict."""
+    """Return True for what makes named outputs: named tuples, dataclasses, subclasses of dict, objects of any class."""
+    if isinstance(target, Make):
+        return True
     if not isinstance(target, type):
         return False
     named_tuple = issubclass(target, tuple) and hasattr(target, "_fields")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.errors import PruneError, TraceError
+from fxprune.errors import TraceError
 from fxprune.tracing.guarded_code import guard_modes
 from fxprune.tracing.lowering import pure_leaf
 from fxprune.tracing.patching import unpatched
+from fxprune.tracing.pickled import restored, stored
 from fxprune.tracing.skeleton import Names
 from fxprune.tracing.tracer import Traced
 
@@ -20,7 +20,7 @@ __all__ = ["Recorded", "build"]
 
 
 class Recorded(fx.GraphModule):
-    """A GraphModule that is not pickled where that would change what it does."""
+    """A GraphModule that is pickled as what it is, and made anew from that."""
 
     def recompile(self) -> Any:
         """Make the code of the graph, in which functions go by the names that they have while no model is recorded."""
@@ -28,13 +28,8 @@ class Recorded(fx.GraphModule):
             return super().recompile()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # torch.fx pickles the code alone and traces it again, which freezes the mode, and fails on checks of the inputs.
-        if any(n.target in (len, operator.is_) or str(n.target).endswith("training") for n in self.graph.nodes):
-            raise PruneError(
-                f"{type(self).__name__} cannot be pickled, as its graph depends on the mode or checks its inputs: write it "
-                "with fxprune.save, or store its state_dict and the plan, which fxprune.apply puts together"
-            )
-        return super().__reduce__()
+        kind = next(c for c in type(self).__mro__ if c.__name__ != "GraphModuleImpl" and c.__module__.startswith("fxprune."))
+        return restored, (kind, type(self).__name__, *stored(self))
 
 
 def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:

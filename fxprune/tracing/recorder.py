@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune import nested
 from fxprune.errors import PruneError, TraceError
 from fxprune.tracing.answers import Answers
 from fxprune.tracing.guards import SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.module_calls import ModuleCalls
+from fxprune.tracing.objects import made, made_by_node
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of, value_of
+from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of
 from fxprune.tracing.skeleton import Skeleton
 
 __all__ = ["Recorder"]
@@ -57,7 +57,8 @@ class Recorder(Answers):
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
             kind, target, args, kwargs = self.calls.batch_norm(target, args, kwargs)
-        node = self._node(kind, target, self.create_arg(args), self.create_arg(kwargs), name)
+        named = {k: self.create_arg(v) for k, v in kwargs.items()} if kwargs else {}
+        node = self._node(kind, target, self.create_arg(args), named, name)
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         value = self._evaluated(node, args, kwargs)
         inputs = node.all_input_nodes
@@ -96,6 +97,8 @@ class Recorder(Answers):
             raise TraceError(f"the module {self.names.module_names.get(id(a), kind.__name__)!r} is passed to a function")
         if isinstance(a, Tensor):
             return self._tensor_argument(a).node
+        if made_by_node(a):
+            return self.create_proxy("call_function", *made(a), {}).node
         if isinstance(a, dict):
             return {k: self.create_arg(v) for k, v in a.items()}
         if isinstance(a, (list, tuple)):
@@ -107,11 +110,7 @@ class Recorder(Answers):
             return slice(*(self.create_arg(x) for x in (a.start, a.stop, a.step)))
         if isinstance(a, range):
             return range(*(int(x) for x in (a.start, a.stop, a.step)))
-        found = super().create_arg(a)
-        if isinstance(found, fx.Node):  # torch.fx makes a dataclass by a call
-            self.values[found] = nested.map(value_of, a)
-            found.meta.update(scope="", source="")
-        return found
+        return super().create_arg(a)
 
     def _tensor_argument(self, tensor: Tensor) -> Any:
         name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))

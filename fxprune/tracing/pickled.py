@@ -1,0 +1,60 @@
+"""A GraphModule as pickle stores it: node by node. torch.fx stores the code and traces it again, which freezes the mode,
+loses the classes of outputs, and fails on checks of the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+from torch.fx.node import map_aggregate, map_arg
+
+from fxprune.tracing.guarded_code import guard_modes
+
+__all__ = ["restored", "stored"]
+
+_MADE_ANEW = ("_graph", "_code", "_lineno_map", "_prologue_start")
+_META = ("scope", "source", "mode")
+
+
+class _Place:
+    """Stands for a node: its number in the graph."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def stored(module: fx.GraphModule) -> tuple[dict[str, Any], list[Any]]:
+    """The attributes of a module without its graph, and the nodes of that."""
+    number: dict[fx.Node, Any] = {node: _Place(i) for i, node in enumerate(module.graph.nodes)}
+    nodes = []
+    for node in module.graph.nodes:
+        args, kwargs = _plain(map_arg((node.args, node.kwargs), number.__getitem__))
+        meta = {key: node.meta[key] for key in _META if key in node.meta}
+        count = node.meta.get("val")  # of what is unpacked, how many
+        nodes.append((node.op, node.target, args, kwargs, node.name, meta, None if count is None else len(count)))
+    return {k: v for k, v in module.__dict__.items() if k not in _MADE_ANEW}, nodes
+
+
+def restored(kind: type[fx.GraphModule], name: str, state: dict[str, Any], nodes: list[Any]) -> fx.GraphModule:
+    """The inverse of `stored`."""
+    graph, made = fx.Graph(), []
+    for op, target, args, kwargs, node_name, meta, count in nodes:
+        args, kwargs = map_aggregate((args, kwargs), lambda a: made[a.number] if isinstance(a, _Place) else a)
+        node = graph.create_node(op, target, args, dict(kwargs), node_name)
+        node.meta.update(meta, **({} if count is None else {"val": (None,) * count}))
+        made.append(node)
+    guard_modes(graph)
+    module = kind(nn.Module(), fx.Graph(), name)
+    module.__dict__.update(state)
+    module.graph = graph
+    return module
+
+
+def _plain(value: Any) -> Any:
+    """Arguments in containers of Python instead of torch.fx's, which are not pickled."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(v) for v in value]
+        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return slice(*map(_plain, (value.start, value.stop, value.step))) if isinstance(value, slice) else value
