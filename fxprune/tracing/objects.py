@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.fx.immutable_collections import immutable_dict
 
 from fxprune import nested
 from fxprune.errors import TraceError
 
 __all__ = ["Make", "made", "made_by_node"]
 
-_KNOWN = (torch.Size, immutable_list)
 _GIVEN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format)
 
 
@@ -58,7 +57,8 @@ def made_by_node(value: Any) -> bool:
         return type(value) not in (dict, immutable_dict) or any(hasattr(part, "_fields") for part in _within(value))
     if hasattr(value, "_fields"):
         return any(hasattr(part, "_fields") for item in value for part in _within(item))
-    return form == "sequence" and type(value) not in (tuple, list) and not isinstance(value, _KNOWN)
+    home = type(value).__module__.partition(".")[0]  # torch's sizes and ours are tuples
+    return form == "sequence" and type(value) not in (tuple, list) and home not in ("torch", "fxprune")
 
 
 def _within(value: Any) -> list[Any]:
