@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.rebinding import rebind
+
 __all__ = [
     "clone_tensors",
     "copied",
+    "deep_copy",
     "meta_copies",
     "named_parts",
     "named_tensors",
@@ -149,7 +152,21 @@ def meta_copies(module: nn.Module) -> Iterator[None]:
             table.update(old)  # type: ignore[arg-type]
 
 
+def deep_copy(module: Module, memo: dict[int, Any] | None = None) -> Module:
+    """`copy.deepcopy` of a module whose functions reach the copy (`fxprune.rebinding`), even where one of its attributes is
+    a tensor that was computed (a masked weight), which PyTorch does not copy.
+    """
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        for value in part.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
+    made = copy.deepcopy(module, memo)
+    rebind(made.modules(), memo)
+    return made
+
+
 def shallow_copy(module: Module) -> Module:
     """A copy of the modules over the same tensors."""
     tensors = (*module.parameters(), *module.buffers())
-    return copy.deepcopy(module, {id(t): t for t in tensors})
+    return deep_copy(module, {id(t): t for t in tensors})

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors",),
     ("nested",),
+    ("rebinding",),
     ("state",),
     ("options",),
     ("labels",),
@@ -29,7 +30,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Only the table of operators names the rules that it loads, and only the package itself finds its passes.
-LOOSE_FILES = {"__init__", "_layout", "api", "errors", "nested", "options", "rewrite", "state"}
+LOOSE_FILES = {"__init__", "_layout", "api", "errors", "nested", "options", "rebinding", "rewrite", "state"}
 VERBS = {"prune", "plan", "study", "gather", "aura_map"}  # public: their arguments are what users may say
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from fxprune.state import place_of
+from fxprune.state import deep_copy, place_of
 
 __all__ = ["in_enough_precision", "precision_of", "tolerance_of", "widened"]
 
@@ -28,7 +27,7 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 def widened(module: Module, dtype: torch.dtype) -> Module:
     """A copy of a module in float32 or float64."""
-    module = copy.deepcopy(module)
+    module = deep_copy(module)
     return module.double() if dtype is torch.float64 else module.float()
 
 

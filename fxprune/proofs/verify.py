@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from fxprune.proofs.measure import count_macs, latency
 from fxprune.proofs.permutation import permutation_error
 from fxprune.proofs.precision import in_enough_precision
 from fxprune.proofs.randomize import randomize
-from fxprune.state import copied, named_tensors, replace_tensors, shallow_copy, sliced
+from fxprune.state import copied, deep_copy, named_tensors, replace_tensors, shallow_copy, sliced
 
 __all__ = ["check_rewrite", "verify_pair"]
 
@@ -34,7 +33,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
     analysis = analyze_model(model, args, named, attention=plan.settings.attention, ignore=plan.settings.ignore)
     cut = analysis.cut(plan.gone(analysis.free))
 
-    random = randomize(copy.deepcopy(model), seed)
+    random = randomize(deep_copy(model), seed)
     fidelity = check_fidelity(analysis.traced, random, thorough=True, seed=seed)
     refilled = _refilled(slim, cut, random)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import PruneError, TraceError
+from fxprune.state import deep_copy
 from fxprune.submodules.calls import ModuleCall
 from fxprune.submodules.listening import Listener, OutOfTime, run_on_meta, run_real
 from fxprune.tracing.skeleton import skeleton_of
@@ -54,7 +54,7 @@ def traceable_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[s
         run_on_meta(skeleton, args, named)
         calls = _returned(listener)
     except Exception:
-        real = copy.deepcopy(model)
+        real = deep_copy(model)
         more = Listener(real, names, seconds / 3)
         with suppress(OutOfTime):  # any other error is the example's: nothing said here would help
             run_real(real, args, named)

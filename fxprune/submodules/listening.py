@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import threading
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.errors import InputError, PruneError
 from fxprune.inputs.examples import random_like
+from fxprune.state import deep_copy
 from fxprune.submodules.calls import ModuleCall, Recording, call_of, form_of
 from fxprune.tracing.skeleton import skeleton_of, to_meta
 
@@ -101,7 +101,7 @@ def record(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any], name
     listener = Listener(skeleton, names)
     _run(listener, run_on_meta, skeleton, args, named)  # if it fails, it reads values: what it has called so far is known
     if any(name not in listener.calls for name in names):
-        real = copy.deepcopy(model)
+        real = deep_copy(model)
         listener = Listener(real, names)
         error = _run(listener, run_real, real, args, named)
         if error is not None:

@@ -7,7 +7,6 @@ the place of the original. What passes between a submodule and the rest of the m
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest
 from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
-from fxprune.state import named_tensors
+from fxprune.state import deep_copy, named_tensors
 from fxprune.submodules.calls import ModuleCall, Recording, holds_tensors
 from fxprune.submodules.dressing import Part
 from fxprune.submodules.listening import noting_writes, record, run_real
@@ -174,7 +173,7 @@ class Submodules:
             NotEquivalent: `check`, and the result does not run although the model does.
         """
         memo: dict[int, Any] = {id(self.model.get_submodule(name)): part for name, part in parts.items()}
-        result = copy.deepcopy(self.model, memo)
+        result = deep_copy(self.model, memo)
         result.meta = {**getattr(result, "meta", {}), "fxprune": report}  # type: ignore[assignment]
         if check and self.example is not None:
             self._check_runs(result, *self.example)
@@ -182,10 +181,10 @@ class Submodules:
 
     def _check_runs(self, result: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) -> None:
         try:
-            run_real(copy.deepcopy(result), args, named)
+            run_real(deep_copy(result), args, named)
         except Exception as error:
             try:
-                run_real(copy.deepcopy(self.model), args, named)
+                run_real(deep_copy(self.model), args, named)
             except Exception as own:
                 raise InputError(
                     f"{type(self.model).__name__} fails on the example inputs: {type(own).__name__}: {own}"

@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from fxprune import nested
 from fxprune.labels.store import Axis, Cause
 from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.lowering import pure_leaf
+from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.modes import select_mode, writes
 from fxprune.tracing.skeleton import Skeleton
 
@@ -61,7 +61,8 @@ class Runner:
         module = self._leaves.get(name)
         if module is None:
             module = self.modules[name]
-            module = self._leaves[name] = pure_leaf(module, self.lowered[name]) if name in self.lowered else module
+            module = pure_leaf(module, self.lowered[name]) if name in self.lowered else plain_leaf(module)
+            self._leaves[name] = module
         return module
 
 

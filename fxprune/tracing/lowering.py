@@ -5,16 +5,19 @@ Each entry is a function with the module's own signature, written in operations 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
+from fxprune.tracing.hooks import without_hooks
 
-__all__ = ["is_leaf", "lowered_forward", "pure_leaf"]
+__all__ = ["is_leaf", "lowered_forward", "plain_leaf", "pure_leaf"]
 
 
 def drop_path(module: Any, x: Tensor) -> Tensor:
@@ -121,10 +124,19 @@ _FORWARDS: dict[str, Callable[..., Any]] = {
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is one node of the graph: one of torch.nn with no parts, and no hooks that change what it does."""
-    if not type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention):
+    """Whether a module is one node of the graph: one of torch.nn with no parts, which runs its class's code on its own
+    tensors.
+    """
+    if not type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention) or module._modules:
         return False
-    return not (module._modules or module._forward_hooks or module._forward_pre_hooks)
+    for value in module.__dict__.values():  # a forward of its own, or a weight that is computed for each call
+        kind = type(value)
+        if kind in _SHADOWS or issubclass(kind, (Tensor, fx.Proxy)):
+            return False
+    return True
+
+
+_SHADOWS = frozenset({FunctionType, MethodType, functools.partial})
 
 
 def lowered_forward(module: nn.Module) -> Callable[..., Any] | None:
@@ -135,7 +147,14 @@ def lowered_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 def pure_leaf(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     """A module of class `kind` with the tensors and settings of `module`, an instance of a subclass."""
-    leaf = kind.__new__(kind)
-    leaf.__dict__.update(module.__dict__)
+    leaf = plain_leaf(module, kind)
     leaf.__dict__["_modules"] = {}
+    return leaf
+
+
+def plain_leaf(module: nn.Module, kind: type[nn.Module] | None = None) -> nn.Module:
+    """A copy of a module, over the same tensors, that runs the code of its class and nothing around it."""
+    kind = kind or type(module)
+    leaf = kind.__new__(kind)
+    leaf.__dict__.update({k: v for k, v in module.__dict__.items() if type(v) not in _SHADOWS} | without_hooks(module))
     return leaf

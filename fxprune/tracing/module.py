@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.tracing.guarded_code import guard_modes
-from fxprune.tracing.lowering import pure_leaf
+from fxprune.tracing.hooks import hooked, without_hooks
+from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.patching import unpatched
 from fxprune.tracing.pickled import restored, stored
 from fxprune.tracing.skeleton import Names
@@ -109,6 +110,8 @@ def _rebuild(traced: Traced, source: nn.Module) -> nn.Module:
 def _shallow(module: nn.Module) -> nn.Module:
     """`copy.copy` of a layer, several times as fast where the layer has no say in it."""
     kind = type(module)
+    if hooked(module) or "forward" in module.__dict__ or without_hooks(module):
+        return plain_leaf(module)
     if kind.__setstate__ is not nn.Module.__setstate__ or hasattr(kind, "__copy__"):
         return copy.copy(module)
     new = kind.__new__(kind)

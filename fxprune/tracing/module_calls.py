@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fxprune.errors import TraceError
-from fxprune.tracing.lowering import is_leaf, lowered_forward
+from fxprune.tracing.hooks import hooked, run_hooked
+from fxprune.tracing.lowering import is_leaf, lowered_forward, plain_leaf
 from fxprune.tracing.patching import call_module, module_attribute
 
 if TYPE_CHECKING:
@@ -28,18 +29,41 @@ class ModuleCalls:
         self.scopes: list[nn.Module] = [recorder.root]
 
     def call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """A call of a module by the model's code: one node for a layer of PyTorch, else those of its forward."""
+        """A call of a module by the model's code: one node for a layer of PyTorch, else those of its forward; its hooks are
+        recorded around it.
+        """
         name = self.names.module_names.get(id(module))
         if name is None:
             return call_module(module, *args, **kwargs)
-        if is_leaf(module):
+        if not hooked(module):
+            return self._forward(module, name, args, kwargs)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._forward(module, name, args, kwargs)
+
+        return run_hooked(module, name, forward, (args, kwargs), lambda: len(self.recorder.graph.nodes))
+
+    def _forward(self, module: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
+        """The forward of a module, without its hooks."""
+        if name and is_leaf(module):
             return self.recorder.create_proxy("call_module", name, args, kwargs)
         self.scopes.append(module)
         try:
-            forward = lowered_forward(module)
-            return forward(module, *args, **kwargs) if forward is not None else call_module(module, *args, **kwargs)
+            lowered = None if "forward" in module.__dict__ else lowered_forward(module)
+            return module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
         finally:
             self.scopes.pop()
+
+    def class_forward(self, forward: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The code of a class of torch.nn, called past the module: ``old_forward(x)`` of a wrapped layer, ``conv.forward(x)``.
+
+        Args:
+            forward: the function of the class.
+        """
+        name = self.names.module_names.get(id(module))
+        if not name or not _may_be_leaf(module, forward):
+            return forward(module, *args, **kwargs)
+        return self.recorder.create_proxy("call_module", name, args, kwargs)
 
     def attribute(self, module: nn.Module, name: str) -> Any:
         """A part, parameter or buffer of a module; the tensors of the model are proxies."""
@@ -71,3 +95,10 @@ class ModuleCalls:
                 raise TraceError(f"the batch norm {name!r} normalises with statistics that are not its own")
         self.recorder.lowered[name] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
         return "call_module", name, (bound["input"],), {}
+
+
+def _may_be_leaf(module: nn.Module, forward: Any) -> bool:
+    """Whether a node that calls the plain module runs this forward of its class, on the module's tensors."""
+    tensors = any(isinstance(value, Tensor) for value in module.__dict__.values())
+    own = getattr(type(module).forward, "__wrapped__", None) is forward
+    return own and not tensors and is_leaf(plain_leaf(module))

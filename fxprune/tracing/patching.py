@@ -92,6 +92,8 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     yield nn.Module, "_call_impl", _module_call
     yield nn.Module, "__getattr__", _module_attribute
     yield nn.Module, "training", _TRAINING
+    for kind in _owners_of_forward(recorder):
+        yield kind, "forward", _class_forward(vars(kind)["forward"])
     for owner, names in _FUNCTIONS:
         for name in names:
             yield owner, name, _through(getattr(owner, name))
@@ -107,6 +109,30 @@ def _module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if recorder is None or recorder.evaluating:
         return call_module(module, *args, **kwargs)
     return recorder.calls.call(module, *args, **kwargs)
+
+
+def _owners_of_forward(recorder: Recorder) -> set[type[nn.Module]]:
+    """The classes of torch.nn that define the forward of a layer of the model."""
+    kinds = {type(m) for m in recorder.names.modules.values() if not m._modules}
+    owners = (next(c for c in kind.__mro__ if "forward" in vars(c)) for kind in kinds)
+    return {c for c in owners if c is not nn.Module and c.__module__.startswith("torch.nn.")}
+
+
+@functools.cache
+def _class_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward of torch.nn that model code calls by itself: ``super().forward(x)``, ``self.conv.forward(x)``."""
+    if forward in _WRAPPERS:
+        return forward
+
+    @functools.wraps(forward)
+    def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        recorder = _THREAD.recorder
+        if recorder is None or recorder.evaluating:
+            return forward(module, *args, **kwargs)
+        return recorder.calls.class_forward(forward, module, *args, **kwargs)
+
+    _WRAPPERS.add(called)
+    return called
 
 
 def _module_attribute(module: nn.Module, name: str) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fxprune import nested
 from fxprune.errors import TraceError
+from fxprune.rebinding import rebind
 from fxprune.tracing.label_mode import LabelMode
 
 __all__ = ["Names", "Skeleton", "copy_with", "new_mode", "skeleton_of", "to_meta"]
@@ -113,7 +114,9 @@ def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Mo
             if not empty and key != "_modules" and type(value) not in _PLAIN:
                 visit(value)
     try:
-        return _copied(model, memo), origin
+        copied = _copied(model, memo)
+        rebind(copied.modules(), memo)
+        return copied, origin
     except Exception as error:
         raise TraceError(f"the model cannot be copied ({type(error).__name__}: {error})") from error
 
@@ -121,6 +124,7 @@ def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Mo
 _ATOMIC: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type, FunctionType)
 _PLAIN = frozenset(_ATOMIC)
 _DICTS = (dict, OrderedDict)
+_INTERNAL = frozenset(nn.Module().__dict__)
 _OWN_WAY = ("__deepcopy__", "__slots__", "__getnewargs__", "__getnewargs_ex__")
 
 
@@ -146,6 +150,8 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             copied[key] = value
         elif type(value) in (*_DICTS, set) and not value:
             copied[key] = type(value)()
+            if key not in _INTERNAL:  # a closure may know it, too
+                memo[id(value)] = copied[key]
         elif type(value) is tuple and all(type(item) in _PLAIN for item in value):
             copied[key] = value
         elif key == "_modules":

@@ -26,6 +26,7 @@ from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
 from fxprune.tracing.batches import settle
 from fxprune.tracing.guards import is_constant
+from fxprune.tracing.hooks import check_hooks, hooked, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
@@ -97,6 +98,7 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     """
     _refuse_compiled(model)
     skeleton = Skeleton.of(model, inputs, kwargs)
+    check_hooks({name: skeleton.origin.get(id(t), t) for name, t in skeleton.names.tensors.items()})
     training = [(module, module.training) for module in skeleton.names.modules.values()]
     recorded, run, fixed = settle(skeleton, _record_modes)
     for module, flag in training:
@@ -156,14 +158,17 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
 
 def _record(recorder: Recorder) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
-    forward = type(skeleton.module).forward
+    hooks = hooks_by_module(skeleton.names.modules)
     with torch.inference_mode(), patched(recorder):
         args = [_placeholder(recorder, name, value) for name, value in _arguments(skeleton)]
         named = {name: _placeholder(recorder, name, value) for name, value in skeleton.named.items()}
-        result = forward(skeleton.module, *args, **named)
+        result = skeleton.module(*args, **named)
         output = recorder.graph.output(recorder.create_arg(result))
     output.meta.update(scope="", source="")
     recorder.values[output] = value = nested.map(value_of, result)
+    if (changed := hooks_by_module(skeleton.names.modules)) != hooks:
+        name = next(n for n in (*changed, *hooks) if changed.get(n) != hooks.get(n))
+        raise TraceError(f"the hooks of the module {name!r} are not the same after a run as before: register them once")
     if not nested.tensors(value):
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
@@ -173,12 +178,15 @@ def _record(recorder: Recorder) -> _Run:
 
 def _arguments(skeleton: Skeleton) -> list[tuple[str, Any]]:
     """The positional inputs, each with the name of the parameter of forward that it fills."""
-    parameters = list(inspect.signature(type(skeleton.module).forward).parameters.values())[1:]
+    model = skeleton.module
+    parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     count = len(skeleton.args)
     if rest is not None:
         names += [f"{rest}_{i}" for i in range(count)]
+    elif hooked(model) or type(model).__call__ is not nn.Module.__call__:  # which may make of the inputs what forward takes
+        names += [f"input_{i}" for i in range(len(names), count)]
     if count > len(names):
         raise InputError(f"forward takes {len(names)} positional inputs ({', '.join(names)}), but {count} are given")
     return list(zip(names, skeleton.args, strict=False))

@@ -1,0 +1,202 @@
+"""Hooks of modules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from tests.kinds.base import Case, images, rows
+
+__all__ = ["CASES"]
+
+
+class Small(nn.Module):
+    """A convolution with a norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(16, 4)
+        self.seen: list[Tensor] = []
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(self.act(self.norm(self.conv(x))))
+        return self.head(h.mean((2, 3)))
+
+
+def _with(dress: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        model = Small()
+        dress(model)
+        return model
+
+    return make
+
+
+def _twice(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def _shift_inputs(module: nn.Module, args: Any) -> Any:
+    return args[0] + 1
+
+
+def _with_keywords(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return (), {"input": args[0] * 3}
+
+
+def _keywords_after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    return output + args[0].mean()
+
+
+class Collecting(Small):
+    """Stores what its parts give, as feature extractors do, and returns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.register_forward_hook(self.store)
+        self.conv.register_forward_hook(functools.partial(self.store_as, 1))
+
+    def store(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.seen.append(output)
+
+    def store_as(self, number: int, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.seen.append(output.sum() * number)
+
+    def forward(self, x: Tensor) -> Any:
+        self.seen.clear()
+        out = super().forward(x)
+        return out, self.seen[0], self.seen[1].mean((2, 3))
+
+
+class Passing(Small):
+    """Hooks and unhooks in forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.conv.register_forward_hook(_twice):
+            out = super().forward(x)
+        return out + super().forward(x)
+
+
+class Leaving(Small):
+    """Hooks in forward, and forgets it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv.register_forward_hook(_twice)
+        return super().forward(x)
+
+
+def _once(model: Small) -> None:
+    def first_time(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        handle.remove()
+        return output * 2
+
+    handle = model.conv.register_forward_hook(first_time)
+
+
+def _closure(model: Small) -> None:
+    norm, head = model.norm, model.head
+    model.conv.register_forward_hook(
+        lambda m, i, o: nn.functional.conv2d(o * head.weight.mean(), model.body[0].weight, norm.bias, padding=1)
+    )
+
+
+def _mask(model: Small) -> None:
+    with torch.no_grad():
+        prune.l1_unstructured(model.conv, "weight", amount=0.5)
+        prune.random_structured(model.head, "weight", amount=2, dim=1)
+
+
+def _outside(model: Small) -> None:
+    seen: list[Tensor] = []
+    model.conv.register_forward_hook(lambda m, i, o: seen.append(o))
+
+
+def _on_gradient(model: Small) -> None:
+    model.conv.weight.register_hook(lambda g: g * 0)
+
+
+def _after_gradient(model: Small) -> None:
+    model.conv.weight.register_post_accumulate_grad_hook(lambda p: None)
+
+
+def _store_on_module(module: Any, args: Any, output: Tensor) -> None:
+    module.last = output
+
+
+class Reading(Small):
+    """Reads what a hook stored on the part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv.register_forward_hook(_store_on_module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.conv.last.mean()  # type: ignore[operator, union-attr]
+
+
+def _stacked(model: Small) -> None:
+    model.norm.register_forward_hook(_twice)
+    model.norm.register_forward_hook(lambda m, i, o: o + 1, prepend=True)
+
+
+def _state(model: Small) -> None:
+    model.conv._register_state_dict_hook(lambda m, state, prefix, meta: None)
+    model.register_state_dict_pre_hook(lambda m, prefix, keep: None)
+
+
+CASES = [
+    Case("output of a layer", _with(lambda m: m.conv.register_forward_hook(_twice)), images),
+    Case("output of a norm", _with(lambda m: m.norm.register_forward_hook(_twice)), images),
+    Case("output of an activation", _with(lambda m: m.act.register_forward_hook(_twice)), images),
+    Case("output of a container", _with(lambda m: m.body.register_forward_hook(_twice)), images),
+    Case("output of the model", _with(lambda m: m.register_forward_hook(_twice)), images),
+    Case("input of a layer", _with(lambda m: m.conv.register_forward_pre_hook(_shift_inputs)), images),
+    Case("input of a norm", _with(lambda m: m.norm.register_forward_pre_hook(_shift_inputs)), images),
+    Case("input of the model", _with(lambda m: m.register_forward_pre_hook(_shift_inputs)), images),
+    Case(
+        "input becomes a keyword",
+        _with(lambda m: m.conv.register_forward_pre_hook(_with_keywords, with_kwargs=True)),
+        images,
+    ),
+    Case("hook with keywords", _with(lambda m: m.conv.register_forward_hook(_keywords_after, with_kwargs=True)), images),
+    Case("always called", _with(lambda m: m.conv.register_forward_hook(_twice, always_call=True)), images),
+    Case("two hooks in order", _with(_stacked), images),
+    Case("features collected", Collecting, images),
+    Case("stored on the part", Reading, images),
+    Case("closure over parts", _with(_closure), images),
+    Case("registered for one call", Passing, images),
+    Case("masks of torch.nn.utils.prune", _with(_mask), images),
+    Case("hooks of the state", _with(_state), images),
+    Case("left registered", Leaving, images, refused="hooks of the module 'conv' are not the same"),
+    Case("removed by itself", _with(_once), images, refused="hooks of the module 'conv' are not the same"),
+    Case("only looks on", _with(_outside), images, refused="hook on 'conv' only looks on"),
+    Case(
+        "gradient of a module",
+        _with(lambda m: m.conv.register_full_backward_hook(lambda m, i, o: None)),
+        images,
+        refused="'conv' has a hook on gradients",
+    ),
+    Case(
+        "gradient before a module",
+        _with(lambda m: m.register_full_backward_pre_hook(lambda m, g: None)),
+        images,
+        refused="the model has a hook on gradients",
+    ),
+    Case("gradient of a parameter", _with(_on_gradient), images, refused="'conv.weight' has a hook on its gradient"),
+    Case("after the gradient", _with(_after_gradient), images, refused="'conv.weight' has a hook on its gradient"),
+    Case("hook on one linear layer", lambda: _rows_hook(), rows),
+]
+
+
+def _rows_hook() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    model[0].register_forward_hook(lambda m, i, o: torch.tanh(o))
+    return model
