@@ -33,12 +33,15 @@ class Axis:
         labels: int64 array ``[size]``, or None where no entry can be removed. Label 0 is an entry that cannot.
         dynamic: the size follows the size of the model's input (batch, height, tokens, ...).
         cause: of an axis without labels, why no entry can be removed, where that is known.
+        parts: of an axis that a reshape made of channels and sizes that follow the input, those axes: how the entries lie
+            depends on the sizes, and only the parts tell.
     """
 
     size: int
     labels: np.ndarray | None = None
     dynamic: bool = False
     cause: int | None = None
+    parts: tuple[Axis, ...] = ()
 
     def __getitem__(self, index: slice | np.ndarray) -> Axis:
         """The axis after a selection of its entries."""
@@ -107,13 +110,15 @@ class LabelStore:
         """Record that equal indices of two axes of one size are the same channel; return the axis that stands for both."""
         if a is b or a.labels is b.labels:
             return a if a.dynamic or not b.dynamic else b
+        if b.parts and not a.parts:
+            a, b = b, a
         if a.labels is None or b.labels is None:
             fixed, other = (a, b) if a.labels is None else (b, a)
             cause = cause if fixed.cause is None else fixed.cause
             self.fix(other, cause)
             return Axis(a.size, None, a.dynamic or b.dynamic, cause)
         self.pairs.append((a.labels, b.labels))
-        return a if a.dynamic or not b.dynamic else Axis(a.size, a.labels, True)
+        return a if a.dynamic or not b.dynamic else Axis(a.size, a.labels, True, None, a.parts)
 
     def fix(self, axis: Axis, cause: int) -> Axis:
         """Record that no entry of the axis can be removed; return the fixed axis."""
@@ -137,6 +142,9 @@ class LabelStore:
         whole = axes[0]
         for right in axes[1:]:
             whole = self._merge_two(whole, right, cause)
+        if whole.dynamic and whole.labels is not None and len(axes) > 1:
+            parts = tuple(part for a in axes if a.size > 1 for part in a.parts or (a,))
+            whole = Axis(whole.size, whole.labels, True, None, parts)
         return whole
 
     def _merge_two(self, left: Axis, right: Axis, cause: int) -> Axis:

@@ -9,29 +9,36 @@ from operator import mul
 from fxprune.labels.call import Call
 from fxprune.labels.store import Axis
 from fxprune.labels.table import rule
+from fxprune.rules.boundaries import Size, holds_at_any_size
 
 
 @rule("view reshape _unsafe_view flatten unflatten view_as reshape_as ravel _reshape_alias")
 def view(call: Call) -> None:
     """view: [a * b, c] -> [a, b, c] or back: products of axes, where neither side is one axis after another"""
-    call.set(reshape(call, call.axes(call["self"]), tuple(call.out.shape)))
+    out = call.out.shape
+    named = call.mode.named_sizes(out)
+    sizes = [Size(int(n), named is None or named[d] is None) for d, n in enumerate(out)]
+    call.set(reshape(call, call.axes(call["self"]), sizes))
 
 
-def reshape(call: Call, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
+def reshape(call: Call, axes: Sequence[Axis], sizes: Sequence[Size]) -> list[Axis]:
     """Axes after a row-major reshape.
 
     Runs of axes with equal products are matched from the left; a run splits one axis, merges several into one, or both
     where the boundaries of old and new axes divide each other.
     """
-    if 0 in sizes:
-        return [Axis(s) for s in sizes]
-    old = [a for a in axes if a.size != 1]
-    new = [s for s in sizes if s != 1]
+    if any(s.number == 0 for s in sizes):
+        return [Axis(s.number) for s in sizes]
+    made = iter(_runs(call, [a for a in axes if a.size != 1], [s for s in sizes if s.number != 1]))
+    return [next(made) if s.number != 1 else Axis(1) for s in sizes]
+
+
+def _runs(call: Call, old: list[Axis], new: list[Size]) -> list[Axis]:
     made: list[Axis] = []
     i = j = 0
     while i < len(old):
         run_old, run_new = [old[i]], [new[j]]
-        a, b = old[i].size, new[j]
+        a, b = old[i].size, new[j].number
         while a != b:
             if a < b:
                 i += 1
@@ -40,36 +47,40 @@ def reshape(call: Call, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis
             else:
                 j += 1
                 run_new.append(new[j])
-                b *= new[j]
+                b *= new[j].number
         made.extend(_run(call, run_old, run_new))
         i, j = i + 1, j + 1
-    parts = iter(made)
-    return [next(parts) if s != 1 else Axis(1) for s in sizes]
+    return made
 
 
-def _run(call: Call, old: list[Axis], new: list[int]) -> list[Axis]:
-    store, cause = call.store, call.cause
+def _run(call: Call, old: list[Axis], sizes: list[Size]) -> list[Axis]:
+    store, cause, new = call.store, call.cause, [s.number for s in sizes]
+    if len(old) == len(new) == 1:
+        return old
+    if len(new) > 1 and any(a.parts for a in old):
+        return _runs(call, [part for a in old for part in a.parts or (a,)], sizes)
     if len(old) == 1:
-        return store.split(old[0], new, cause) if len(new) > 1 else old
+        return store.split(old[0], new, cause)
     if len(new) == 1:
         return [store.merge(old, cause)]
     dynamic = any(a.dynamic for a in old)
     if all(a.labels is None for a in old):
         return [Axis(s, None, dynamic) for s in new]
     cuts = sorted({*accumulate((a.size for a in old), mul), *accumulate(new, mul)})
-    if any(b % a for a, b in pairwise(cuts)):
+    mixed = any(b % a for a, b in pairwise(cuts))
+    if mixed or (dynamic and not holds_at_any_size(old, sizes)):
         for axis in old:
-            call.fix(axis, "a reshape mixes this axis with its neighbours")
+            call.fix(axis, "a reshape mixes this axis with " + ("its neighbours" if mixed else "sizes that follow the input"))
         return [Axis(s, None, dynamic) for s in new]
     pieces = [
         p
-        for axis, sizes in zip(old, _between(cuts, [a.size for a in old]), strict=True)
-        for p in (store.split(axis, sizes, cause) if len(sizes) > 1 else [axis])
+        for axis, factors in zip(old, _between(cuts, [a.size for a in old]), strict=True)
+        for p in (store.split(axis, factors, cause) if len(factors) > 1 else [axis])
     ]
     made = []
-    for sizes in _between(cuts, new):
-        made.append(store.merge(pieces[: len(sizes)], cause))
-        pieces = pieces[len(sizes) :]
+    for factors in _between(cuts, new):
+        made.append(store.merge(pieces[: len(factors)], cause))
+        pieces = pieces[len(factors) :]
     return made
 
 

@@ -104,6 +104,19 @@ class LabelMode(TorchDispatchMode):
         sizes = self.literal_sizes
         return sizes is not None and size in sizes
 
+    def named_sizes(self, shape: Sequence[int]) -> list[int | None] | None:
+        """Of each size of a tensor, the number by which the graph node names it that runs now, or None where the size is
+        computed there (or -1); None where the node does not name the sizes one by one."""
+        if self.arguments is None:
+            return None
+        args, kwargs = self.arguments
+        given = args[1:] or tuple(kwargs.get(key) for key in ("shape", "size") if key in kwargs)
+        if len(given) == 1 and isinstance(given[0], (tuple, list)):
+            given = given[0]
+        if len(given) != len(shape):
+            return None
+        return [n if type(n) is int and n == size else None for n, size in zip(given, shape, strict=True)]
+
     def sized(self, store: LabelStore, size: int) -> Axis:
         """An axis of equal entries: free where its size is a number in the graph, which a rewrite can change."""
         if self.is_literal(size):
