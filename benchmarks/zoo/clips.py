@@ -25,9 +25,8 @@ def pair(name: str, vision: dict[str, Any], text: dict[str, Any] | None = None, 
 
     def make() -> nn.Module:
         library: Any = importlib.import_module("open_clip")
-        return getattr(library, kind)(
-            embed_dim=16, vision_cfg=dict(vision), text_cfg=dict(TEXT if text is None else text), **settings
-        )
+        towers = {"vision_cfg": dict(vision), "text_cfg": dict(TEXT if text is None else text)}
+        return getattr(library, kind)(**{"embed_dim": 16, **towers, **settings})  # type: ignore[no-any-return]
 
     return Entry(name, make, _inputs)
 
@@ -42,7 +41,7 @@ MULTIMODAL = {"context_length": 12, "vocab_size": 96, "width": 32, "heads": 4, "
 ENTRIES = [
     pair("ViT", VIT),
     pair("ViT quickgelu", VIT, quick_gelu=True),
-    pair("ViT average pooling", {**VIT, "global_average_pool": True}),
+    pair("ViT average pooling", {**VIT, "pool_type": "avg"}),
     pair("ViT attentional pooling", {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 8}),
     pair("ViT patch dropout", {**VIT, "patch_dropout": 0.5}),
     pair("ViT custom text", VIT, kind="CustomTextCLIP"),
@@ -57,9 +56,10 @@ ENTRIES = [
     pair("ConvNeXt", {**timm_tower("test_convnext"), "timm_pool": "avg"}, kind="CustomTextCLIP"),
     pair(
         "CoCa",
-        {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+        {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 8, "output_tokens": True},
         {**TEXT, "embed_cls": True, "output_tokens": True},
         "CoCa",
         multimodal_cfg=MULTIMODAL,
+        embed_dim=32,
     ),
 ]

@@ -16,7 +16,6 @@ __all__ = ["ENTRIES"]
 BLOCKS = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
 CONDITIONAL = {
     **BLOCKS,
-    "sample_size": 16,
     "cross_attention_dim": 24,
     "attention_head_dim": 8,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -98,8 +97,17 @@ def _pixart(batch: int) -> Inputs:
 
 
 def _controlled(batch: int) -> Inputs:
-    found = latents(4, 16, encoder_hidden_states=words(6, 24), controlnet_cond=lambda b: torch.randn(b, 3, 128, 128))(batch)
+    found = latents(4, 16, encoder_hidden_states=words(6, 24), controlnet_cond=lambda b: torch.randn(b, 3, 32, 32))(batch)
     return found
+
+
+def _prior(batch: int) -> Inputs:
+    return {
+        "hidden_states": torch.randn(batch, 24),
+        "timestep": torch.randint(0, 900, (batch,)),
+        "proj_embedding": torch.randn(batch, 24),
+        "encoder_hidden_states": torch.randn(batch, 6, 24),
+    }
 
 
 def _transformed(batch: int) -> Inputs:
@@ -117,20 +125,13 @@ ENTRIES = [
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ),
-    net("UNet2DConditionModel", latents(4, 16, encoder_hidden_states=words(6, 24)), ("conv_out",), **CONDITIONAL, **UP),
     net(
-        "UNet1DModel",
-        lambda b: {"sample": torch.randn(b, 4, 32), "timestep": torch.randint(0, 900, (b,))},
-        in_channels=4,
-        out_channels=4,
-        extra_in_channels=8,
-        time_embedding_type="fourier",
-        use_timestep_embedding=False,
-        flip_sin_to_cos=True,
-        block_out_channels=(16, 16, 16),
-        norm_num_groups=8,
-        down_block_types=("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),
-        up_block_types=("AttnUpBlock1D", "UpBlock1D", "UpBlock1DNoSkip"),
+        "UNet2DConditionModel",
+        latents(4, 16, encoder_hidden_states=words(6, 24)),
+        ("conv_out",),
+        **CONDITIONAL,
+        **UP,
+        sample_size=16,
     ),
     net("AutoencoderKL", _coded, ("decoder.conv_out",), **CODER),
     net("VQModel", _coded, ("decoder.conv_out",), **CODER, num_vq_embeddings=32),
@@ -194,19 +195,12 @@ ENTRIES = [
     ),
     net("ControlNetModel", _controlled, (), **CONDITIONAL, in_channels=4, conditioning_embedding_out_channels=(8, 16)),
     net(
-        "UNetMotionModel",
-        lambda b: {
-            "sample": torch.randn(b, 4, 2, 16, 16),
-            "timestep": torch.randint(0, 900, (b,)),
-            "encoder_hidden_states": torch.randn(b, 6, 24),
-        },
-        ("conv_out",),
-        sample_size=16,
-        cross_attention_dim=24,
-        motion_num_attention_heads=2,
-        num_attention_heads=2,
-        **BLOCKS,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        "PriorTransformer",
+        _prior,
+        ("proj_to_clip_embeddings",),
+        **HEADS,
+        embedding_dim=24,
+        num_embeddings=6,
+        additional_embeddings=4,
     ),
 ]

@@ -33,7 +33,7 @@ def medical(kind: str, inputs: Callable[[int], Inputs], outputs: tuple[str, ...]
     return Entry(kind, make, inputs, outputs)
 
 
-def cv(name: str, size: int = 64) -> Entry:
+def cv(name: str, size: int = 224) -> Entry:
     """A network of pytorchcv by name."""
 
     def make() -> nn.Module:

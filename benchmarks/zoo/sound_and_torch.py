@@ -63,7 +63,7 @@ AUDIO = [
     sound("Wav2Letter", lambda b: (torch.randn(b, 1, 4000),), num_classes=10),
     sound(
         "WaveRNN",
-        lambda b: (torch.randn(b, 1, 480), torch.randn(b, 1, 16, 8)),
+        lambda b: (torch.randn(b, 1, 160), torch.randn(b, 1, 16, 8)),
         ("fc3",),
         upsample_scales=[5, 4, 2],
         n_classes=16,
@@ -77,7 +77,7 @@ AUDIO = [
         n_output=16,
     ),
     sound("HDemucs", lambda b: (torch.randn(b, 2, 8192),), sources=["a", "b"], channels=8, nfft=1024, depth=4),
-    sound("SquimObjective", lambda b: (torch.randn(b, 3200),)),
+    sound("squim_objective_base", lambda b: (torch.randn(b, 3200),)),
     sound(
         "Tacotron2",
         lambda b: (torch.randint(0, 20, (b, 12)), lengths(b, 12), torch.randn(b, 16, 10), lengths(b, 10)),
