@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import is_tensor_method_or_property
 
+from fxprune import nested
 from fxprune.errors import TraceError
-from fxprune.tracing.guards import SCALARS, Guard
+from fxprune.tracing.guards import LIMITS, SCALARS, Guard
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Sizes, is_proxy
@@ -67,7 +68,7 @@ class Answers(fx.Tracer):
         found = getattr(value, name, _MISSING)
         if found is _MISSING:
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
-        if isinstance(found, (Tensor, torch.device, torch.dtype)):
+        if isinstance(found, (Tensor, torch.device, torch.dtype)) or isinstance(value, LIMITS):
             return self.create_proxy("call_function", getattr, (proxy, name), {})
         if callable(found) and not isinstance(found, type):
             return Method(proxy, name)
@@ -110,6 +111,20 @@ class Answers(fx.Tracer):
                 f"the model calls {name!r}, a method of TorchScript, which holds no Python code ({line_running()})"
             )
         return self.create_proxy("call_function", func, args, kwargs, self.graph._target_to_str(name))
+
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator that code in C calls on a proxy: a node, unless it could hold sizes that C code read as numbers.
+
+        Raises:
+            TraceError: it could, or it writes.
+        """
+        plain = {type(leaf) for leaf in nested.leaves((args, kwargs)) if not is_proxy(leaf)}
+        if func._schema.is_mutable or not plain <= {type(None), bool, torch.dtype, torch.device}:
+            raise TraceError(
+                f"code in C calls {func} on tensors of the model ({line_running()}), outside the functions of torch that a "
+                "graph records: call those, or prune the other parts with submodules=[...]"
+            )
+        return self.create_proxy("call_function", func, args, kwargs)
 
     def reads_values(self, proxy: Any, name: str) -> TraceError:
         """The error of a model that reads what is in a tensor."""

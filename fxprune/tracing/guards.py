@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["SCALARS", "Guard", "is_constant"]
+__all__ = ["LIMITS", "NUMBERS", "SCALARS", "Guard", "is_constant"]
 
 SCALARS = (bool, int, float, complex)
+LIMITS = (torch.finfo, torch.iinfo)  # of a dtype
+NUMBERS = (*SCALARS, *LIMITS)
 _LONGEST = 160  # characters of an expression in a message
 
 

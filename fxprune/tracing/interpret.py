@@ -16,6 +16,7 @@ from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.modes import select_mode, writes
 from fxprune.tracing.skeleton import Skeleton
+from fxprune.tracing.whole import is_whole
 
 __all__ = [
     "FACTORIES",
@@ -38,6 +39,14 @@ FACTORIES = tuple(
 )
 
 
+_FILLS = frozenset("full new_full full_like".split())
+
+
+def _fills(node: fx.Node) -> bool:
+    """Whether a node makes a tensor of one value, which on the meta device has to be a number."""
+    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in _FILLS
+
+
 class Runner:
     """Runs single nodes on the meta device, with labels."""
 
@@ -53,9 +62,18 @@ class Runner:
         with mode:
             if node.op == "call_module":
                 return self._leaf(str(node.target))(*args, **kwargs)
+            if _fills(node):
+                args, kwargs = nested.map(self._number, (args, kwargs))
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return call_on_meta(node.target, args, kwargs)
+
+    def _number(self, value: Any) -> Any:
+        """What a tensor of one entry fills with; shapes do not depend on it."""
+        if not isinstance(value, Tensor) or value.dim() or value.device.type != "meta":
+            return value
+        known = self.mode.known(value)
+        return torch.zeros((), dtype=value.dtype).item() if known is None else known.item()
 
     def _leaf(self, name: str) -> nn.Module:
         module = self._leaves.get(name)
@@ -166,4 +184,4 @@ def keeps(node: fx.Node) -> bool:
         return True
     if node.op == "get_attr":
         return False
-    return node.target is torch._assert or writes(node)
+    return node.target is torch._assert or writes(node) or is_whole(node)

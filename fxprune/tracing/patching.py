@@ -9,15 +9,17 @@ from __future__ import annotations
 import builtins
 import functools
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from fxprune.tracing import whole
 from fxprune.tracing.interpret import FACTORIES
 from fxprune.tracing.proxy import IndexProxy, proxies_in
 
@@ -69,7 +71,8 @@ def patched(recorder: Recorder) -> Iterator[None]:
                 replaced.append((owner, name, vars(owner).get(name, _ABSENT)))
                 setattr(owner, name, value)
             _THREAD.recorder = recorder
-            yield
+            with _uncompiled():
+                yield
         finally:
             _THREAD.recorder = outer
             for owner, name, value in reversed(replaced):
@@ -77,6 +80,13 @@ def patched(recorder: Recorder) -> Iterator[None]:
                     delattr(owner, name)
                 else:
                     setattr(owner, name, value)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Where functions that torch.compile made run as they are written."""
+    if "torch._dynamo" not in sys.modules:  # there is none, and importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -94,6 +104,7 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     yield nn.Module, "training", _TRAINING
     for kind in _owners_of_forward(recorder):
         yield kind, "forward", _class_forward(vars(kind)["forward"])
+    yield from whole.patches(_active)
     for owner, names in _FUNCTIONS:
         for name in names:
             yield owner, name, _through(getattr(owner, name))
@@ -102,6 +113,12 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
             for name in names:
                 if isinstance(getattr(owner, name), BuiltinFunctionType):
                     yield owner, name, _through(getattr(owner, name))
+
+
+def _active() -> Recorder | None:
+    """The recorder that records what this thread runs now."""
+    recorder = _THREAD.recorder
+    return None if recorder is None or recorder.evaluating else recorder
 
 
 def _module_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

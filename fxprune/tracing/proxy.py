@@ -112,8 +112,7 @@ _get = object.__getattribute__
 class TensorProxy(_Asked, Tensor):
     """A proxy of a tensor, itself a tensor over the memory of its value: C code that takes it for one finds one.
 
-    What model code asks of it goes to the recorder, as of any proxy. What C code makes of it without asking is a plain
-    tensor on the meta device, which no graph holds: the recorder refuses it.
+    What model code asks of it goes to the recorder, as of any proxy, and so do operators that C code calls on it.
     """
 
     def __getattribute__(self, name: str) -> Any:
@@ -125,6 +124,13 @@ class TensorProxy(_Asked, Tensor):
         if name.startswith("__"):
             return _get(self, name)
         return held["tracer"].attribute(self, name)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """What code in C calls on a proxy, below the functions of torch."""
+        return next(proxy for proxy in proxies_in((args, kwargs))).tracer.operator(func, args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Proxy({self.node.name})"
@@ -202,6 +208,7 @@ def proxy_of(tracer: Any, node: fx.Node, value: Any) -> Any:
         proxy.__dict__["value"] = value
         return proxy
     proxy = Tensor._make_subclass(TensorProxy, value)
+    torch._C._set_throw_on_mutable_data_ptr(proxy)  # the memory is not there: better an error than a crash
     _get(proxy, "__dict__").update(node=node, tracer=tracer, value=value)
     return proxy
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fxprune.errors import PruneError, TraceError
 from fxprune.tracing.answers import Answers
-from fxprune.tracing.guards import SCALARS, is_constant
+from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.module_calls import ModuleCalls
@@ -62,13 +63,16 @@ class Recorder(Answers):
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         value = self._evaluated(node, args, kwargs)
         inputs = node.all_input_nodes
-        dynamic = any(isinstance(self.values[n], SCALARS) for n in inputs)
+        dynamic = any(isinstance(self.values[n], NUMBERS) for n in inputs)
         if is_constant(value) and not dynamic:
             self.graph.erase_node(node)
             return value
         name_literal_axes(self.mode, node, args, value)
         if dynamic and isinstance(value, SCALARS) and all(n in self.of_training for n in inputs):
             self.of_training.add(node)
+        if value is None:  # of a function that returns several, or nothing
+            self.values[node] = None
+            return None
         return self.wrap(node, value)
 
     def _node(self, kind: str, target: Any, args: Any, kwargs: Any = None, name: Any = None) -> fx.Node:
@@ -110,7 +114,16 @@ class Recorder(Answers):
             return slice(*(self.create_arg(x) for x in (a.start, a.stop, a.step)))
         if isinstance(a, range):
             return range(*(int(x) for x in (a.start, a.stop, a.step)))
-        return super().create_arg(a)
+        if isinstance(a, np.generic):
+            return a.item()
+        try:
+            return super().create_arg(a)
+        except NotImplementedError as error:
+            what = getattr(a, "__qualname__", "") or f"an object of {kind.__module__}.{kind.__qualname__}"
+            raise TraceError(
+                f"{what} is an argument of an operation, or an output ({line_running()}), which a graph cannot hold: give it "
+                "tensors and numbers, or prune the other parts with submodules=[...]"
+            ) from error
 
     def _tensor_argument(self, tensor: Tensor) -> Any:
         name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))
