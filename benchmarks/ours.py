@@ -23,7 +23,8 @@ __all__ = ["check_fxprune", "fixed_entries", "free_share"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 GROWTH = 64  # pixels by which the other resolution is larger: a multiple of every patch and window stride
-OTHER_BATCH = 3
+EXAMPLE_BATCH = 1  # of the inputs that a model is recorded and pruned with
+OTHER_BATCH = 3  # of those that it must run on, too
 
 
 def check_fxprune(spec: str, ratio: float, scope: Any, attention: Any, stage: Stages) -> None:
@@ -49,12 +50,12 @@ class Trial:
         """Make the model, with random weights."""
         torch.manual_seed(0)
         self.model = load_model(self.spec).eval()
-        self.inputs = infer_example_inputs(self.model) or ()
+        self.inputs = resized(infer_example_inputs(self.model) or (), EXAMPLE_BATCH)
         return {"parameters": sum(p.numel() for p in self.model.parameters()), "input": shapes(self.inputs)}
 
     def analyze(self) -> dict[str, Any]:
         """Find what may go, and why the rest may not."""
-        analysis = fxprune.analyze(self.model, attention=self.attention)
+        analysis = fxprune.analyze(self.model, self.inputs, attention=self.attention)
         frozen: dict[str, int] = {}
         for group in analysis.groups:
             if group.status == "frozen":
@@ -76,7 +77,8 @@ class Trial:
         reset_peak()
         before, _ = memory()
         start = time.perf_counter()
-        self.slim = fxprune.prune(self.model, self.ratio, scope=self.scope, attention=self.attention, verify=False)
+        options = {"scope": self.scope, "attention": self.attention}
+        self.slim = fxprune.prune(self.model, self.ratio, self.inputs, verify=False, **options)
         seconds = time.perf_counter() - start
         report = self.slim.meta["fxprune"]
         return {
@@ -168,7 +170,12 @@ def _errors(model: nn.Module, slim: fx.GraphModule, inputs: tuple[Tensor, ...]) 
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     checks = fxprune.verify(model, slim, tuple(x.to(dtype) for x in inputs), latency=False)
     closed, counted = checks.macs, checks.flop_counter or (0, 0)
+    assert checks.fidelity is not None
     return {
+        "fidelity": checks.fidelity.passed,
+        "fidelity_error": checks.fidelity.error,
+        "fidelity_checks": sorted(checks.fidelity.errors),
+        "fidelity_refused": {name: why[:200] for name, why in checks.fidelity.refused.items()},
         "permutation_error": checks.permutation_error,
         "masked_error": checks.masked_error,
         "exact_groups": checks.exact_groups,
@@ -180,7 +187,7 @@ def _errors(model: nn.Module, slim: fx.GraphModule, inputs: tuple[Tensor, ...]) 
 
 def _within(found: Mapping[str, Any], dtype: torch.dtype) -> bool:
     errors = (found["permutation_error"], found["masked_error"])
-    return all(e is not None and e <= TOLERANCE[dtype] for e in errors)
+    return found["fidelity"] and all(e is not None and e <= TOLERANCE[dtype] for e in errors)
 
 
 def _train_step(slim: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

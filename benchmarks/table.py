@@ -17,13 +17,17 @@ LOWEST = 10  # models whose frozen channels the table explains
 ENOUGH = 0.4  # share of MACs below which it explains them too
 MUST = ("traced", "shape", "batch", "round_trip", "backward")
 _HEAD = (
-    *("model", "params", "free", "MACs", "params after", "permutation", "masked"),
+    *("model", "params", "free", "MACs", "params after", "fidelity", "permutation", "masked"),
     *("shape", "batch", "size", "train", "reload", "s", "MiB", "TP", "TP MACs", "TP s"),
 )
 _LEGEND = """\
 - *params*: of the original, in millions. *free*: share of the parameters' entries that lie in a channel
   that may go.
 - *MACs*, *params after*: what goes.
+- *fidelity*: the recording, made on a batch of one, against the original itself: outputs, gradients and buffers, in
+  evaluation and in training under one seed, on other batches and, where the original takes them, other resolutions;
+  largest relative difference, and in how many checks. An asterisk: the recording asserts a size that the original's
+  Python branches on.
 - *permutation*, *masked*: relative errors with every parameter randomised, in float32; where that is
   above 1e-4, a second number: in float64.
 - *shape*: the output shapes of the original. *batch*: the same at another batch size. *size*: at another
@@ -121,6 +125,7 @@ def _cells(row: Row, peer: Row | None) -> list[str]:
         f"{row['free_share']:.1%}" if "free_share" in row else "",
         _cut(row, "macs"),
         _cut(row, "params"),
+        _fidelity(row),
         _error(row, "permutation_error"),
         _error(row, "masked_error"),
         *(_mark(row, name) for name in ("shape", "batch", "resolution", "backward", "round_trip")),
@@ -146,6 +151,14 @@ def _error(row: Row, name: str) -> str:
     exact = row.get("float64", {}).get(name)
     texts = [f"{e:.0e}" for e in (row.get(name), exact) if e is not None]
     return ", ".join(texts)
+
+
+def _fidelity(row: Row) -> str:
+    """The largest difference, and in how many checks; with an asterisk where the recording refuses one."""
+    if "fidelity_error" not in row:
+        return ""
+    star = "\\*" if row["fidelity_refused"] else ""
+    return f"{row['fidelity_error']:.0e} ({len(row['fidelity_checks'])}{star})"
 
 
 def _mark(row: Row, name: str) -> str:
