@@ -10,6 +10,7 @@ from fxprune.errors import TraceError
 from fxprune.tracing.hooks import hooked, run_hooked
 from fxprune.tracing.lowering import is_leaf, lowered_forward, plain_leaf
 from fxprune.tracing.patching import call_module, module_attribute
+from fxprune.tracing.places import line_running
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder
@@ -68,9 +69,25 @@ class ModuleCalls:
     def attribute(self, module: nn.Module, name: str) -> Any:
         """A part, parameter or buffer of a module; the tensors of the model are proxies."""
         found = module_attribute(module, name)
-        if not isinstance(found, Tensor) or id(found) not in self.names.tensor_names:
+        if not isinstance(found, Tensor):
             return found
-        return self.recorder.get_attr(self.names.tensor_names[id(found)], found)
+        full = self.names.tensor_names.get(id(found))
+        if full is None:
+            self._check_of_copy(found)
+            return found
+        return self.recorder.get_attr(full, found)
+
+    def _check_of_copy(self, tensor: Tensor) -> None:
+        """
+        Raises:
+            TraceError: a tensor of the user's model, where the copy that is recorded should be asked for its own.
+        """
+        for name, own in self.names.tensors.items():
+            if self.recorder.skeleton.origin.get(id(own)) is tensor:
+                raise TraceError(
+                    f"the model's code reaches {name!r} by another way than from the model itself (a global name, or an "
+                    f"object that keeps the model), which a copy does not take along ({line_running()}): reach it from self"
+                )
 
     def training_flag(self, module: nn.Module) -> Any:
         """``module.training``, a node for a module of the model."""

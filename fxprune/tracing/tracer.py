@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError
@@ -96,7 +97,7 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
         InputError: the model is compiled or TorchScript.
         TraceError: the forward depends on data, or does what a graph cannot hold; the message names the place.
     """
-    _refuse_compiled(model)
+    _refuse_parts(model)
     skeleton = Skeleton.of(model, inputs, kwargs)
     check_hooks({name: skeleton.origin.get(id(t), t) for name, t in skeleton.names.tensors.items()})
     training = [(module, module.training) for module in skeleton.names.modules.values()]
@@ -115,10 +116,12 @@ def _record_modes(skeleton: Skeleton) -> _Run:
     return _both_modes(skeleton, run, _recorded(skeleton, training=True)) if run.branched_on_training else run
 
 
-def _refuse_compiled(model: nn.Module) -> None:
-    """Compiled code has no Python forward to record."""
+def _refuse_parts(model: nn.Module) -> None:
+    """Compiled code has no Python forward to record, and a lazy layer no shapes yet."""
     for name, part in model.named_modules():
         what = f"the part {name!r}" if name else "the model"
+        if any(is_lazy(t) for t in (*part._parameters.values(), *part._buffers.values())):
+            raise InputError(f"{what} has parameters that no call has given a shape yet: run the model once on an example")
         if isinstance(part, torch.jit.ScriptModule):
             raise InputError(f"{what} is TorchScript, which holds no Python code: give the nn.Module that it was made from")
         if isinstance(getattr(part, "_orig_mod", None), nn.Module):  # what torch.compile returns
