@@ -15,7 +15,7 @@ from fxprune.errors import PlanMismatch
 from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
-from fxprune.planning.plan import Plan
+from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import policy_of
 from fxprune.planning.report import Checks, Clock, Report, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
@@ -121,7 +121,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
         PlanMismatch: the plan was made for another model.
     """
     clock = Clock()
-    target = Target.of_plan(model, plan)
+    target = Target.of_plan(model, checked_plan(plan))
     analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")
     rewritten = rewrite(analysis, plan.gone(analysis.free))

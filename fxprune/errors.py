@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["InputError", "NotEquivalent", "NothingToPrune", "PlanMismatch", "PruneError", "TraceError", "Unfaithful", "nearest"]
+__all__ = [
+    "InputError",
+    "NotEquivalent",
+    "NothingToPrune",
+    "PlanMismatch",
+    "PruneError",
+    "TraceError",
+    "Unfaithful",
+    "nearest",
+    "said",
+    "shown",
+]
 
 
 class PruneError(Exception):
@@ -36,11 +49,43 @@ class NotEquivalent(PruneError):
     """A check of the pruned model against the original failed: the result must not be used."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known name closest to `name`, or an empty string.
 
     >>> nearest("l3", ["l1", "l2", "random"])
     " (did you mean 'l2'?)"
     """
+    if not isinstance(name, str) or len(name) > 1000:
+        return ""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def said(error: BaseException) -> str:
+    """What an error of somebody else's says, for a message of ours: on one line, and not all of it if that is long.
+
+    >>> said(ValueError("no such\\n  thing"))
+    'no such thing'
+    """
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # an error of the user's that cannot say what it is
+        words = ""
+    return words if len(words) <= _LONG else f"{words[:_LONG]} ..."
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and not all of one that is long.
+
+    >>> shown("x" * 1000)
+    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"
+    """
+    try:
+        return " ".join(_short.repr(value).split())
+    except Exception:  # an object of the user's whose repr fails
+        return f"a {type(value).__name__}"
+
+
+_LONG = 400
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 62

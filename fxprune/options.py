@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 
-__all__ = ["AttentionPolicy", "Criterion", "PruneOptions", "Ratio", "Scope"]
+__all__ = ["AttentionPolicy", "Criterion", "PruneOptions", "Ratio", "Scope", "check_attention", "check_names", "check_seed"]
 
 Ratio = float | Mapping[str, float]
 Scope = Literal["global", "layer"]  # the policies of the package; any registered name will do
@@ -42,15 +42,13 @@ class PruneOptions:
             "ratio": _ratio(self.ratio),
             "max_ratio": _real(self.max_ratio),
             "round_to": _whole(self.round_to),
-            "seed": _whole(self.seed),
-            "ignore": (self.ignore,) if isinstance(self.ignore, str) else tuple(self.ignore),
+            "seed": check_seed(self.seed),
+            "ignore": check_names(self.ignore, "ignore"),
         }
         if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
-            raise InputError(f"max_ratio must be a fraction in (0, 1], not {self.max_ratio!r}")
+            raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
         if checked["round_to"] is None or checked["round_to"] < 1:
-            raise InputError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
-        if checked["seed"] is None:
-            raise InputError(f"seed must be a whole number, not {self.seed!r}")
+            raise InputError(f"round_to must be a whole number of at least 1, not {shown(self.round_to)}")
         check_attention(self.attention)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -88,11 +86,36 @@ def check_attention(policy: Any) -> AttentionPolicy:
         InputError: it is none.
     """
     known = get_args(AttentionPolicy)
-    if policy not in known:
+    if not isinstance(policy, str) or policy not in known:
         names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
-        raise InputError(f"attention must be {names}, not {policy!r}{nearest(str(policy), known)}")
-    found: AttentionPolicy = policy
+        raise InputError(f"attention must be {names}, not {shown(policy)}{nearest(policy, known)}")
+    found: AttentionPolicy = policy  # type: ignore[assignment]  # one of them, as just checked
     return found
+
+
+def check_seed(seed: Any) -> int:
+    """The seed as Python's own number.
+
+    Raises:
+        InputError: it is none that a random generator takes.
+    """
+    found = _whole(seed)
+    if found is None or not 0 <= found < 1 << 63:
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {shown(seed)}")
+    return found
+
+
+def check_names(given: Any, argument: str) -> tuple[str, ...]:
+    """Names or globs: a text is one, and any iterable of texts are several.
+
+    Raises:
+        InputError: these are no names.
+    """
+    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{argument} must name modules or parameters by text, as ['head', 'layer3.*'], not {shown(name)}")
+    return names
 
 
 def _ratio(given: Any) -> Ratio:
@@ -105,7 +128,7 @@ def _ratio(given: Any) -> Ratio:
         if not given:
             raise InputError("ratio names no layers: give a fraction, or one for each pattern, as {'layer3.*': 0.5}")
         if not all(isinstance(pattern, str) for pattern in given):
-            raise InputError(f"ratio must name layers by text, as {{'layer3.*': 0.5}}, not {given!r}")
+            raise InputError(f"ratio must name layers by text, as {{'layer3.*': 0.5}}, not {shown(given)}")
         return {pattern: _fraction(value, at_least_zero=True) for pattern, value in given.items()}
     return _fraction(given)
 
@@ -113,7 +136,7 @@ def _ratio(given: Any) -> Ratio:
 def _fraction(value: Any, at_least_zero: bool = False) -> float:
     number = _real(value)
     if number is None or not 0 <= number < 1 or (number == 0 and not at_least_zero):  # a pattern may spare its groups
-        raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {value!r}")
+        raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {shown(value)}")
     return number
 
 
@@ -121,7 +144,12 @@ def _real(value: Any) -> float | None:
     """A number of Python, NumPy or another library as Python's own; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    return value if isinstance(value, (int, float)) else float(value)
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)
+    except (OverflowError, ValueError, TypeError):  # of a fraction of huge numbers
+        return None
 
 
 def _whole(value: Any) -> int | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.analysis.groups import Group, Member, Status
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution
 from fxprune.labels.store import Role, axes_in
 from fxprune.tracing.tracer import Traced
@@ -136,7 +136,7 @@ def _kept_names(traced: Traced, ignore: tuple[str, ...]) -> dict[tuple[str, bool
         tensors = [n for n in traced.tensors if fnmatch.fnmatchcase(n, pattern)]
         if not matched and not tensors:
             known = [*modules, *traced.tensors]
-            raise InputError(f"ignore={pattern!r} matches no module or parameter of the model{nearest(pattern, known)}")
+            raise InputError(f"ignore={shown(pattern)} matches no module or parameter of the model{nearest(pattern, known)}")
         prefixes = tuple(m + "." for m in matched)
         for name in traced.tensors:
             # A module keeps the channels that it makes; what it reads are another module's.

@@ -13,7 +13,7 @@ from torch import nn
 from fxprune.codegen.reader import waiting_name
 from fxprune.codegen.replacing import checked_path
 from fxprune.codegen.source_files import execute, generated
-from fxprune.errors import InputError, PruneError
+from fxprune.errors import InputError, PruneError, said
 
 __all__ = ["load", "rebuild"]
 
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
             source = file.read_bytes()
             return execute(source, str(file)).load()
         except (Exception, SystemExit) as error:  # executing a damaged file can fail in any way
-            failed = PruneError(f"{file} cannot be loaded: {type(error).__name__}: {error}")
+            failed = PruneError(f"{file} cannot be loaded: {type(error).__name__}: {said(error)}")
             failed.__cause__ = error
         if not source or not file.is_file() or file.read_bytes() == source:
             break

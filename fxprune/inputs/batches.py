@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import InputError
+from fxprune.errors import InputError, said
 from fxprune.inputs.examples import random_like, settle_inputs
 
 __all__ = ["Batch", "class_labels", "load_batches", "random_batches", "read_batch"]
@@ -91,7 +91,7 @@ def load_batches(path: Path, model: nn.Module) -> list[tuple[Any, ...]]:
             arrays = [next((file[name] for name in names if name in file), None) for names in _IN_FILES]
             held = ", ".join(file)
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{str(path)!r} is not a readable .npz file of arrays: {error}") from error
+        raise InputError(f"{str(path)!r} is not a readable .npz file of arrays: {said(error)}") from error
     inputs, labels = arrays
     if inputs is None or inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise InputError(

@@ -10,16 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import InputError, PlanMismatch
+from fxprune.errors import InputError, PlanMismatch, shown
 from fxprune.inputs.sizes import infer_example_inputs
 
-__all__ = ["describe", "example_of", "own_copy", "random_like", "settle_inputs"]
+__all__ = ["check_model", "describe", "example_of", "own_copy", "random_like", "settle_inputs"]
+
+_DEPTH = 32  # levels of lists and dicts
+_MOST_BYTES = 1 << 34  # of random inputs
+
+
+def check_model(model: Any) -> None:
+    """
+    Raises:
+        InputError: this is no model.
+    """
+    if not isinstance(model, nn.Module):
+        made = " (a class: give a model, which a call of it makes)" if isinstance(model, type) else ""
+        raise InputError(f"model must be an nn.Module, not {shown(model)}{made}")
 
 
 def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword inputs from what a user gave: a tensor, a sequence or a mapping; else inferred."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be an nn.Module, not {type(model).__name__}")
+    check_model(model)
     if example_inputs is None:
         found = infer_example_inputs(model)
         if found is None:
@@ -28,7 +40,10 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
                 "a dict of keyword inputs) of the shape that the model takes; in a shell, --input-size 3x224x224"
             )
         return tuple(found), {}
+    if _deep(example_inputs):
+        raise InputError("example_inputs are nested too deeply, or hold themselves: pass what the model's forward takes")
     if isinstance(example_inputs, Tensor):
+        _check(example_inputs)
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
         _check(example_inputs)
@@ -41,14 +56,28 @@ def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...
     )
 
 
+def _deep(value: Any, left: int = _DEPTH) -> bool:
+    """Whether lists and dicts are nested so deeply that walking over them could end in a RecursionError."""
+    if isinstance(value, (list, tuple, Mapping)):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return left == 0 or any(_deep(part, left - 1) for part in parts)
+    return False
+
+
 def _check(value: Any) -> None:
-    if not nested.tensors(value):
+    tensors = nested.tensors(value)
+    if not tensors:
         raise InputError("example_inputs holds no tensor: pass what the model's forward takes")
+    if not any(t.numel() for t in tensors):
+        raise InputError("example_inputs hold no values, only tensors of size 0: pass a batch of one sample or more")
 
 
 def random_like(value: Any, device: torch.device, dtype: torch.dtype | None, seed: int = 0) -> Any:
     """Nested inputs with every tensor replaced by random values of its shape (normal; small integers; bools)."""
     generator = torch.Generator().manual_seed(seed)
+    needed = sum(v.numel() * max(v.itemsize, 0 if dtype is None else dtype.itemsize) for v in nested.tensors(value))
+    if needed > _MOST_BYTES:
+        raise InputError(f"the example inputs take {needed / 1e9:,.0f} GB, too much to run the model on: pass smaller ones")
 
     def make(v: Any) -> Any:
         if isinstance(v, Tensor):
@@ -97,27 +126,40 @@ def example_of(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, ...], d
     try:
         for entry in entries:
             value = _restore(entry["value"])
+            if not isinstance(entry["name"], str):
+                raise ValueError(f"{shown(entry['name'])} is no name")
             if entry["name"]:
                 named[entry["name"]] = value
             else:
                 args.append(value)
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise PlanMismatch(f"the plan's example inputs are damaged ({error}): make the plan again") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+        raise PlanMismatch(f"the plan's example inputs are damaged ({error!s:.200}): make the plan again") from error
+    try:
+        _check((args, named))
+    except InputError as error:
+        raise PlanMismatch(f"the plan is damaged: {error}") from error
     return tuple(args), named
 
 
-def _restore(value: Mapping[str, Any]) -> Any:
+def _restore(value: Mapping[str, Any], depth: int = 0) -> Any:
+    if depth > _DEPTH:
+        raise ValueError("they are nested too deeply")
     if "shape" in value:
         dtype = getattr(torch, str(value["dtype"]), None)
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"unknown dtype {value['dtype']!r}")
+            raise ValueError(f"unknown dtype {shown(value['dtype'])}")
+        if not all(type(size) is int for size in value["shape"]):
+            raise ValueError(f"{shown(value['shape'])} is no shape")
         return torch.empty(value["shape"], dtype=dtype, device="meta")
     if "dict" in value:
-        return {k: _restore(v) for k, v in value["dict"]}
+        return {k: _restore(v, depth + 1) for k, v in value["dict"]}
     if "record" in value:  # of a class that only the model's code knows: its fields are what counts
-        return namedtuple("Record", [k for k, _ in value["record"]])(*(_restore(v) for _, v in value["record"]))
+        return namedtuple("Record", [k for k, _ in value["record"]])(*(_restore(v, depth + 1) for _, v in value["record"]))
     if "list" in value:
-        return [_restore(v) for v in value["list"]]
+        return [_restore(v, depth + 1) for v in value["list"]]
     if "tuple" in value:
-        return tuple(_restore(v) for v in value["tuple"])
-    return value["constant"]
+        return tuple(_restore(v, depth + 1) for v in value["tuple"])
+    constant = value["constant"]
+    if constant is not None and not isinstance(constant, (bool, int, float, str)):
+        raise ValueError(f"{shown(constant)} is no number and no text")
+    return constant

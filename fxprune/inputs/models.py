@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, said
 from fxprune.inputs.checkpoints import load_into, read_state_dict
 
 __all__ = ["load_model"]
@@ -72,7 +72,7 @@ def _timm(name: str) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=False)
     except RuntimeError as error:  # an unknown tag, as in resnet50.no_such_tag
         known = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
-        raise InputError(f"timm cannot build {name!r}: {error}{nearest(name, known)}") from error
+        raise InputError(f"timm cannot build {name!r}: {said(error)}{nearest(name, known)}") from error
     return model
 
 
@@ -111,7 +111,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # a script may end the process
-            raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+            raise InputError(f"{path} cannot be run: {type(error).__name__}: {said(error)}") from error
         if not hasattr(module, factory):
             raise InputError(f"{path} has no {factory!r}{nearest(factory, vars(module))}")
         built = getattr(module, factory)
@@ -119,7 +119,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
             try:
                 built = built()
             except (Exception, SystemExit) as error:
-                raise InputError(f"{path}:{factory}() failed: {type(error).__name__}: {error}") from error
+                raise InputError(f"{path}:{factory}() failed: {type(error).__name__}: {said(error)}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     if not isinstance(built, nn.Module):

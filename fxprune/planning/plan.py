@@ -11,14 +11,17 @@ from typing import Any
 from torch import nn
 
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError, PlanMismatch
+from fxprune.errors import InputError, PlanMismatch, nearest, shown
 from fxprune.options import PruneOptions
 from fxprune.planning.indented import indented
+from fxprune.planning.reading import count, counts, document_of_text, entries, number, once, text, texts, truth
 from fxprune.state import named_tensors
 
-__all__ = ["GroupPlan", "Plan", "fingerprint"]
+__all__ = ["GroupPlan", "Plan", "checked_plan", "fingerprint"]
 
 _VERSION = 1
+_MOST_LEVELS = 100
+_MOST_CHANNELS = 10**7  # of a group; what goes is listed, which must take neither hours nor all memory
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Plan:
         for group in self.groups:
             if group.id == name:
                 return group
-        raise PlanMismatch(f"the plan has no group {name!r}")
+        raise PlanMismatch(f"the plan has no group {shown(name)}{nearest(str(name), [g.id for g in self.groups])}")
 
     @property
     def settings(self) -> PruneOptions:
@@ -103,13 +106,17 @@ class Plan:
         sizes = {group.id: group.size for group in free}
         gone = {}
         for group in self.groups:
-            if not (removed := group.removed):
+            if not isinstance(group.kept, list) or not {int}.issuperset(map(type, group.kept)):
+                raise PlanMismatch(f"the kept channels of group {group.id!r} are not a list of numbers")
+            if len(group.kept) == group.size:
                 continue
             if sizes.get(group.id) != group.size:
                 raise PlanMismatch(
-                    f"the plan removes channels of a group {group.id!r} of {group.size}, which the model does not have"
+                    f"the plan removes channels of group {shown(group.id)} of {group.size}, which the model does not have"
                 )
-            gone[group.id] = removed
+            gone[group.id] = group.removed
+            if len(gone[group.id]) + len(group.kept) != group.size or not group.kept:
+                raise PlanMismatch(f"the kept channels of group {group.id!r} are not numbers below {group.size}, each once")
         return gone
 
     def to_json(self) -> str:
@@ -127,25 +134,11 @@ class Plan:
         Raises:
             PlanMismatch: the text is not a plan, is damaged, or is of a version that this fxprune cannot read.
         """
+        document = document_of_text(text, "fxprune-plan", _VERSION, PlanMismatch)
         try:
-            document = json.loads(text)
-        except (json.JSONDecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
-            raise PlanMismatch(f"this is not a plan: the text is not JSON ({error})") from error
-        if not isinstance(document, dict) or document.pop("format", None) != "fxprune-plan":
-            raise PlanMismatch("this is not a plan: the JSON document has no format 'fxprune-plan'")
-        version = document.get("version")
-        if version != _VERSION:
-            raise PlanMismatch(f"the plan has version {version!r}; this fxprune reads version {_VERSION}")
-        try:
-            groups = [_read_group(g) for g in document.pop("groups")]
-            kept = {str(n): {int(a): _counts(ids) for a, ids in axes.items()} for n, axes in document.pop("kept").items()}
-            macs, params = (tuple(_count(n) for n in document.pop(key)) for key in ("macs", "params"))
-            plan = cls(groups=groups, kept=kept, macs=macs, params=params, **document)  # type: ignore[arg-type]
-            if not (isinstance(plan.model, str) and isinstance(plan.fingerprint, str) and isinstance(plan.options, dict)):
-                raise TypeError("model, fingerprint or options have the wrong kind")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanMismatch(f"the plan is damaged: {type(error).__name__}: {error}") from error
-        return plan
+            return _read(cls, document)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise PlanMismatch(f"the plan is damaged: {type(error).__name__}: {error!s:.300}") from error
 
 
 def _shown(part: Plan | GroupPlan) -> dict[str, Any]:
@@ -153,30 +146,73 @@ def _shown(part: Plan | GroupPlan) -> dict[str, Any]:
     return {field.name: getattr(part, field.name) for field in fields(part)}
 
 
-def _read_group(data: Mapping[str, Any]) -> GroupPlan:
-    group = GroupPlan(**data)
-    group.members = [(str(n), _count(a), str(r)) for n, a, r in group.members]
-    group.kept = _counts(group.kept)
-    size = _count(group.size)
-    if group.kept != sorted(set(group.kept)) or not group.kept or group.kept[-1] >= size:
-        raise ValueError(f"the kept channels of group {group.id!r} are not sorted numbers below {size}")
-    return group
+def _read(kind: type[Plan], document: dict[str, Any]) -> Plan:
+    """The plan of a document, all of it checked but for what only the model can tell."""
+    made: dict[str, Any] = {
+        "model": text(document.pop("model")),
+        "fingerprint": text(document.pop("fingerprint")),
+        "options": _shallow(dict(**document.pop("options"))),
+        "groups": entries(document.pop("groups"), _read_group),
+        "kept": {name: _kept(axes) for name, axes in document.pop("kept").items()},
+        "whole": texts(document.pop("whole", {})),
+        "tied": texts(document.pop("tied", {})),
+        "example": entries(document.pop("example", []), lambda entry: _shallow(dict(**entry))),
+    }
+    macs, params = (entries(document.pop(key), count, size=2) for key in ("macs", "params"))
+    plan = kind(**made, macs=(macs[0], macs[1]), params=(params[0], params[1]), **document)
+    once(group.id for group in plan.groups)
+    return plan
 
 
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a count")
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: it is nested so deeply that walking over it could end in a RecursionError.
+    """
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [part for v in level if isinstance(v, (dict, list)) for part in (v.values() if isinstance(v, dict) else v)]
+    if level:
+        raise ValueError("it is nested too deeply")
     return value
 
 
-def _counts(values: Iterable[Any]) -> list[int]:
-    counts = list(values)
-    if not {int}.issuperset(map(type, counts)) or min(counts, default=0) < 0:
-        return [_count(value) for value in counts]  # which names the first that is none
-    return counts
+def _read_group(data: Mapping[str, Any]) -> GroupPlan:
+    group = GroupPlan(**data)
+    text(group.id), text(group.reason), truth(group.exact)
+    if group.status not in ("free", "protected", "frozen"):
+        raise ValueError(f"{shown(group.status)} is no status")
+    members: list[Any] = entries(data["members"])
+    group.members = [(text(n), count(a), text(r)) for n, a, r in members]
+    group.kept = counts(group.kept)
+    size = count(group.size)
+    if group.kept != sorted(set(group.kept)) or not group.kept or group.kept[-1] >= size:
+        raise ValueError(f"the kept channels of group {shown(group.id)} are not sorted numbers below {size}")
+    if size > _MOST_CHANNELS and len(group.kept) != size:
+        raise ValueError(f"group {shown(group.id)} cannot have {size} channels")
+    if group.scores is not None:
+        group.scores = entries(group.scores, number, size)
+    return group
+
+
+def _kept(axes: Mapping[str, Any]) -> dict[int, list[int]]:
+    """Kept indices by axis, whose number is written as text: that of a count, in the one way that there is."""
+    if not all(key.isdecimal() and len(key) < 3 and str(int(key)) == key for key in axes):
+        raise ValueError(f"{shown(list(axes))} are no numbers of axes")
+    return {int(key): counts(indices) for key, indices in axes.items()}
 
 
 def fingerprint(model: nn.Module) -> str:
     """Of the names and shapes of parameters and buffers: another checkpoint of the same architecture has the same."""
     lines = [f"{n} {tuple(t.shape)}" for n, t in named_tensors(model, once=True).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def checked_plan(given: Any) -> Plan:
+    """
+    Raises:
+        InputError: this is no plan.
+    """
+    if not isinstance(given, Plan):
+        raise InputError(f"a plan is what plan() gives or Plan.from_json(text) reads, not {shown(given)}")
+    return given

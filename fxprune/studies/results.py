@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 from fxprune.errors import InputError, nearest
-from fxprune.studies.distribution import Blocks, EqualVariance, Gaussianity, WeightTests, ZeroMean
+from fxprune.planning.reading import document_of_text
+from fxprune.studies.distribution import WeightTests
+from fxprune.studies.reading import typed
 
 __all__ = ["SCOPES", "Applicability", "Number", "Overlap", "Pair", "Study"]
 
@@ -176,52 +178,38 @@ class Study:
         Raises:
             InputError: the text is not a study, is damaged, or is of a version that this fxprune cannot read.
         """
+        document = document_of_text(text, _FORMAT, _VERSION, InputError)
         try:
-            document = json.loads(text)
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
-            raise InputError(f"this is not a study: the text is not JSON ({error})") from error
-        if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
-            raise InputError(f"this is not a study: the JSON document has no format {_FORMAT!r}")
-        version = document.pop("version", None)
-        if version != _VERSION:
-            raise InputError(f"the study has version {version!r}; this fxprune reads version {_VERSION}")
-        try:
-            return cls(
-                criteria=tuple(document.pop("criteria")),
-                units=tuple(document.pop("units")),
-                sizes=tuple(document.pop("sizes")),
-                scores={name: tuple(map(tuple, units)) for name, units in document.pop("scores").items()},
-                pairs=tuple(_pair(p) for p in document.pop("pairs")),
-                applicability=tuple(_applicability(a) for a in document.pop("applicability")),
-                weights=tuple(_tests(w) for w in document.pop("weights")),
-                notes=tuple(document.pop("notes")),
-                **document,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the study is damaged: {type(error).__name__}: {error}") from error
+            for entry in document["weights"]:
+                if entry["variance"]["ratio"] is None:  # infinity, which JSON does not have
+                    entry["variance"]["ratio"] = math.inf
+            found: Study = typed(cls, document)
+            found._check_parts()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"the study is damaged: {type(error).__name__}: {error!s:.300}") from error
+        return found
 
+    def _check_parts(self) -> None:
+        """
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        count, names = len(self.units), list(self.criteria)
+        lists = [self.sizes, *(pair.layers for pair in self.pairs), *self.scores.values()]
+        for entry in self.applicability:
+            lists += [entry.variation, entry.middle, *entry.margins.values()]
+        sizes = [list(map(len, units)) for units in self.scores.values()]
+        if {count}.issuperset(map(len, lists)) and {*map(tuple, sizes)} <= {self.sizes}:
+            known = {*names} >= {*self.scores, *(name for pair in self.pairs for name in (pair.first, pair.second))}
+            alone = [entry.criterion for entry in self.applicability]
+            if known and alone == names and len({*names}) == len(names) and all(self._same_ratios()):
+                return
+        raise ValueError("it has not the same units, criteria and ratios everywhere")
 
-def _pair(data: Mapping[str, Any]) -> Pair:
-    return Pair(**{**data, "layers": tuple(data["layers"]), "overlaps": tuple(Overlap(**o) for o in data["overlaps"])})
-
-
-def _applicability(data: Mapping[str, Any]) -> Applicability:
-    margins = {float(ratio): tuple(gaps) for ratio, gaps in data["margins"].items()}
-    noise = None if data["noise"] is None else _pair(data["noise"])
-    return Applicability(data["criterion"], tuple(data["variation"]), tuple(data["middle"]), margins, noise)
-
-
-def _tests(data: Mapping[str, Any]) -> WeightTests:
-    variance = dict(data["variance"])
-    if variance["ratio"] is None:  # infinity, which JSON does not have
-        variance["ratio"] = math.inf
-    parts = {
-        "gaussian": Gaussianity(**data["gaussian"]),
-        "mean": ZeroMean(**data["mean"]),
-        "variance": EqualVariance(**variance),
-        "blocks": None if data["blocks"] is None else Blocks(**data["blocks"]),
-    }
-    return WeightTests(**{**data, **parts})
+    def _same_ratios(self) -> Iterator[bool]:
+        ratios = [typed(float, ratio) for ratio in self.options["ratios"]]
+        for entry in self.applicability:
+            yield list(entry.margins) == ratios
 
 
 def _plain(value: Any) -> Any:

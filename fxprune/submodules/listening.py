@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import InputError, PruneError
+from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.examples import random_like
 from fxprune.state import deep_copy
 from fxprune.submodules.calls import ModuleCall, Recording, call_of, form_of
@@ -105,7 +105,9 @@ def record(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any], name
         listener = Listener(real, names)
         error = _run(listener, run_real, real, args, named)
         if error is not None:
-            raise InputError(f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"{type(model).__name__} fails on the example inputs: {type(error).__name__}: {said(error)}"
+            ) from error
     for name in names:
         if name not in listener.calls:
             hint = "; name the modules inside it that are" if any(model.get_submodule(name).children()) else ""

@@ -8,13 +8,14 @@ the place of the original. What passes between a submodule and the rest of the m
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest
+from fxprune.errors import InputError, NotEquivalent, PlanMismatch, nearest, said, shown
 from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
@@ -123,8 +124,12 @@ class Submodules:
             calls = {str(e["name"]): ModuleCall(*example_of(e["inputs"])) for e in entries}
             for name in calls:
                 model.get_submodule(name)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PlanMismatch(f"the plan is for submodules that {type(model).__name__} does not have: {error}") from error
+            if list(calls) != _names(model, [glob.escape(name) for name in calls]) or len(calls) != len(entries):
+                raise KeyError("their names overlap, or are in another order")
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            raise PlanMismatch(
+                f"the plan is for submodules that {type(model).__name__} does not have: {said(error)}"
+            ) from error
         return cls(model, Recording(calls))
 
     @property
@@ -191,8 +196,8 @@ class Submodules:
                 ) from own
             raise NotEquivalent(
                 f"with its submodules pruned, {type(self.model).__name__} fails where it ran before: {type(error).__name__}: "
-                f"{error}; it may use parts of {', '.join(map(repr, self.names))} other than by calling them, or call them "
-                "with other sizes"
+                f"{said(error)}; it may use parts of {', '.join(map(repr, self.names))} other than by calling them, or call "
+                "them with other sizes"
             ) from error
 
 
@@ -203,7 +208,7 @@ def _names(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         matched = [n for n in known if n == pattern or fnmatch.fnmatchcase(n, pattern)]
         if not matched:
-            raise InputError(f"submodule {pattern!r} matches no module of {type(model).__name__}{nearest(str(pattern), known)}")
+            raise InputError(f"submodule {shown(pattern)} matches no module of {type(model).__name__}{nearest(pattern, known)}")
         found.update(matched)
     return [n for n in known if n in found and not any(n.startswith(f"{other}.") for other in found)]
 

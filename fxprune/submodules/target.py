@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis, analyze_model
 from fxprune.errors import InputError, PlanMismatch
-from fxprune.inputs.examples import example_of, settle_inputs
-from fxprune.options import AttentionPolicy, check_attention
+from fxprune.inputs.examples import check_model, describe, example_of, settle_inputs
+from fxprune.options import AttentionPolicy, check_attention, check_names
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Report, report_of
 from fxprune.rewrite import Rewritten, with_weights
@@ -47,7 +47,8 @@ class Target:
         Raises:
             InputError: a name matches nothing, or the inputs are missing.
         """
-        names = (submodules,) if isinstance(submodules, str) else tuple(submodules)
+        check_model(model)
+        names = check_names(submodules, "submodules")
         if not names:
             return cls(model, None, *settle_inputs(model, example_inputs))
         whole = Submodules.of(model, names, example_inputs)
@@ -60,8 +61,12 @@ class Target:
         Raises:
             PlanMismatch: that is another model.
         """
+        check_model(model)
         whole = Submodules.of_plan(model, plan)
-        target = cls(model if whole is None else whole.parts, whole, *example_of(plan.example))
+        args, named = example_of(plan.example)
+        target = cls(model if whole is None else whole.parts, whole, args, named)
+        if whole is not None and describe(whole.inputs, {}) != plan.example:
+            raise PlanMismatch("the plan contradicts itself: its submodules and its example inputs differ")
         if fingerprint(target.model) != plan.fingerprint:
             raise PlanMismatch(
                 f"the plan was made for a {plan.model} with other parameters than this {type(model).__name__}: "
@@ -71,7 +76,7 @@ class Target:
 
     def analyze(self, attention: AttentionPolicy = "head_dim", ignore: Iterable[str] = ()) -> Analysis:
         """Trace, label and group; an error names the submodules that could be pruned instead."""
-        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        ignore = check_names(ignore, "ignore")
         with naming_submodules(self.model, self.args, self.named):
             return analyze_model(self.model, self.args, self.named, attention=check_attention(attention), ignore=ignore)
 

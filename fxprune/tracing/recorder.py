@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from fxprune.errors import PruneError, TraceError
+from fxprune.errors import PruneError, TraceError, said
 from fxprune.tracing.answers import Answers
 from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
@@ -160,7 +160,7 @@ class Recorder(Answers):
         try:
             return self.run_node(node, args, kwargs)
         except Exception as error:
-            what, where = node.format_node(), f" ({source})" if source else ""
+            what, where = f"{node.format_node():.400}", f" ({source})" if source else ""
             self.graph.erase_node(node)
             if isinstance(error, PruneError):
                 raise
@@ -169,6 +169,6 @@ class Recorder(Answers):
                     f"the operation {what} cannot run on shapes alone{where}: the size of its result depends on data, or it "
                     "has no kernel for the meta device; prune the other parts with submodules=[...]"
                 ) from error
-            raise TraceError(f"the operation {what} failed on the example inputs{where}: {error}") from error
+            raise TraceError(f"the operation {what} failed on the example inputs{where}: {said(error)}") from error
         finally:
             self.evaluating = False

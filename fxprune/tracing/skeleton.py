@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, said
 from fxprune.rebinding import rebind
 from fxprune.tracing.label_mode import LabelMode
 
@@ -118,7 +118,7 @@ def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Mo
         rebind(copied.modules(), memo)
         return copied, origin
     except Exception as error:
-        raise TraceError(f"the model cannot be copied ({type(error).__name__}: {error})") from error
+        raise TraceError(f"the model cannot be copied ({type(error).__name__}: {said(error)})") from error
 
 
 _ATOMIC: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type, FunctionType)

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from fxprune import nested
-from fxprune.errors import InputError, PruneError, TraceError
+from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.batches import settle
 from fxprune.tracing.guards import is_constant
 from fxprune.tracing.hooks import check_hooks, hooked, hooks_by_module
@@ -155,7 +155,7 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
     except Exception as error:
         raise TraceError(
             f"{type(skeleton.module).__name__} cannot be traced whole ({line_of_error(error)}): {type(error).__name__}: "
-            f"{error}; check the example inputs, or prune the parts that can be traced with submodules=[...]"
+            f"{said(error)}; check the example inputs, or prune the parts that can be traced with submodules=[...]"
         ) from error
 
 
