@@ -110,16 +110,16 @@ def _sam() -> nn.Module:
 
 
 def _dpt() -> nn.Module:
-    settings = {**PATCHES, "backbone_out_indices": [0, 1, 1, 1], "neck_hidden_sizes": [8, 16, 16, 16]}
+    settings = {**PATCHES, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 16, 16, 16]}
     return made("DPT", "ForDepthEstimation", **settings, fusion_hidden_size=16, is_hybrid=False)
 
 
 def _depth_anything() -> nn.Module:
     from transformers import Dinov2Config
 
-    features = {"out_features": ["stage1", "stage2", "stage1", "stage2"], "reshape_hidden_states": False}
+    features = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False}
     dino = Dinov2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, patch_size=14, image_size=56, **features
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=2, patch_size=14, image_size=56, **features
     )
     sizes = {
         "reassemble_hidden_size": 32,
@@ -139,6 +139,7 @@ def _whisper(batch: int) -> Inputs:
 
 
 WHISPER = {**BART, "num_mel_bins": 20, "max_source_positions": 20, "max_target_positions": 20, "decoder_start_token_id": 1}
+WHISPER |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CLIP = {"text_config": {**LAYERS, **WORDS}, "vision_config": PATCHES}
 ENTRIES = [
     image("ViT", "ForImageClassification", 32, **PATCHES),
@@ -166,7 +167,6 @@ ENTRIES = [
     image("PoolFormer", "ForImageClassification", 64, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1]),
     image("Yolos", "ForObjectDetection", 32, **{**PATCHES, "image_size": [32, 32]}, num_detection_tokens=10),
     detector("Detr", "ForObjectDetection", 64, **DETR),
-    detector("Detr", "ForSegmentation", 64, **DETR),
     detector("ConditionalDetr", "ForObjectDetection", 64, **DETR),
     detector("UperNet", "ForSemanticSegmentation", 64, hidden_size=32, auxiliary_channels=16, auxiliary_in_channels=24),
     Entry("Mask2FormerForUniversalSegmentation", _mask2former, pictures(64)),

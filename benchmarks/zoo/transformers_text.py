@@ -76,7 +76,7 @@ DECODERS = [
     text("Falcon", "ForCausalLM"),
     text("OPT", "ForCausalLM", ffn_dim=64, word_embed_proj_dim=32),
     text("Bloom", "ForCausalLM", only={"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    text("GPT2", "LMHeadModel", only={"vocab_size": 96, **GPT2}),
+    text("GPT2", "LMHeadModel", only={"vocab_size": 96, **GPT2}, pad_token_id=None),
     text("GPTNeoX", "ForCausalLM"),
     text("GPTJ", "ForCausalLM", only={"vocab_size": 96, "rotary_dim": 4, **GPT2}),
     text("GPTNeo", "ForCausalLM", num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]),

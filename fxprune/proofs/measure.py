@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +19,30 @@ __all__ = ["count_macs", "latency"]
 
 
 def count_macs(model: nn.Module, analysis: Analysis) -> int:
-    """MACs of one sample by `torch.utils.flop_counter`, on the meta device (no weights, fused attention counted)."""
+    """MACs of one sample by `torch.utils.flop_counter`, on the meta device (no weights, fused attention counted).
+
+    A model whose code reads values of tensors does not run there: a copy of it is run on random inputs.
+    """
+    inputs = analysis.traced.inputs
+    try:
+        skeleton, _ = skeleton_of(model)
+        with torch.device("meta"):  # constants that forward makes, too
+            flops = _flops(skeleton, *inputs)
+    except (RuntimeError, NotImplementedError):
+        device, dtype = place_of(model)
+        flops = _flops(copy.deepcopy(model), *(random_like(v, device, dtype) for v in inputs))
+    return round(flops / 2 / analysis.batch)
+
+
+def _flops(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> int:
+    """Floating-point operations of one run in evaluation."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    skeleton, _ = skeleton_of(model)
-    skeleton.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
-    args, named = analysis.traced.inputs
+    model.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), torch.device("meta"), counter:  # constants that forward makes, too
-        skeleton.eval()(*args, **named)
-    return round(counter.get_total_flops() / 2 / analysis.batch)
+    with torch.no_grad(), counter:
+        model.eval()(*args, **named)
+    return int(counter.get_total_flops())
 
 
 def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int = 7) -> tuple[float, float]:

@@ -85,6 +85,8 @@ class Answers(fx.Tracer):
                 return self.attribute(proxy, "shape").numel()
             if name == "__len__":
                 return self.size(proxy, 0)
+            if name == "requires_grad_" and proxy.node.op != "get_attr" and not kwargs and args in ((), (True,)):
+                return proxy  # of a computed tensor: it changes neither values nor the gradients of parameters
             if name in _OF_SHAPE:
                 return getattr(value, name)(*args, **kwargs)
             if name in _OF_VALUES:
@@ -94,12 +96,21 @@ class Answers(fx.Tracer):
                 raise self.reads_values(proxy, name)
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
 
+    def set_attribute(self, proxy: Any, name: str, *value: Any) -> None:
+        """``x.name = value``, or ``del x.name`` without a value.
+
+        Raises:
+            TraceError: it is anything but the wish that a computed tensor has a gradient, which changes no other.
+        """
+        if name != "requires_grad" or value != (True,):
+            raise TraceError(f"the model sets .{name} of a tensor ({line_running()}), which a graph cannot hold")
+
     def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function of torch called on a proxy; one that is a method of tensors is that method of its first argument."""
         name = func.__name__
         if name in ("__get__", "__set__", "__delete__") and is_proxy(args[0]):
             asked = func.__self__.__name__
-            return self.attribute(args[0], asked) if name == "__get__" else setattr(args[0], asked, *args[1:])
+            return self.attribute(args[0], asked) if name == "__get__" else self.set_attribute(args[0], asked, *args[1:])
         if is_tensor_method_or_property(func):
             if args and is_proxy(args[0]):
                 return self.method(args[0], name, args[1:], kwargs)

@@ -21,7 +21,7 @@ from torch import nn
 
 from fxprune.tracing import whole
 from fxprune.tracing.interpret import FACTORIES
-from fxprune.tracing.proxy import IndexProxy, proxies_in
+from fxprune.tracing.proxy import IndexProxy, Proxy, proxies_in
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder
@@ -34,6 +34,7 @@ _FUNCTIONS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (math, tuple(n for n in dir(math) if not n.startswith("_") and callable(getattr(math, n)))),
     (builtins, ("max", "min")),
 )
+_CHECKS = tuple(n for n in ("_check_with", "_check") if hasattr(torch, n))  # of conditions that must hold, as plain bools
 # C functions that take sizes read an `IndexProxy` as a number at once; those of torch.nn.functional are found.
 _SIZED = tuple(
     """
@@ -108,6 +109,8 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     for owner, names in _FUNCTIONS:
         for name in names:
             yield owner, name, _through(getattr(owner, name))
+    for name in _CHECKS:
+        yield torch, name, _decided(getattr(torch, name))
     if recorder.proxy_class is IndexProxy:
         for owner, names in ((torch, _SIZED), (nn.functional, tuple(dir(nn.functional)))):
             for name in names:
@@ -186,6 +189,20 @@ def _through(function: Callable[..., Any]) -> Callable[..., Any]:
 
     _WRAPPERS.add(recorded)
     return recorded
+
+
+@functools.cache
+def _decided(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that wants plain bools: those that follow the inputs are asserted by the graph."""
+    if function in _WRAPPERS:
+        return function
+
+    @functools.wraps(function)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        return function(*(bool(a) if type(a) in (Proxy, IndexProxy) else a for a in args), **kwargs)
+
+    _WRAPPERS.add(asked)
+    return asked
 
 
 _WRAPPERS: set[Callable[..., Any]] = set()

@@ -90,6 +90,11 @@ class Proxy(_Asked, fx.Proxy):  # type: ignore[misc]
     def __getattr__(self, name: str) -> Any:
         return self.tracer.attribute(self, name)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.value, (bool, int, float)):
+            return self  # code that asks `callable(flag)` is told yes, and calls what is no function
+        return super().__call__(*args, **kwargs)
+
     def __hash__(self) -> int:
         value = self.__dict__.get("value")
         # A device or a dtype is a key by what it is: models keep results under x.device, and look them up so.
