@@ -224,8 +224,8 @@ def test_what_code_does_to_the_model_by_closures_is_undone() -> None:
 def test_a_refused_model_is_as_it_was() -> None:
     model = Stateful()
     model.register_forward_hook(lambda m, a, out: (m.average.add_(1), None)[1])
-    before, drawn = state_of(model), generators()
     traced = trace_graph(Net(), (torch.zeros(2, 3, 8, 8),))
+    before, drawn = state_of(model), generators()
     with pytest.raises(fxprune.Unfaithful, match="the buffer average"):
         check_fidelity(traced, model)
     assert state_of(model) == before and generators() == drawn

@@ -16,7 +16,7 @@ from fxprune.planning.fidelity import Fidelity
 from fxprune.proofs.culprit import first_difference
 from fxprune.proofs.outcomes import Outcome, apart, call
 from fxprune.proofs.precision import tolerance_of
-from fxprune.proofs.trials import Trial, batch_of, other_batches, other_sizes, rebatched
+from fxprune.proofs.trials import Trial, batches_of, other_sizes
 from fxprune.proofs.untouched import twin_of, untouched
 from fxprune.state import place_of
 from fxprune.tracing.module import build
@@ -76,16 +76,14 @@ class _Proof:
         self.dtype = self.dtype or own
 
     def run(self, thorough: bool) -> None:
-        inputs = self.traced.inputs
+        example = self.traced.example
+        batch, others = batches_of(example, self.traced.inputs)
         for training in (False, True) if thorough else (False,):
             self._start()
             mode = "training" if training else "evaluation"
-            batch = batch_of(inputs)
-            self._try(Trial(f"{mode}, batch {batch}" if batch else mode, inputs, training, thorough))
-            if not batch:
-                continue
-            for other in other_batches(batch):
-                done = self._try(Trial(f"{mode}, batch {other}", rebatched(inputs, other), training), optional=True)
+            self._try(Trial(f"{mode}, batch {batch}" if batch else mode, example, training, thorough))
+            for other, inputs in others:
+                done = self._try(Trial(f"{mode}, batch {other}", inputs, training), optional=True)
                 if done and (training or not thorough):
                     break
             if thorough and not training:
@@ -93,7 +91,7 @@ class _Proof:
 
     def _try_sizes(self, mode: str) -> None:
         done = 0
-        for name, inputs in other_sizes(self.traced.inputs):
+        for name, inputs in other_sizes(self.traced.example):
             done += self._try(Trial(f"{mode}, {name}", inputs), optional=True)
             if done == _SIZES:
                 return

@@ -16,11 +16,12 @@ from fxprune.errors import PruneError
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.labels.store import axes_in
 from fxprune.proofs.errors import relative_error
-from fxprune.proofs.precision import precision_of, widened
-from fxprune.state import named_tensors, place_of, shallow_copy, sliced
+from fxprune.proofs.precision import precision_of
+from fxprune.proofs.untouched import seed_all, twin_of
+from fxprune.state import named_tensors, place_of, sliced
 from fxprune.tracing.module import build
 
-__all__ = ["masked_error"]
+__all__ = ["masked_error", "masked_outputs"]
 
 
 def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None) -> float:
@@ -31,21 +32,34 @@ def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0
     settings (``eps``) are all that is not checked. Both models run in float32 or float64: `dtype`, or what `precision_of`
     says.
     """
+    return relative_error(*masked_outputs(cut, model, slim, seed, dtype))
+
+
+def masked_outputs(
+    cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None, inputs: Any = None
+) -> tuple[Any, Any]:
+    """What `slim` returns, and what `model` does with the removed channels zeroed: see `masked_error`.
+
+    Args:
+        inputs: positional and keyword inputs whose shapes count; those of the example if not given.
+    """
     traced = cut.analysis.traced
     device, own = place_of(model)
     dtype = dtype or precision_of(model)
-    reference, origin = build(traced, model, dict(traced.constants))
-    slim = shallow_copy(slim)
-    if own is not dtype:
-        reference, slim = widened(reference, dtype), widened(slim, dtype)
+    wide = None if own is dtype else dtype
+    constants = {n: t.to(wide) if wide and t.is_floating_point() else t.clone() for n, t in traced.constants.items()}
+    reference, origin = build(traced, twin_of(model, wide), constants)
+    slim = twin_of(slim, wide)
     reference.eval()
     slim.eval()
-    args, named = (random_like(v, device, dtype, seed) for v in traced.inputs)
+    args, named = random_like(inputs or traced.example, device, dtype, seed)
     with torch.no_grad():
+        seed_all(seed)
         found = slim(*own_copy(args), **own_copy(named))
+        seed_all(seed)
         masked = _Masked(reference, {new.name: old for new, old in origin.items()}, cut, slim)
         expected = masked.run(*own_copy((*args, *named.values())))
-    return relative_error(found, expected)
+    return found, expected
 
 
 class _Masked(fx.Interpreter):
@@ -63,6 +77,8 @@ class _Masked(fx.Interpreter):
         self.slim_nodes = {n.name: n for n in slim.graph.nodes}
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.meta.get("mode") == "training":
+            return None
         axes = self._axes(n)
         if self.origin[n.name].name in self.traced.mode.statistics_nodes and self._loses(n):
             return self._statistic(n, axes)

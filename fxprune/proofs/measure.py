@@ -12,7 +12,8 @@ from torch import nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.examples import own_copy, random_like
-from fxprune.state import place_of, shallow_copy
+from fxprune.proofs.untouched import twin_of
+from fxprune.state import place_of
 from fxprune.tracing.skeleton import skeleton_of
 
 __all__ = ["count_macs", "latency"]
@@ -49,7 +50,7 @@ def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int =
     """Median seconds of one forward each, measured in turns on the example inputs."""
     device, dtype = place_of(model)
     args, named = (random_like(v, device, dtype) for v in analysis.traced.example)
-    pair = (shallow_copy(model).eval(), shallow_copy(slim).eval())
+    pair = (twin_of(model).eval(), twin_of(slim).eval())
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for turn in range(rounds + 1):

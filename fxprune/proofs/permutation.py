@@ -10,8 +10,9 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.occurrences import Occurrences
-from fxprune.proofs.precision import precision_of, widened
-from fxprune.state import copied, place_of, replace_tensors, shallow_copy
+from fxprune.proofs.precision import precision_of
+from fxprune.proofs.untouched import seed_all, twin_of
+from fxprune.state import copied, place_of, replace_tensors
 
 __all__ = ["permutation_error"]
 
@@ -24,12 +25,14 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype
     """
     device, own = place_of(model)
     dtype = dtype or precision_of(model)
-    original = (shallow_copy(model) if own is dtype else widened(model, dtype)).eval()
-    permuted = shallow_copy(original)
+    wide = None if own is dtype else dtype
+    original, permuted = twin_of(model, wide).eval(), twin_of(model, wide).eval()
     _permute(permuted, analysis, np.random.default_rng(seed))
-    args, named = (random_like(v, device, dtype, seed) for v in analysis.traced.example)
+    args, named = random_like(analysis.traced.example, device, dtype, seed)
     with torch.no_grad():
+        seed_all(seed)
         expected = original(*own_copy(args), **own_copy(named))
+        seed_all(seed)
         found = permuted(*own_copy(args), **own_copy(named))
     return relative_error(found, expected)
 

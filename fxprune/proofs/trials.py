@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxprune import nested
 
-__all__ = ["Trial", "batch_of", "other_batches", "other_sizes", "rebatched"]
+__all__ = ["Trial", "batches_of", "other_sizes"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -34,20 +34,36 @@ class Trial:
     gradients: bool = False
 
 
-def batch_of(inputs: Inputs) -> int:
-    """The first size of the first tensor; 0 where no tensor has one."""
-    return next((int(t.shape[0]) for t in nested.tensors(inputs) if t.dim()), 0)
+def batches_of(example: Inputs, recorded: Inputs) -> tuple[int, list[tuple[int, Inputs]]]:
+    """The number of samples of the example, and inputs of two other ones, each with that number; 0 where there is none.
+
+    Args:
+        recorded: the inputs of the recording, of another number of samples where the example has one alone.
+    """
+    tensors, others = nested.tensors(example), nested.tensors(recorded)
+    first = next((int(t.shape[0]) for t in tensors if t.dim()), 0)
+    axes = {id(t): next(iter(_where_apart(t, o)), None) for t, o in zip(tensors, others, strict=True)}
+    sizes = {int(t.shape[d]) for t, d in ((o, axes[id(t)]) for t, o in zip(tensors, others, strict=True)) if d is not None}
+    if sizes:
+        batch, (more, *_) = 1, sorted(sizes)
+        counts = (more, more + 1)
+    else:
+        batch, counts = first, (1, first + 1) if first > 1 else (2, 3)  # the cheaper one first
+        axes = {id(t): 0 if t.dim() and t.shape[0] == first else None for t in tensors}
+    if not batch:
+        return 0, []
+
+    def resized(value: Any, count: int) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        shape = [count if d == axes[id(value)] else s for d, s in enumerate(value.shape)]
+        return torch.empty(shape, dtype=value.dtype, device="meta")
+
+    return batch, [(n, nested.map(partial(resized, count=n), example)) for n in counts]
 
 
-def other_batches(batch: int) -> tuple[int, int]:
-    """Two more numbers of samples to try, the cheaper one first: a batch of one is never like another by chance alone."""
-    return (1, batch + 1) if batch > 1 else (2, 3)
-
-
-def rebatched(inputs: Inputs, batch: int) -> Inputs:
-    """Inputs of another number of samples: of every tensor whose first size is that of the example."""
-    old = batch_of(inputs)
-    return _resized(inputs, lambda dim, size, rank: batch if dim == 0 and size == old else size)
+def _where_apart(tensor: Tensor, other: Tensor) -> list[int]:
+    return [d for d, (a, b) in enumerate(zip(tensor.shape, other.shape, strict=True)) if a != b]
 
 
 def other_sizes(inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
@@ -56,7 +72,7 @@ def other_sizes(inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
     Axes of one size change together, wherever they are, since what belongs together has the same size; of images, then,
     the height alone. What the model itself does not take says nothing.
     """
-    batch = batch_of(inputs)
+    batch = next((int(t.shape[0]) for t in nested.tensors(inputs) if t.dim()), 0)
     found = {int(s) for t in nested.tensors(inputs) for s in t.shape[1:] if s > 1 and s != batch}
     for size in sorted(found, reverse=True):
         other = size // 2 if size > 3 else size + 1

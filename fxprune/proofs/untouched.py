@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,23 +13,26 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
-from fxprune.state import named_parts, named_tensors
+from fxprune.state import copied, named_parts, named_tensors
 from fxprune.tracing.skeleton import copy_with
 
 __all__ = ["seed_all", "twin_of", "untouched"]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _CONTAINERS = (list, dict, set)
 # Their schemas do not say that they write running statistics.
 _WRITING = {"aten::native_batch_norm": (3, 4), "aten::cudnn_batch_norm": (3, 4), "aten::miopen_batch_norm": (3, 4)}
 
 
-def twin_of(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def twin_of(model: Module, dtype: torch.dtype | None = None, clone: bool = False) -> Module:
     """A copy of a model, hooks and all: parameters over the same memory, and buffers of its own.
 
     Args:
         dtype: of its floating-point tensors; None leaves each its own.
+        clone: parameters have memory of their own, too.
     """
-    twin, _ = copy_with(model, _twin_tensor)
+    twin: Any = copy_with(model, _cloned if clone else _twin_tensor)[0]
     if dtype is None:
         return twin
     return twin.double() if dtype is torch.float64 else twin.float()
@@ -42,6 +45,10 @@ def _twin_tensor(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
+def _cloned(tensor: Tensor) -> Tensor:
+    return copied(tensor, tensor.detach().clone())
+
+
 def seed_all(seed: int) -> None:
     """Seed whatever a forward may draw from."""
     torch.manual_seed(seed)
@@ -50,9 +57,12 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def untouched(*models: nn.Module) -> Iterator[None]:
+def untouched(*models: nn.Module, watch: bool = True) -> Iterator[None]:
     """Inside, this thread may run models that share memory or closures with `models`; afterwards those, and the random
     generators, are as they were.
+
+    Args:
+        watch: for writes into the memory of `models`, which takes some time for each operator.
 
     What code writes by other means than PyTorch's operators and attributes of modules is not seen.
     """
@@ -61,7 +71,7 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     memory = _Memory([t for model in models for t in named_tensors(model, once=True).values()])
     devices = sorted({t.device.index or 0 for t in memory.tensors if t.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=devices), memory:
+        with torch.random.fork_rng(devices=devices), memory if watch else nullcontext():
             yield
     finally:
         memory.restore()
