@@ -7,6 +7,7 @@ its calls one after the other, so that state which one call leaves for the next 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -22,12 +23,17 @@ from fxprune.state import place_of
 from fxprune.tracing.module import build
 from fxprune.tracing.tracer import Traced
 
-__all__ = ["check_fidelity", "recording_of"]
+__all__ = ["Proof", "check_fidelity", "prove_fidelity", "recording_of"]
 
 _SIZES = 3  # other sizes that are compared
 
 
 def check_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, seed: int = 0) -> Fidelity:
+    """See `prove_fidelity`."""
+    return prove_fidelity(traced, model, thorough=thorough, seed=seed).result
+
+
+def prove_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, seed: int = 0) -> Proof:
     """Compare a recording with the model that it was made from.
 
     In evaluation, on the batch of the example and another one; `thorough`: with gradients, on more batches and sizes, and all
@@ -38,10 +44,10 @@ def check_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, 
         InputError: the model itself fails on random inputs of the example's shapes.
     """
     with untouched(model):
-        proof = _Proof(traced, model, seed)
+        proof = Proof(traced, model, seed)
         proof.run(thorough)
         if proof.failed and proof.dtype is not torch.float64:
-            wide = _Proof(traced, model, seed, torch.float64)
+            wide = Proof(traced, model, seed, torch.float64)
             try:
                 wide.run(thorough)
                 proof = wide
@@ -49,7 +55,7 @@ def check_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, 
                 pass
         for trial, what in proof.failed:
             raise Unfaithful(proof.message(trial, what))
-    return proof.result
+    return proof
 
 
 def recording_of(traced: Traced, source: nn.Module) -> fx.GraphModule:
@@ -60,8 +66,15 @@ def recording_of(traced: Traced, source: nn.Module) -> fx.GraphModule:
 
 
 @dataclass
-class _Proof:
-    """Calls of both sides in one precision."""
+class Proof:
+    """Calls of both sides in one precision.
+
+    Attributes:
+        result: of the calls made so far.
+        failed: the calls that differ, each with what does.
+        output: what the model returned on inputs of the example's shapes, in evaluation.
+        compared: the other inputs in evaluation that both sides took.
+    """
 
     traced: Traced
     model: nn.Module
@@ -73,6 +86,8 @@ class _Proof:
         self.place = device, self.dtype or own
         self.result = Fidelity(tolerance=_tolerance(self.place[1]))
         self.failed: list[tuple[Trial, str]] = []
+        self.compared: list[Trial] = []
+        self.output: Any = None
         self.dtype = self.dtype or own
 
     def run(self, thorough: bool) -> None:
@@ -119,6 +134,7 @@ class _Proof:
                     f"({type(error).__name__}: {error}): give example_inputs that it takes, or verify=False"
                 ) from error
             self.result.skipped[trial.name] = f"{type(error).__name__}: {error}"
+            self._start()  # whatever the call had done by then
             return False
         return self._compare(trial, own, optional or trial.training)
 
@@ -128,10 +144,15 @@ class _Proof:
         except Exception as error:
             if optional and isinstance(error, (AssertionError, PruneError)):
                 self.result.refused[trial.name] = str(error)
+                self._start()
                 return False
             self.result.errors[trial.name] = float("inf")
             self.failed.append((trial, f"the recording fails where the model runs ({type(error).__name__}: {error})"))
             return True
+        if trial.inputs is self.traced.example and not trial.training:
+            self.output = own.output
+        elif not trial.training:
+            self.compared.append(trial)
         distance, what = apart(found, own)
         self.result.errors[trial.name] = distance
         if not distance <= self.result.tolerance:
