@@ -21,7 +21,7 @@ from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import named_tensors, place_of, sliced
 from fxprune.tracing.module import build
 
-__all__ = ["masked_error", "masked_outputs"]
+__all__ = ["SizesMixed", "masked_error", "masked_outputs"]
 
 
 def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None) -> float:
@@ -42,6 +42,9 @@ def masked_outputs(
 
     Args:
         inputs: positional and keyword inputs whose shapes count; those of the example if not given.
+
+    Raises:
+        SizesMixed: axes that lose entries follow the sizes of the inputs.
     """
     traced = cut.analysis.traced
     device, own = place_of(model)
@@ -58,8 +61,17 @@ def masked_outputs(
         found = slim(*own_copy(args), **own_copy(named))
         seed_all(seed)
         masked = _Masked(reference, {new.name: old for new, old in origin.items()}, cut, slim)
-        expected = masked.run(*own_copy((*args, *named.values())))
+        try:
+            expected = masked.run(*own_copy((*args, *named.values())))
+        except SizesMixed:
+            if inputs is not None:
+                raise
+            return masked_outputs(cut, model, slim, seed, dtype, traced.inputs)
     return found, expected
+
+
+class SizesMixed(Exception):
+    """An axis that loses entries has another size on these inputs than on those that were recorded: which go is not known."""
 
 
 class _Masked(fx.Interpreter):
@@ -105,6 +117,8 @@ class _Masked(fx.Interpreter):
                 kept = self.cut.kept(axis)
                 if kept is None:
                     continue
+                if v.shape[dim] != axis.size:
+                    raise SizesMixed
                 gone = torch.from_numpy(np.setdiff1d(np.arange(axis.size), kept)).to(v.device)
                 if 0 in v.stride():  # entries of an expanded tensor share memory
                     v = v.clone()
@@ -154,7 +168,10 @@ class _Masked(fx.Interpreter):
         def kept_of(v: Any, axes: Any) -> Any:
             if not isinstance(v, Tensor):
                 return v
-            return sliced(v, {d: k for d, a in enumerate(axes) if (k := self.cut.kept(a)) is not None})
+            kept = {d: k for d, a in enumerate(axes) if (k := self.cut.kept(a)) is not None}
+            if any(v.shape[d] != axes[d].size for d in kept):
+                raise SizesMixed
+            return sliced(v, kept)
 
         return nested.map(kept_of, value, axes)
 
