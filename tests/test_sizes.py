@@ -9,7 +9,11 @@ import fxprune
 from fxprune.proofs.randomize import randomize
 from tests.kinds import ALL, Case
 
-CASES = [pytest.param(case, id=f"{kind}-{case.name}") for kind, case in ALL if kind in ("mixing", "sizes") and not case.refused]
+CASES = [
+    pytest.param(case, id=f"{kind}-{case.name}")
+    for kind, case in ALL
+    if kind in ("mixing", "order", "sizes") and not case.refused
+]
 
 
 @pytest.mark.parametrize("case", CASES)

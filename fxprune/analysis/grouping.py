@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from fxprune.analysis.groups import Group, Member, Status
 from fxprune.errors import InputError, nearest, shown
@@ -212,6 +213,8 @@ def _group(entries: Entries, slots: list[Slot], traced: Traced, solution: Soluti
         pattern = slot.pattern or pattern
         members.append(Member(slot.name, slot.axis, part.position.reshape(len(labels), -1)[rank], slot.role))
     status, reason = _status(labels, pattern, traced, solution)
+    if status == "free" and not any(isinstance(traced.tensors[m.name], nn.Parameter) for m in members):
+        status, reason = "frozen", "no parameter has these entries, only buffers"
     producers = [m.indices.shape[1] for m in members if m.role == "producer"]
     group = Group(
         id="",

@@ -125,7 +125,10 @@ def _einsum_macs(call: Call, terms: list[list[str]], output: list[str], found: d
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_attention_math")
 def attention(call: Call) -> None:
-    """scaled_dot_product_attention: [h, q, d], [h, k, d], [h, k, e] -> [h, q, e]; a softmax runs over k"""
+    """scaled_dot_product_attention: [h, q, d], [h, k, d], [h, k, e] -> [h, q, e]; a softmax runs over k
+
+    A causal mask fixes q and k.
+    """
     query, key, value = (call.axes(call[name]) for name in ("query", "key", "value"))
     inner = call.unify(query[-1], key[-1])
     source = call.unify(key[-2], value[-2])
@@ -142,6 +145,9 @@ def attention(call: Call) -> None:
         call.store.mark_batched(axis)
         call.store.mark_batched(k)
         batch.append(axis)
+    if call.get("is_causal"):
+        why = "a causal mask depends on the order of entries"
+        query, source = (*query[:-2], call.fix(query[-2], why), query[-1]), call.fix(source, why)
     if call.get("attn_mask") is not None:
         scores = [*batch, query[-2], source]
         scores = broadcast(call, [tuple(scores), call.axes(call["attn_mask"])], tuple(a.size for a in scores))

@@ -70,7 +70,7 @@ def group_norm(call: Call) -> None:
         call.set(axes if out.dim() == len(axes) else [axes[0], group], out)
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "logcumsumexp")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
 def softmax(call: Call) -> None:
     """softmax: [a, b] -> [a, b]; a statistic runs over one of them"""
     axes = call.axes(call["self"])

@@ -11,6 +11,7 @@ from fxprune.labels.table import rule
 from fxprune.rules.elementwise import broadcast
 
 _BY_NUMBER = "entries of this axis are addressed by number"
+_BY_COMPUTED = "which entries of this axis are taken follows the size of the input"
 
 
 @rule("slice")
@@ -18,7 +19,11 @@ def slice_(call: Call) -> None:
     """slice: [a] -> [a[start:end:step]]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
-    axes[dim] = axes[dim][slice(call["start"], call["end"], call["step"])]
+    if call.mode.computed(call["start"], call["end"]):
+        call.fix(axes[dim], _BY_COMPUTED)
+        axes[dim] = Axis(int(call.out.shape[dim]), None, True)
+    else:
+        axes[dim] = axes[dim][slice(call["start"], call["end"], call["step"])]
     call.set(axes)
 
 
@@ -30,6 +35,9 @@ def narrow(call: Call) -> None:
     start = call["start"]
     if isinstance(start, Tensor):
         axes[dim] = Axis(call["length"], None, call.fix(axes[dim], _BY_NUMBER).dynamic)
+    elif call.mode.computed(start, call["length"]):
+        call.fix(axes[dim], _BY_COMPUTED)
+        axes[dim] = Axis(call["length"], None, True)
     else:
         start %= max(axes[dim].size, 1)
         axes[dim] = axes[dim][start : start + call["length"]]
@@ -42,6 +50,8 @@ def select(call: Call) -> None:
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
     index = call["index"] % axes[dim].size
+    if call.mode.computed(call["index"]):
+        call.fix(axes[dim], _BY_COMPUTED)
     call.fix(axes[dim][index : index + 1], _BY_NUMBER)
     del axes[dim]
     call.set(axes)
@@ -52,16 +62,17 @@ def index_select(call: Call) -> None:
     """index_select: [a], index -> [a[index]] for a constant index; else a is fixed"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
-    axes[dim] = _take(call, axes[dim], call["index"])
+    axes[dim] = _take(call, axes[dim], call["index"], dim)
     call.set(axes)
 
 
-def _take(call: Call, axis: Axis, index: Tensor) -> Axis:
-    """The axis after indexing by a vector."""
+def _take(call: Call, axis: Axis, index: Tensor, dim: int) -> Axis:
+    """The axis `dim` after indexing by a vector."""
     known = call.mode.known(index)
-    if known is None or known.dtype.is_floating_point:
-        call.fix(axis, _BY_NUMBER)
-        return Axis(index.numel(), None, any(a.dynamic for a in call.axes(index)))
+    follows = any(a.dynamic for a in call.axes(index))  # of a longer input, other entries are taken
+    if known is None or known.dtype.is_floating_point or follows:
+        call.fix(axis, _BY_COMPUTED if follows else _BY_NUMBER)
+        return Axis(int(call.out.shape[dim]), None, follows)
     positions = known.nonzero()[:, 0] if known.dtype.is_signed is False and str(known.dtype) == "torch.bool" else known
     return axis[np.asarray(positions.reshape(-1).tolist(), np.int64)]
 
@@ -75,7 +86,7 @@ def index(call: Call) -> None:
     used = [d for d, i in enumerate(indices) if i is not None]
     single = indices[used[0]] if len(used) == 1 else None
     if single is not None and single.dim() == 1:
-        axes[used[0]] = _take(call, axes[used[0]], single)
+        axes[used[0]] = _take(call, axes[used[0]], single, used[0])
         call.set(axes)
         return
     for dim in used:
@@ -152,7 +163,7 @@ def roll(call: Call) -> None:
     call.set(axes)
 
 
-@rule("topk sort argsort kthvalue median mode argmax argmin msort cumsum cumprod cummax cummin")
+@rule("topk sort argsort kthvalue median mode argmax argmin msort cumsum cumprod cummax cummin logcumsumexp")
 def ordered(call: Call) -> None:
     """sort: [a, n] -> [a, n]; n is fixed
 

@@ -162,6 +162,8 @@ def split(call: Call) -> None:
     """split: [a + b] -> [a], [b]"""
     axes = list(call.axes(call["self"]))
     dim = call["dim"] % len(axes)
+    if call.mode.computed(*(int(out.shape[dim]) for out in call.out)):
+        axes[dim] = call.fix(axes[dim], "where this axis is parted follows the size of the input")
     low = 0
     for out in call.out:
         size = int(out.shape[dim])

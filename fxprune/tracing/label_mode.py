@@ -7,12 +7,13 @@ operators that have one. An operator that no rule knows freezes every channel th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
@@ -103,6 +104,16 @@ class LabelMode(TorchDispatchMode):
         """Whether the graph node that runs now names this size as a number (else it follows the model's input)."""
         sizes = self.literal_sizes
         return sizes is not None and size in sizes
+
+    def computed(self, *numbers: int | None) -> bool:
+        """Whether one of these numbers is an argument of the graph node that runs now, and computed from sizes there."""
+        if self.arguments is None:
+            return False
+        args, kwargs = self.arguments
+        given = [*nested.leaves(args[1:]), *nested.leaves(kwargs)]
+        if not any(isinstance(n, fx.Node) for n in given):
+            return False
+        return not all(n in (None, 0, sys.maxsize) or any(type(g) is int and g == n for g in given) for n in numbers)
 
     def named_sizes(self, shape: Sequence[int]) -> list[int | None] | None:
         """Of each size of a tensor, the number by which the graph node names it that runs now, or None where the size is
