@@ -15,6 +15,7 @@ from fxprune.tracing.guards import LIMITS, SCALARS, Guard
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Sizes, is_proxy
+from fxprune.tracing.undecided import Questions
 
 __all__ = ["Answers"]
 
@@ -35,6 +36,7 @@ class Answers(fx.Tracer):
     Attributes:
         branched_on_training: the model's code asked for ``self.training`` as a bool.
         of_training: nodes computed from self.training alone.
+        questions: what the code asked of values, and what it was told.
     """
 
     mode: LabelMode
@@ -45,6 +47,7 @@ class Answers(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.branched_on_training = False
+        self.questions = Questions()
         self._guards: set[str] = set()
         self.of_training: set[fx.Node] = set()
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
@@ -141,6 +144,19 @@ class Answers(fx.Tracer):
         """The error of a model that reads what is in a tensor."""
         return TraceError(f"the model reads values of a tensor with .{name}(): its path depends on data ({line_running()})")
 
+    def decided(self, proxy: Any) -> bool:
+        """Which way a branch goes."""
+        value = proxy.value
+        if isinstance(value, Tensor) and value.numel() == 1 and self.mode.known(value) is None:
+            return self.questions.ask(self._undecided(proxy))
+        return bool(self.concrete(proxy))
+
+    def _undecided(self, proxy: Any) -> TraceError:
+        return TraceError(
+            f"the model's path depends on the values of the tensor {proxy.node.name!r} ({line_running()}): "
+            "only sizes may decide it; prune the parts that do not depend on data with submodules=[...]"
+        )
+
     def concrete(self, proxy: Any) -> Any:
         """The value that Python code needs right now: the graph asserts that it stays so."""
         value = proxy.value
@@ -150,10 +166,7 @@ class Answers(fx.Tracer):
         if isinstance(value, Tensor):
             known = self.mode.known(value)
             if known is None or known.numel() != 1:
-                raise TraceError(
-                    f"the model's path depends on the values of the tensor {proxy.node.name!r} ({line_running()}): "
-                    "only sizes may decide it; prune the parts that do not depend on data with submodules=[...]"
-                )
+                raise self._undecided(proxy)
             return known.item()
         if isinstance(value, SCALARS):
             self._assert(Guard(proxy.node, value))

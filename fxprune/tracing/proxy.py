@@ -46,7 +46,7 @@ class _Asked:
         return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) else len(self.value)
 
     def __bool__(self) -> bool:
-        return bool(self.tracer.concrete(self))
+        return bool(self.tracer.decided(self))
 
     def __int__(self) -> int:
         return int(self.tracer.concrete(self))
@@ -55,6 +55,8 @@ class _Asked:
         return float(self.tracer.concrete(self))
 
     def __contains__(self, item: Any) -> bool:
+        if isinstance(self.value, Tensor):  # as torch has it
+            return bool((item == self).any())
         return any(item is x or item == x for x in self)
 
     def __setitem__(self, index: Any, value: Any) -> None:

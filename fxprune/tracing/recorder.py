@@ -18,7 +18,8 @@ from fxprune.tracing.module_calls import ModuleCalls
 from fxprune.tracing.objects import made, made_by_node
 from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of
-from fxprune.tracing.skeleton import Skeleton
+from fxprune.tracing.skeleton import Skeleton, new_mode
+from fxprune.tracing.undecided import Questions
 
 __all__ = ["Recorder"]
 
@@ -51,6 +52,12 @@ class Recorder(Answers):
         self.run_node = Runner(skeleton, mode, self.lowered)
         self._attributes: dict[str, Any] = {}
         self._constant_names: dict[int, str] = {}
+
+    def again(self, questions: Questions) -> Recorder:
+        """A recorder of the same forward, with other answers to what it asks."""
+        made = Recorder(self.skeleton, new_mode(self.skeleton), self.proxy_class)
+        made.questions = questions
+        return made
 
     # -- nodes ------------------------------------------------------------------------------------------------------
 

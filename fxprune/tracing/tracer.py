@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,7 @@ from fxprune.tracing.places import line_of_error
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
 from fxprune.tracing.recorder import Recorder
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
+from fxprune.tracing.undecided import check_either_way
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 
@@ -176,7 +177,11 @@ def _record(recorder: Recorder) -> _Run:
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
-    return _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, recorder.branched_on_training)
+    run = _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, recorder.branched_on_training)
+    if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions))):
+        return run
+    mode = new_mode(skeleton)  # without the labels of what was asked
+    return replace(run, mode=mode, values=run_graph(run.graph, skeleton, mode, run.constants, run.lowered))
 
 
 def _arguments(skeleton: Skeleton) -> list[tuple[str, Any]]:
