@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,10 @@ def other_type(traced: Traced, model: Any) -> None:
     output.args = ({"logits": (output.args[0]["logits"],), "map": None},)
 
 
+def other_container(traced: Traced, model: Any) -> None:
+    model.register_forward_hook(lambda m, a, out: OrderedDict(out))
+
+
 def no_dropout(traced: Traced, model: Any) -> None:
     drop = node(traced, "first.drop")
     drop.replace_all_uses_with(drop.args[0])
@@ -118,6 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Traced, Any], None], str, bool]] = {
     "the batch is a number": (fixed_batch, "fails where the model runs", True),
     "another key": (other_key, "keys", True),
     "another type": (other_type, "a tuple in the recording and a Tensor in the model", True),
+    "another container": (other_container, "a dict in the recording and a OrderedDict in the model", True),
     "a hook": (hooked, "'second'", True),
     "a buffer that counts": (counting, "the buffer seen", True),
     "a count in Python": (growing, "batch 1", True),

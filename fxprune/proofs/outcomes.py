@@ -93,12 +93,12 @@ def _forms_apart(found: Any, own: Any, place: str) -> str:
         if own.shape != found.shape:
             return f"{place} has the shape {tuple(found.shape)} in the recording and {tuple(own.shape)} in the model"
         return ""
-    if isinstance(own, Mapping) and isinstance(found, Mapping):
+    if type(own) is not type(found):
+        return f"{place} is a {type(found).__name__} in the recording and a {type(own).__name__} in the model"
+    if isinstance(own, Mapping):
         if list(own) != list(found):
             return f"{place} has the keys {list(found)} in the recording and {list(own)} in the model"
         return next(filter(None, (_forms_apart(found[k], own[k], f"{place}[{k!r}]") for k in own)), "")
-    if type(own) is not type(found):
-        return f"{place} is a {type(found).__name__} in the recording and a {type(own).__name__} in the model"
     if isinstance(own, (list, tuple)):
         if len(own) != len(found):
             return f"{place} has {len(found)} parts in the recording and {len(own)} in the model"
@@ -107,7 +107,8 @@ def _forms_apart(found: Any, own: Any, place: str) -> str:
     if isinstance(own, (*_NUMBERS, str)):
         same = abs(own - found) <= 1e-6 * abs(own) if isinstance(own, float) else own == found
         return "" if same or own != own else f"{place} is {found!r} in the recording and {own!r} in the model"
-    return ""
+    fields = ((getattr(found, n), getattr(own, n), n) for n in getattr(type(own), "__dataclass_fields__", ()))
+    return next(filter(None, (_forms_apart(a, b, f"{place}.{n}") for a, b, n in fields)), "")
 
 
 def _short(dtype: torch.dtype) -> str:

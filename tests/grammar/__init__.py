@@ -18,3 +18,4 @@ FAMILIES = "layers joining moving attention".split()
 
 for _family in FAMILIES:
     import_module(f"grammar.{_family}")
+import_module("grammar.usercode")  # what users do around them
