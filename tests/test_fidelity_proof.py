@@ -83,6 +83,17 @@ def other_container(traced: Traced, model: Any) -> None:
     model.register_forward_hook(lambda m, a, out: OrderedDict(out))
 
 
+def in_half(traced: Traced, model: Any) -> None:
+    """In float64, autocast does nothing."""
+    own = model.second.forward
+    model.second.forward = lambda x: own_in_half(own, x)
+
+
+def own_in_half(forward: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return forward(x)
+
+
 def no_dropout(traced: Traced, model: Any) -> None:
     drop = node(traced, "first.drop")
     drop.replace_all_uses_with(drop.args[0])
@@ -124,6 +135,7 @@ FAULTS: dict[str, tuple[Callable[[Traced, Any], None], str, bool]] = {
     "another key": (other_key, "keys", True),
     "another type": (other_type, "a tuple in the recording and a Tensor in the model", True),
     "another container": (other_container, "a dict in the recording and a OrderedDict in the model", True),
+    "less precision inside": (in_half, "'second.conv'", True),
     "a hook": (hooked, "'second'", True),
     "a buffer that counts": (counting, "the buffer seen", True),
     "a count in Python": (growing, "batch 1", True),

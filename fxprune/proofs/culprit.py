@@ -17,7 +17,7 @@ from fxprune.state import named_parts
 from fxprune.tracing.module import build
 from fxprune.tracing.tracer import Traced
 
-__all__ = ["first_difference"]
+__all__ = ["dtypes_apart", "first_difference"]
 
 _SAME = 1e-5
 Place = tuple[torch.device, torch.dtype]
@@ -40,6 +40,12 @@ def first_difference(traced: Traced, model: nn.Module, trial: Trial, place: Plac
 
     wrong = [(name, inputs) for name, inputs, output in calls if not known(output)]
     return next((name for name, inputs in wrong if known(inputs)), "" if wrong else None)
+
+
+def dtypes_apart(traced: Traced, model: nn.Module, trial: Trial, place: Place, seed: int) -> bool:
+    """Whether modules return tensors of a dtype that no node of the recording has. The model is hooked: give a copy."""
+    own = {t.dtype for _, _, output in _calls(model, trial, place, seed) for t in nested.tensors(output)}
+    return not own <= {dtype for _, dtype in _values_of_nodes(traced, model, trial, place, seed)}
 
 
 def _calls(model: nn.Module, trial: Trial, place: Place, seed: int) -> list[tuple[str, Any, Any]]:
