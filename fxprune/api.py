@@ -183,7 +183,9 @@ def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, cloc
     slim, parts = target.fill(rewritten)
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.frozen)
-    report.notes.extend(rewritten.cut.analysis.traced.notes)
+    traced = rewritten.cut.analysis.traced
+    report.notes.extend(traced.notes)
+    report.refused.update(traced.refused)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")

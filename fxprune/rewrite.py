@@ -17,6 +17,7 @@ from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.registry import pipeline
 from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
 from fxprune.tracing.module import build
+from fxprune.tracing.one_mode import in_its_mode
 
 __all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
 
@@ -84,7 +85,7 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
     replace_tensors(module, new)
     _match_modes(module, model)
     passes = pipeline("weights")
-    return run_passes(module, passes, rewritten.context) if passes else module
+    return in_its_mode(run_passes(module, passes, rewritten.context) if passes else module)
 
 
 def _match_modes(module: nn.Module, model: nn.Module) -> None:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune import nested
-from fxprune.errors import TraceError
 from fxprune.tracing.guarded_code import guard_modes
 from fxprune.tracing.modes import in_evaluation, merge_modes, select_mode, writes
 
@@ -45,6 +44,11 @@ def printed(graph: fx.Graph) -> str:
 def add_in_place(x: fx.Proxy) -> fx.Proxy:
     """``x += 2``, which fx records as an addition."""
     return x.tracer.create_proxy("call_function", operator.iadd, (x, 2), {})
+
+
+def set_item(x: fx.Proxy) -> fx.Proxy:
+    """``x[0] = 2``, which fx refuses."""
+    return x.tracer.create_proxy("call_function", operator.setitem, (x, 0, 2), {})
 
 
 def written_in_one_mode(x: Tensor) -> Tensor:
@@ -136,13 +140,26 @@ def test_each_mode_computes_what_its_graph_did(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [lambda x: x.mul_(2), lambda x: add_in_place(x), lambda x: F.relu(x, inplace=True)],
-    ids=["method", "operator", "keyword"],
+    [lambda x: x.mul_(2), lambda x: add_in_place(x), lambda x: F.relu(x, inplace=True), lambda x: set_item(x)],
+    ids=["method", "operator", "keyword", "item"],
 )
-def test_a_write_of_one_mode_into_a_tensor_of_both_is_refused(write: Forward) -> None:
-    for mode, graphs in (("training", (lambda x: x * 2, write)), ("evaluation", (write, lambda x: x * 2))):
-        with pytest.raises(TraceError, match=f"writes into a tensor in {mode} mode alone"):
-            merge_modes(*map(recorded, graphs))
+def test_a_write_of_one_mode_into_a_tensor_of_both_happens_in_that_mode(write: Forward) -> None:
+    def plain(x: Tensor) -> Any:
+        y = torch.tanh(x)
+        return y * 3
+
+    def written(x: Tensor) -> Any:
+        y = torch.tanh(x)
+        write(y)
+        return y * 3
+
+    x = torch.randn(3, 4)
+    for evaluation, training in ((plain, written), (written, plain)):
+        net = fx.GraphModule(nn.Module(), merged(evaluation, training))
+        for mode, forward in ((False, evaluation), (True, training)):
+            net.training = mode
+            alone = fx.GraphModule(nn.Module(), recorded(forward))
+            assert torch.equal(net(x), alone(x))
 
 
 def test_places_in_the_model_tell_equal_operations_apart() -> None:

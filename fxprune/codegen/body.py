@@ -13,6 +13,7 @@ from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
 from fxprune.codegen.values import is_augmented, is_select_mode
 from fxprune.codegen.wrapping import wrap
+from fxprune.tracing.one_mode import only_mode
 
 __all__ = ["signature", "statements"]
 
@@ -82,6 +83,8 @@ class _Body:
             self._line(f"del {place}" if deleted else f"{place} = {self.expressions.value(node.args[2])}")
         elif getattr(target, "__name__", "") == "_assert":
             self._assert(node)
+        elif target is only_mode:
+            self._only_mode(*node.args)
         elif is_augmented(node):
             self._augment(node, name)
         else:
@@ -130,6 +133,10 @@ class _Body:
             self.lines.append(f"{margin})")
         else:
             self._line(f"assert {text}{shown}")
+
+    def _only_mode(self, flag: Any, recorded: Any, sentence: Any) -> None:
+        self._line(f"if {'not ' if recorded else ''}{self.expressions.tight(flag, 1)}:")
+        self._line(f"raise RuntimeError({self.expressions.value(sentence)})", len(self.open) + 1)
 
     def _flag(self, path: str) -> str:
         return self.expressions.tree.access(path)

@@ -6,6 +6,7 @@ import torch
 from torch.fx import Node
 
 from fxprune.codegen.values import is_inplace, is_select_mode, is_statement
+from fxprune.tracing.modes import writes
 
 __all__ = ["Condition", "conditions"]
 
@@ -37,10 +38,20 @@ def conditions(slim: torch.fx.GraphModule) -> dict[Node, tuple[Condition, ...]]:
 def _needed(slim: torch.fx.GraphModule, forced: set[Node]) -> dict[Node, tuple[Condition, ...]]:
     found: dict[Node, tuple[Condition, ...]] = {}
     for node in reversed(slim.graph.nodes):
+        if own := _own(node):
+            found[node] = own
+            continue
         uses = [use for user in node.users for use in _uses(node, user, found[user])]
         kept = [] if not uses or node in forced or is_statement(node) else list(uses[0])
         found[node] = tuple(condition for condition in kept if all(condition in use for use in uses))
     return found
+
+
+def _own(node: Node) -> tuple[Condition, ...]:
+    """Return the condition of a statement that was recorded in one mode alone: a write, or an assertion."""
+    if "flag" not in node.meta or not (writes(node) or is_statement(node)):
+        return ()
+    return ((str(node.meta["flag"]), node.meta["mode"] == "training"),)
 
 
 def _uses(node: Node, user: Node, outer: tuple[Condition, ...]) -> list[tuple[Condition, ...]]:
@@ -59,6 +70,6 @@ def _uses(node: Node, user: Node, outer: tuple[Condition, ...]) -> list[tuple[Co
 
 def _changes_more(slim: torch.fx.GraphModule, node: Node, found: dict[Node, tuple[Condition, ...]]) -> bool:
     module = slim.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if not found[node] or not is_inplace(node, module) or not node.args or not isinstance(node.args[0], Node):
+    if not found[node] or _own(node) or not is_inplace(node, module) or not node.args or not isinstance(node.args[0], Node):
         return False
     return not set(found[node]) <= set(found[node.args[0]])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import Node
 
 from fxprune.tracing.objects import Make
+from fxprune.tracing.one_mode import only_mode
 
 __all__ = [
     "is_augmented",
@@ -72,7 +73,10 @@ def is_metadata(node: Node) -> bool:
 def is_statement(node: Node) -> bool:
     """Return True if `node` is written as a statement that has no value: ``x[i] = y``, ``assert ...``."""
     name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and (node.target in (operator.setitem, operator.delitem) or name == "_assert")
+    return node.op == "call_function" and (node.target in _VALUELESS or name == "_assert")
+
+
+_VALUELESS = (operator.setitem, operator.delitem, only_mode)
 
 
 def is_augmented(node: Node) -> bool:

@@ -77,6 +77,7 @@ class Report:
         frozen_by_rewrite: groups that the rewrite could not shrink -> the reason.
         checks: the verification, if it ran.
         seconds: of each step.
+        refused: a mode (evaluation or training) that could not be recorded -> why; the slim model runs in the other alone.
         notes: what to know of the recording, in sentences: a batch that is fixed, and why.
     """
 
@@ -86,6 +87,12 @@ class Report:
     checks: Checks | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Of each mode, ``"recorded"`` or why it could not be."""
+        return {mode: self.refused.get(mode, "recorded") for mode in ("evaluation", "training")}
 
     @property
     def model(self) -> str:
@@ -122,6 +129,7 @@ class Report:
             "frozen_by_rewrite": self.frozen_by_rewrite,
             "checks": None if self.checks is None else self.checks.to_dict(),
             "seconds": self.seconds,
+            "modes": self.modes,
             "notes": self.notes,
         }
 

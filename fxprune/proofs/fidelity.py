@@ -21,6 +21,7 @@ from fxprune.proofs.trials import Trial, batches_of, other_sizes
 from fxprune.proofs.untouched import twin_of, untouched
 from fxprune.state import place_of
 from fxprune.tracing.module import build
+from fxprune.tracing.one_mode import MODES
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["Proof", "check_fidelity", "prove_fidelity", "recording_of"]
@@ -94,7 +95,8 @@ class Proof:
     def run(self, thorough: bool) -> None:
         example = self.traced.example
         batch, others = batches_of(example, self.traced.inputs)
-        for training in (False, True) if thorough else (False,):
+        recorded = [training for training in (False, True) if MODES[training] not in self.traced.refused]
+        for training in recorded if thorough else recorded[:1]:
             self._start()
             mode = "training" if training else "evaluation"
             self._try(Trial(f"{mode}, batch {batch}" if batch else mode, example, training, thorough))

@@ -24,25 +24,25 @@ def count_macs(model: nn.Module, analysis: Analysis) -> int:
 
     A model whose code reads values of tensors does not run there: a copy of it is run on random inputs.
     """
-    inputs = analysis.traced.inputs
+    inputs, training = analysis.traced.inputs, "evaluation" in analysis.traced.refused
     try:
         skeleton, _ = skeleton_of(model)
         with torch.device("meta"):  # constants that forward makes, too
-            flops = _flops(skeleton, *inputs)
+            flops = _flops(skeleton.train(training), *inputs)
     except (RuntimeError, NotImplementedError):
         device, dtype = place_of(model)
-        flops = _flops(copy.deepcopy(model), *(random_like(v, device, dtype) for v in inputs))
+        flops = _flops(copy.deepcopy(model).train(training), *(random_like(v, device, dtype) for v in inputs))
     return round(flops / 2 / analysis.batch)
 
 
 def _flops(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> int:
-    """Floating-point operations of one run in evaluation."""
+    """Floating-point operations of one run."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model.requires_grad_(False)  # the counter's hooks fail on a parameter that is passed to a module
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(*args, **named)
+        model(*args, **named)
     return int(counter.get_total_flops())
 
 
@@ -50,7 +50,8 @@ def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int =
     """Median seconds of one forward each, measured in turns on the example inputs."""
     device, dtype = place_of(model)
     args, named = (random_like(v, device, dtype) for v in analysis.traced.example)
-    pair = (twin_of(model).eval(), twin_of(slim).eval())
+    training = "evaluation" in analysis.traced.refused
+    pair = (twin_of(model).train(training), twin_of(slim).train(training))
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for turn in range(rounds + 1):

@@ -79,7 +79,7 @@ def _certified(
     """
     analysis = cut.analysis
     proof = prove_fidelity(analysis.traced, model, thorough=thorough, seed=seed)
-    others = [proof.compared[0], proof.compared[-1]][: len(proof.compared)] if thorough else []
+    others = [*proof.compared[:1], *proof.compared[1:][-1:]] if thorough else []
     masked: list[Any] = []
 
     def prove(dtype: torch.dtype) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from fxprune.submodules.calls import Argument, ModuleCall, Recording, arguments, holds_tensors
 from fxprune.submodules.dressing import Part, dressed, part_of
 from fxprune.tracing.guarded_code import guard_modes
+from fxprune.tracing.one_mode import only_mode
 
 __all__ = ["attach", "join", "split"]
 
@@ -42,7 +43,10 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
         known = {next(inputs): node for node, value in given if holds_tensors(value)}
         mine = {component[n] for n in _nodes_of(output, *known) if n in component}
         body = {n for n in nodes if component.get(n) in mine and n.op != "placeholder"}
+        body |= {n for n in nodes if n.target is only_mode and _decides(n.args[0], name)}
         read = {n for n in _nodes_of(output, *(n.all_input_nodes for n in body)) if n.op == "get_attr"}
+        flags = {n.meta["flag"] for n in body if "flag" in n.meta}
+        read |= {n for n in nodes if n.op == "get_attr" and n.target in flags}
         local = _Local(joint, root, name)
         for node in nodes:
             if node in body or node in read:
@@ -106,6 +110,11 @@ def _components(nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:
     return {node: number for number, part in enumerate(nx.connected_components(graph)) for node in part}
 
 
+def _decides(flag: Any, name: str) -> bool:
+    """Whether a ``training`` flag is of all submodules together, or of one that is `name` or inside it."""
+    return str(flag.target) == "training" or str(flag.target).startswith(f"{name}.")
+
+
 def _placeholders(graph: fx.Graph, given: Iterable[Argument], taken: Container[str]) -> list[tuple[fx.Node, Any]]:
     """A placeholder for each argument of forward, with its value; the names of nodes are `taken`."""
     found = []
@@ -127,6 +136,8 @@ def _moved(graph: fx.Graph, node: fx.Node, known: Mapping[fx.Node, Any], rename:
     new = graph.node_copy(node, known.__getitem__)
     if new.op in ("get_attr", "call_module"):
         new.target = rename(str(new.target))
+    if "flag" in new.meta:
+        new.meta["flag"] = rename(str(new.meta["flag"]))
     return new
 
 

@@ -20,6 +20,7 @@ from fxprune.submodules.dressing import Part
 from fxprune.submodules.hints import naming_submodules
 from fxprune.submodules.parts import Submodules
 from fxprune.tracing.module import build
+from fxprune.tracing.one_mode import in_its_mode
 from fxprune.tracing.tracer import trace_graph
 
 __all__ = ["Target", "analyze", "pair_of", "trace"]
@@ -87,7 +88,7 @@ class Target:
         module, _ = build(traced, self.model, traced.constants)
         clone_tensors(module)
         module.recompile()
-        return module
+        return in_its_mode(module)
 
     def check_criterion(self, criterion: Any) -> None:
         """

@@ -34,7 +34,7 @@ class Answers(fx.Tracer):
     """The part of a recorder that answers model code; what has no answer at once becomes a node.
 
     Attributes:
-        branched_on_training: the model's code asked for ``self.training`` as a bool.
+        branched: names of the ``training`` flags for which the model's code asked as a bool.
         of_training: nodes computed from self.training alone.
         questions: what the code asked of values, and what it was told.
     """
@@ -46,7 +46,7 @@ class Answers(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branched_on_training = False
+        self.branched: set[str] = set()
         self.questions = Questions()
         self._guards: set[str] = set()
         self.of_training: set[fx.Node] = set()
@@ -161,7 +161,7 @@ class Answers(fx.Tracer):
         """The value that Python code needs right now: the graph asserts that it stays so."""
         value = proxy.value
         if proxy.node in self.of_training:
-            self.branched_on_training = True
+            self.branched.update(_flags_of(proxy.node))
             return value
         if isinstance(value, Tensor):
             known = self.mode.known(value)
@@ -182,3 +182,10 @@ class Answers(fx.Tracer):
         if (text := guard.text(self.values)) not in self._guards:
             self._guards.add(text)
             guard.emit(text, add)
+
+
+def _flags_of(node: fx.Node) -> set[str]:
+    """The ``training`` flags that a node is computed from."""
+    if node.op == "get_attr":
+        return {str(node.target)}
+    return {flag for source in node.all_input_nodes for flag in _flags_of(source)}

@@ -42,15 +42,23 @@ def guard_modes(graph: fx.Graph) -> None:
 
 def _guarded(body: list[str], nodes: Iterable[fx.Node]) -> list[str]:
     tests = {n.name: _TESTS[n.meta["mode"]] for n in nodes if "mode" in n.meta}
-    flag = next((n.name for n in nodes if n.op == "get_attr" and n.target == "training"), None)
-    if flag is None:
-        return body  # nothing depends on the mode
-    items = []
+    flags = {str(n.target): n.name for n in nodes if n.op == "get_attr"}
+    owners = {n.name: flags.get(n.meta.get("flag", "training")) for n in nodes if "mode" in n.meta}
+    tests = {name: test for name, test in tests.items() if owners[name] is not None}  # else nothing depends on the mode
+    kept, items = set(owners.values()), []
     for item in body:
+        if item.startswith(";  ") and item.endswith(" = None\n"):  # of names that no node needs any more
+            gone = [name for name in item[3:-1].split(" = ")[:-1] if name not in kept]
+            items.append(f";  {' = '.join([*gone, 'None'])}\n" if gone else "\n")
+            continue
         head, equals, expression = item.partition(" = ")
         name = head.partition(":")[0].strip()  # print_readable names a type, too
-        if equals and name in tests:
-            item = f"{head} = {expression} if {tests.pop(name)}{flag} else None"
+        statement, _, last = item.rpartition(";  ")  # ``x[0] = y;  setitem = x``
+        written = last.partition(" = ")[0]
+        if statement and written in tests:
+            item = f"if {tests.pop(written)}{owners[written]}: {item}"
+        elif equals and name in tests:
+            item = f"{head} = {expression} if {tests.pop(name)}{owners[name]} else None"
         items.append(item)
     if tests:
         raise AssertionError(f"torch.fx writes no line for {', '.join(tests)}")

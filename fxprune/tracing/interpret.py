@@ -15,6 +15,7 @@ from fxprune.labels.store import Axis, Cause
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.modes import select_mode, writes
+from fxprune.tracing.one_mode import only_mode
 from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.whole import is_whole
 
@@ -115,6 +116,8 @@ def run_graph(
 
 def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Call a function; a factory that names no device (``torch.zeros(3)``) makes its tensor on the meta device."""
+    if target is only_mode:  # of the model that will run
+        return None
     if getattr(target, "__name__", "") in FACTORIES and kwargs.get("device") is None:
         kwargs = {**kwargs, "device": torch.device("meta")}
     return target(*args, **kwargs)
@@ -183,5 +186,5 @@ def keeps(node: fx.Node) -> bool:
     if node.op in ("placeholder", "output", "call_module"):
         return True
     if node.op == "get_attr":
-        return False
-    return node.target is torch._assert or writes(node) or is_whole(node)
+        return "decides" in node.meta  # a flag that says in which mode other nodes run
+    return node.target in (torch._assert, only_mode) or writes(node) or is_whole(node)

@@ -1,19 +1,19 @@
 """Merge the graphs of the two modes of a model that branches on ``self.training``.
 
-A node that only one mode has carries ``node.meta["mode"]`` and runs in that mode alone (`fxprune.tracing.guarded_code`);
-`select_mode` picks what each mode goes on with.
+A node that only one mode has carries ``node.meta["mode"]`` and ``node.meta["flag"]``, the name of the ``training`` flag that
+decides, and runs in that mode alone (`fxprune.tracing.guarded_code`); `select_mode` picks what each mode goes on with.
 """
 
 from __future__ import annotations
 
 import difflib
 import operator
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import map_arg
-
-from fxprune.errors import TraceError
 
 __all__ = ["in_evaluation", "merge_modes", "select_mode", "writes"]
 
@@ -23,17 +23,18 @@ def select_mode(training: bool, when_training: Any, otherwise: Any) -> Any:
     return when_training if training else otherwise
 
 
-def merge_modes(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
+def merge_modes(evaluation: fx.Graph, training: fx.Graph, flags: Iterable[str] = ("training",)) -> fx.Graph:
     """One graph for both modes: nodes of both in their order, `select_mode` where an argument or the output differs.
 
     Nodes are aligned by operation and place in the model.
 
-    Raises:
-        TraceError: one mode alone writes into a tensor that the other has too, which cannot be merged.
+    Args:
+        flags: names of the ``training`` flags that decided what was recorded. What differs inside a module that has one goes
+            by that; where it is not clear whose flag decided, the graph asserts that all are equal.
     """
     left, right = list(evaluation.nodes), list(training.nodes)
     matcher = difflib.SequenceMatcher(None, [_key(n) for n in left], [_key(n) for n in right], autojunk=False)
-    merger = _Merger()
+    merger = _Merger(sorted(flags) or ["training"])
     for kind, i0, i1, j0, j1 in matcher.get_opcodes():
         if kind == "equal":
             for a, b in zip(left[i0:i1], right[j0:j1], strict=True):
@@ -43,6 +44,7 @@ def merge_modes(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
                 merger.copy(node, "evaluation")
             for node in right[j0:j1]:
                 merger.copy(node, "training")
+    merger.finish()
     return merger.graph
 
 
@@ -54,28 +56,33 @@ class _Merger:
         made: node of the graph of either mode -> node of `graph` that stands for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flags: list[str]) -> None:
         self.graph = fx.Graph()
         self.made: dict[fx.Node, fx.Node] = {}
-        self._flag: fx.Node | None = None
+        self._flags = flags
+        self._nodes: dict[str, fx.Node] = {}
+        self._unclear = False
 
     def copy(self, node: fx.Node, mode: str) -> None:
         """Add a node that one mode alone has."""
-        node.meta["mode"] = mode
-        if writes(node) and not _guardable(node, mode):
-            raise TraceError(
-                f"the model writes into a tensor in {mode} mode alone ({node.format_node()}, {node.meta.get('source')}): "
-                "write it in both modes, or prune the other parts with submodules=[...]"
-            )
-        self._add(node, *self._moved(node))
-        self._training()
+        new = self._add(node, *self._moved(node))
+        if node.op == "call_function" and getattr(node.target, "__name__", "") in _METHODS and writes(node):
+            # torch.fx writes ``x += y`` as a statement, which no condition can be put around.
+            new.op, new.target = "call_method", _METHODS[node.target.__name__]  # type: ignore[union-attr]
+        if node.op in ("placeholder", "output", "get_attr"):
+            return
+        flag = self._decided(node.meta.get("scope", ""), ())
+        self._unclear |= any(source.meta.get("flag", flag) != flag for source in new.all_input_nodes)
+        new.meta["mode"], new.meta["flag"] = mode, flag
+        self._training(flag)
 
     def join(self, evaluation: fx.Node, training: fx.Node) -> None:
         """Add a node that both modes have, with the arguments of each."""
         args, kwargs = self._moved(evaluation)
         other_args, other_kwargs = self._moved(training)
-        args = tuple(self._choose(a, b) for a, b in zip(args, other_args, strict=True))
-        kwargs = {k: self._choose(a, other_kwargs[k]) for k, a in kwargs.items()}
+        scope = evaluation.meta.get("scope", "")
+        args = tuple(self._choose(a, b, scope) for a, b in zip(args, other_args, strict=True))
+        kwargs = {k: self._choose(a, other_kwargs[k], scope) for k, a in kwargs.items()}
         self.made[training] = self._add(evaluation, args, kwargs)
 
     def _moved(self, node: fx.Node) -> tuple[Any, Any]:
@@ -87,24 +94,53 @@ class _Merger:
         new.meta = dict(node.meta)
         return new
 
-    def _choose(self, a: Any, b: Any) -> Any:
-        """`a` in evaluation, `b` in training: arguments over nodes of the merged graph."""
+    def _choose(self, a: Any, b: Any, scope: str) -> Any:
+        """`a` in evaluation, `b` in training: arguments over nodes of the merged graph, of a node in the module `scope`."""
         if _same(a, b):
             return a
         if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b) and not hasattr(a, "_fields"):
-            return type(a)(self._choose(x, y) for x, y in zip(a, b, strict=True))
-        node = self.graph.call_function(select_mode, (self._training(), b, a))
+            return type(a)(self._choose(x, y, scope) for x, y in zip(a, b, strict=True))
+        inside: list[fx.Node] = []
+        map_arg((a, b), inside.append)
+        flag = self._decided(scope, inside)
+        node = self.graph.call_function(select_mode, (self._training(flag), b, a))
         node.meta.update(scope="", source="")
         return node
 
-    def _training(self) -> fx.Node:
-        """The node of ``self.training``, which comes before all else, since any node may ask for it."""
-        if self._flag is None:
+    def _decided(self, scope: str, inputs: Iterable[fx.Node]) -> str:
+        """The flag that decided what is recorded in the module `scope`, from nodes that may be of one mode themselves."""
+        if len(self._flags) == 1:
+            return self._flags[0]
+        owners = [f for f in self._flags if f"{scope}.".startswith(f.removesuffix("training")) or f == "training"]
+        found = {str(n.meta["flag"]) for n in inputs if "flag" in n.meta} or set(owners)
+        if len(found) == 1:
+            return found.pop()
+        self._unclear = True
+        return "training" if "training" in self._flags else self._flags[0]
+
+    def _training(self, flag: str) -> fx.Node:
+        """The node of a flag, which comes before all else, since any node may ask for it."""
+        if flag not in self._nodes:
             first = next((n for n in self.graph.nodes if n.op != "placeholder"), None)
             with self.graph.inserting_before(first):
-                self._flag = self.graph.get_attr("training")
-            self._flag.meta.update(scope="", source="")
-        return self._flag
+                self._nodes[flag] = self.graph.get_attr(flag)
+            self._nodes[flag].meta.update(scope="", source="", decides=True)
+        return self._nodes[flag]
+
+    def finish(self) -> None:
+        """Assert that all flags are equal where it is not clear which of them decided what."""
+        if not self._unclear:
+            return
+        flags = [self._training(flag) for flag in self._flags]
+        last = [node for node in self.graph.nodes if node in flags][-1]
+        for flag in flags[1:]:
+            message = f"{flags[0].target} and {flag.target} must be equal: the model's code asks for both"
+            with self.graph.inserting_after(last):
+                held = self.graph.call_function(operator.eq, (flags[0], flag))
+            with self.graph.inserting_after(held):
+                last = self.graph.call_function(torch._assert, (held, message))
+            for node in (held, last):
+                node.meta.update(scope="", source="")
 
 
 def in_evaluation(graph: fx.Graph) -> set[str]:
@@ -132,16 +168,23 @@ def writes(node: fx.Node) -> bool:
     if node.target is operator.setitem or node.kwargs.get("inplace"):
         return True
     in_operator = getattr(operator, name, None) is node.target
-    return (name in _AUGMENTED and in_operator) or (name.endswith("_") and not in_operator and not name.startswith("_"))
+    return (name in _METHODS and in_operator) or (name.endswith("_") and not in_operator and not name.startswith("_"))
 
 
-def _guardable(node: fx.Node, mode: str) -> bool:
-    """Whether a write of one mode touches only what that mode made, and is code that can be put under a condition."""
-    written = node.all_input_nodes[0].meta.get("mode") if node.all_input_nodes else None
-    return written == mode and node.target is not operator.setitem and getattr(node.target, "__name__", "") not in _AUGMENTED
-
-
-_AUGMENTED = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"}
+# Augmented operators -> the method that they are of tensors.
+_METHODS = {
+    "iadd": "add_",
+    "isub": "sub_",
+    "imul": "mul_",
+    "itruediv": "div_",
+    "ifloordiv": "floor_divide_",
+    "imod": "remainder_",
+    "ipow": "pow_",
+    "iand": "bitwise_and_",
+    "ior": "bitwise_or_",
+    "ixor": "bitwise_xor_",
+    "imatmul": "matmul",
+}
 
 
 def _key(node: fx.Node) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from torch import nn
 from fxprune.tracing import whole
 from fxprune.tracing.interpret import FACTORIES
 from fxprune.tracing.proxy import IndexProxy, Proxy, proxies_in
+from fxprune.tracing.randomness import DRAWS
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder
@@ -180,10 +181,12 @@ def _through(function: Callable[..., Any]) -> Callable[..., Any]:
     if function in _WRAPPERS:  # a recorder within a recorder
         return function
 
+    draws = function.__name__ in DRAWS
+
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
         recorder = _THREAD.recorder
-        if recorder is None or recorder.evaluating or not proxies_in((args, kwargs)):
+        if recorder is None or recorder.evaluating or not (draws or proxies_in((args, kwargs))):
             return function(*args, **kwargs)
         return recorder.create_proxy("call_function", function, args, kwargs)
 

@@ -9,9 +9,10 @@ from types import FrameType
 
 import torch
 
-__all__ = ["line_of_error", "line_running"]
+__all__ = ["is_models_code", "line_of_error", "line_running", "place_in"]
 
 _OTHERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{torch.__path__[0]}{os.sep}")
+_STANDARD = f"{Path(os.__file__).parent}{os.sep}"  # Python's own library
 _SHOWN: dict[str, str] = {}  # file -> how it is shown, "" if it is none of the model's
 
 
@@ -37,9 +38,20 @@ def line_of_error(error: BaseException) -> str:
     return place
 
 
+def is_models_code(frame: FrameType) -> bool:
+    """Whether a frame runs code that is neither ours nor that of PyTorch or Python."""
+    return bool(_shown(frame.f_code.co_filename))
+
+
+def place_in(frame: FrameType) -> str:
+    """``folder/file.py:12`` of what a frame runs."""
+    return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
 def _shown(file: str) -> str:
     """A file by its name and its folder's; empty for one of ours or PyTorch's."""
     found = _SHOWN.get(file)
     if found is None:
-        found = _SHOWN[file] = "" if file.startswith(_OTHERS) else "/".join(file.replace("\\", "/").split("/")[-2:])
+        others = file.startswith(_OTHERS) or (file.startswith(_STANDARD) and f"{os.sep}site-packages{os.sep}" not in file)
+        found = _SHOWN[file] = "" if others else "/".join(file.replace("\\", "/").split("/")[-2:])
     return found

@@ -34,7 +34,7 @@ class Recorder(Answers):
         values: node -> value on the meta device.
         constants: name -> tensor that the model makes or holds outside its state.
         lowered: module name -> torch.nn class that stands for it.
-        branched_on_training: the model's code asked for ``self.training`` as a bool.
+        branched: names of the ``training`` flags for which the model's code asked as a bool.
         calls: what calls of modules, their tensors and their modes become.
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """

@@ -31,9 +31,11 @@ from fxprune.tracing.hooks import check_hooks, hooked, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
+from fxprune.tracing.one_mode import MODES, restrict
 from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
+from fxprune.tracing.randomness import kept_apart, refuse_draws
 from fxprune.tracing.recorder import Recorder
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
 from fxprune.tracing.undecided import check_either_way
@@ -57,6 +59,7 @@ class Traced:
         example: the example inputs on the meta device.
         names: what the parts of the skeleton are called.
         notes: what a user should know of the recording, in sentences.
+        refused: a mode that could not be recorded -> why; the graph runs in the other alone.
     """
 
     graph: fx.Graph
@@ -70,6 +73,7 @@ class Traced:
     example: tuple[tuple[Any, ...], dict[str, Any]]
     names: Names
     notes: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -102,19 +106,60 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
     skeleton = Skeleton.of(model, inputs, kwargs)
     check_hooks({name: skeleton.origin.get(id(t), t) for name, t in skeleton.names.tensors.items()})
     training = [(module, module.training) for module in skeleton.names.modules.values()]
-    recorded, run, fixed = settle(skeleton, _record_modes)
+    recorded, run, fixed = settle(skeleton, record_modes)
     for module, flag in training:
         if module.training is not flag:
             module.training = flag
     traced = _traced(recorded, run, (skeleton.args, skeleton.named))
     traced.notes.extend([fixed] if fixed else [])
+    traced.notes.extend(f"{mode} could not be recorded, and is refused: {why}" for mode, why in run.refused.items())
+    traced.refused.update(run.refused)
     return traced
 
 
-def _record_modes(skeleton: Skeleton) -> _Run:
-    """The forward in evaluation, and in training where that differs."""
-    run = _recorded(skeleton, training=False)
-    return _both_modes(skeleton, run, _recorded(skeleton, training=True)) if run.branched_on_training else run
+def record_modes(skeleton: Skeleton) -> _Run:
+    """The forward in evaluation, and in training where that differs; of one mode alone where the other cannot be recorded.
+
+    Raises:
+        TraceError: neither can.
+    """
+    runs: list[_Run] = []
+    failed: list[_Failed] = []
+    for training in (False, True):
+        try:
+            runs.append(_recorded(skeleton, training))
+        except _Failed as error:
+            failed.append(error)
+        if not (runs or failed)[0].branched:
+            break  # the modes are the same
+    if not runs:
+        raise failed[0].error
+    if len(runs) == 2:
+        try:
+            return _both_modes(skeleton, *runs)
+        except TraceError as error:
+            failed.append(_Failed(error, runs[1].branched))
+    return _one_mode(runs[0], failed[0]) if failed else runs[0]
+
+
+class _Failed(Exception):
+    """A mode that cannot be recorded.
+
+    Attributes:
+        error: why.
+        branched: the ``training`` flags for which the model's code had asked.
+    """
+
+    def __init__(self, error: PruneError, branched: frozenset[str]) -> None:
+        super().__init__(str(error))
+        self.error, self.branched = error, branched
+
+
+def _one_mode(run: _Run, failed: _Failed) -> _Run:
+    """A run of the mode that can be recorded, whose graph refuses the other."""
+    why = str(failed).splitlines()[0]
+    run.values.update(restrict(run.graph, run.branched | failed.branched, run.training, why))
+    return replace(run, refused={MODES[not run.training]: why})
 
 
 def _refuse_parts(model: nn.Module) -> None:
@@ -138,29 +183,43 @@ class _Run:
     values: dict[fx.Node, Any]
     constants: dict[str, Tensor]
     lowered: dict[str, type[nn.Module]]
-    branched_on_training: bool = False
+    training: bool = False
+    branched: frozenset[str] = frozenset()
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def _recorded(skeleton: Skeleton, training: bool) -> _Run:
-    """The forward in one mode. Proxies serve as numbers of plain Python only where the model's code fails otherwise."""
+    """The forward in one mode. Proxies serve as numbers of plain Python only where the model's code fails otherwise.
+
+    Raises:
+        _Failed: it cannot be recorded.
+    """
     skeleton.module.train(training)
+    recorder = Recorder(skeleton, new_mode(skeleton), Proxy)
     try:
-        try:
-            return _record(Recorder(skeleton, new_mode(skeleton), Proxy))
-        except TypeError as error:
-            if "Proxy" not in str(error):
-                raise
-            return _record(Recorder(skeleton, new_mode(skeleton), IndexProxy))
-    except PruneError:
-        raise
+        with kept_apart() as drawn:
+            try:
+                run = _record(recorder, training)
+            except TypeError as error:
+                if "Proxy" not in str(error):
+                    raise
+                recorder = Recorder(skeleton, new_mode(skeleton), IndexProxy)
+                run = _record(recorder, training)
+            if drawn():
+                refuse_draws(lambda: _record(Recorder(skeleton, new_mode(skeleton), recorder.proxy_class), training))
+            return run
+    except PruneError as error:
+        raise _Failed(error, frozenset(recorder.branched)) from error
     except Exception as error:
-        raise TraceError(
+        found = TraceError(
             f"{type(skeleton.module).__name__} cannot be traced whole ({line_of_error(error)}): {type(error).__name__}: "
             f"{said(error)}; check the example inputs, or prune the parts that can be traced with submodules=[...]"
-        ) from error
+        )
+        found.__cause__ = error
+        raise _Failed(found, frozenset(recorder.branched)) from error
 
 
-def _record(recorder: Recorder) -> _Run:
+def _record(recorder: Recorder, training: bool) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
     hooks = hooks_by_module(skeleton.names.modules)
     with torch.inference_mode(), patched(recorder):
@@ -177,8 +236,9 @@ def _record(recorder: Recorder) -> _Run:
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
-    run = _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, recorder.branched_on_training)
-    if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions))):
+    graph, branched = recorder.graph, frozenset(recorder.branched)
+    run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
+    if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
         return run
     mode = new_mode(skeleton)  # without the labels of what was asked
     return replace(run, mode=mode, values=run_graph(run.graph, skeleton, mode, run.constants, run.lowered))
@@ -212,12 +272,13 @@ def _placeholder(recorder: Recorder, name: str, value: Any) -> Any:
 def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
     """The runs of the two modes as one, whose labels hold in both."""
     skeleton.module.eval()
-    graph, mode = merge_modes(evaluation.graph, training.graph), new_mode(skeleton)
+    branched = evaluation.branched | training.branched
+    graph, mode = merge_modes(evaluation.graph, training.graph, branched), new_mode(skeleton)
     constants = {**training.constants, **evaluation.constants}
     lowered = evaluation.lowered | training.lowered
     values = run_graph(graph, skeleton, mode, constants, lowered)
     graph.eliminate_dead_code(is_impure_node=keeps)
-    return _Run(graph, mode, values, constants, lowered)
+    return _Run(graph, mode, values, constants, lowered, branched=branched)
 
 
 def _traced(skeleton: Skeleton, run: _Run, example: tuple[tuple[Any, ...], dict[str, Any]]) -> Traced:
