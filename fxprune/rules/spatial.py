@@ -93,3 +93,15 @@ def unfold(call: Call) -> None:
     axis = call.fix(axes[dim], "a window slides over this axis")
     axes[dim] = Axis(int(call.out.shape[dim]), None, axis.dynamic)
     call.set([*axes, Axis(int(call.out.shape[-1]))])
+
+
+@rule("_fft_c2c", "_fft_r2c", "_fft_c2r")
+def transform(call: Call) -> None:
+    """_fft_c2c: [n, c, h] -> [n, c, h'] over h, whose entries all go into each; any other axis carries through"""
+    source = call.axes(call["self"])
+    over = {d % len(source) for d in call["dim"]}
+    for d in over:
+        call.fix(source[d], "a Fourier transform mixes the entries of this axis")
+    (out,) = call.outputs
+    sizes = enumerate(zip(source, out.shape, strict=True))
+    call.set([Axis(int(size), None, axis.dynamic) if d in over else axis for d, (axis, size) in sizes])

@@ -72,7 +72,34 @@ def _waits(model: nn.Module, h: Tensor) -> Tensor:
     return h
 
 
+def _through_spectra(model: nn.Module, h: Tensor) -> Tensor:
+    """Features [n, 16], told apart as [n, 16, 1] -> their spectra over time, and back."""
+    waves = h.unsqueeze(2) * torch.arange(1.0, 9.0)
+    return torch.fft.irfft(torch.fft.rfft(waves, dim=2).real, n=8, dim=2).mean(dim=2)
+
+
+class Spectra(nn.Module):
+    """A network of spectrograms, which are made and undone by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Waves [n, 64] -> [n, 64]."""
+        spectra = torch.view_as_real(torch.stft(x, 16, 4, window=self.window, return_complex=True))
+        made = self.b(self.a(spectra.permute(0, 3, 1, 2)).relu()).permute(0, 2, 3, 1).contiguous()
+        return torch.istft(torch.view_as_complex(made), 16, 4, window=self.window, length=x.shape[-1])
+
+
+def _waves(batch: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, 64),)
+
+
 CASES = [
+    Case("spectra over another axis than channels", net(_through_spectra), rows),
+    Case("spectrograms made and undone", Spectra, _waves),
     Case("a branch on values that only notes something", net(_warns), rows),
     Case("two branches on values that only warn", net(_warns_twice), rows),
     Case("a branch on values that changes them", net(_clamps), rows, refused="depends on the values of the tensor"),
