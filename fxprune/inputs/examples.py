@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -106,11 +107,14 @@ def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
-        return {"dict": [[k, _describe(v)] for k, v in value.items()]}  # a list, since JSON documents sort their keys
+        kind = "dict" if type(value) in (dict, OrderedDict) else "named"
+        return {kind: [[k, _describe(v)] for k, v in value.items()]}  # a list, since JSON documents sort their keys
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return {"record": [[k, _describe(v)] for k, v in zip(value._fields, value, strict=True)]}
     if isinstance(value, (list, tuple)):
         return {"list" if isinstance(value, list) else "tuple": [_describe(v) for v in value]}
+    if nested.form_of(value) == "object":
+        return {"fields": [[k, _describe(v)] for k, v in nested.entries(value).items()]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"constant": value}
     raise InputError(
@@ -141,6 +145,18 @@ def example_of(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, ...], d
     return tuple(args), named
 
 
+class _Named(dict[Any, Any]):
+    """A dict whose entries are attributes, and are counted: for one of a class that only the model's code knows."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return list(self.values())[key] if isinstance(key, int) and key not in self else super().__getitem__(key)
+
+
 def _restore(value: Mapping[str, Any], depth: int = 0) -> Any:
     if depth > _DEPTH:
         raise ValueError("they are nested too deeply")
@@ -153,6 +169,10 @@ def _restore(value: Mapping[str, Any], depth: int = 0) -> Any:
         return torch.empty(value["shape"], dtype=dtype, device="meta")
     if "dict" in value:
         return {k: _restore(v, depth + 1) for k, v in value["dict"]}
+    if "named" in value:
+        return _Named((k, _restore(v)) for k, v in value["named"])
+    if "fields" in value:
+        return SimpleNamespace(**{k: _restore(v) for k, v in value["fields"]})
     if "record" in value:  # of a class that only the model's code knows: its fields are what counts
         return namedtuple("Record", [k for k, _ in value["record"]])(*(_restore(v, depth + 1) for _, v in value["record"]))
     if "list" in value:

@@ -13,7 +13,6 @@ The same run labels the axes of every tensor (`fxprune.tracing.label_mode`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,14 +25,14 @@ from torch.nn.parameter import is_lazy
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.batches import settle
-from fxprune.tracing.guards import is_constant
-from fxprune.tracing.hooks import check_hooks, hooked, hooks_by_module
-from fxprune.tracing.interpret import keeps, label_input, label_outputs, labels_of, run_graph
+from fxprune.tracing.hooks import check_hooks, hooks_by_module
+from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
 from fxprune.tracing.one_mode import MODES, restrict
 from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
+from fxprune.tracing.plain_inputs import in_order, placeholders
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
 from fxprune.tracing.randomness import kept_apart, refuse_draws
 from fxprune.tracing.recorder import Recorder
@@ -103,7 +102,7 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
         TraceError: the forward depends on data, or does what a graph cannot hold; the message names the place.
     """
     _refuse_parts(model)
-    skeleton = Skeleton.of(model, inputs, kwargs)
+    skeleton = Skeleton.of(model, inputs, in_order(model, len(inputs), kwargs or {}))
     check_hooks({name: skeleton.origin.get(id(t), t) for name, t in skeleton.names.tensors.items()})
     training = [(module, module.training) for module in skeleton.names.modules.values()]
     recorded, run, fixed = settle(skeleton, record_modes)
@@ -223,8 +222,7 @@ def _record(recorder: Recorder, training: bool) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
     hooks = hooks_by_module(skeleton.names.modules)
     with torch.inference_mode(), patched(recorder):
-        args = [_placeholder(recorder, name, value) for name, value in _arguments(skeleton)]
-        named = {name: _placeholder(recorder, name, value) for name, value in skeleton.named.items()}
+        args, named = placeholders(recorder)
         result = skeleton.module(*args, **named)
         output = recorder.graph.output(recorder.create_arg(result))
     output.meta.update(scope="", source="")
@@ -242,31 +240,6 @@ def _record(recorder: Recorder, training: bool) -> _Run:
         return run
     mode = new_mode(skeleton)  # without the labels of what was asked
     return replace(run, mode=mode, values=run_graph(run.graph, skeleton, mode, run.constants, run.lowered))
-
-
-def _arguments(skeleton: Skeleton) -> list[tuple[str, Any]]:
-    """The positional inputs, each with the name of the parameter of forward that it fills."""
-    model = skeleton.module
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    count = len(skeleton.args)
-    if rest is not None:
-        names += [f"{rest}_{i}" for i in range(count)]
-    elif hooked(model) or type(model).__call__ is not nn.Module.__call__:  # which may make of the inputs what forward takes
-        names += [f"input_{i}" for i in range(len(names), count)]
-    if count > len(names):
-        raise InputError(f"forward takes {len(names)} positional inputs ({', '.join(names)}), but {count} are given")
-    return list(zip(names, skeleton.args, strict=False))
-
-
-def _placeholder(recorder: Recorder, name: str, value: Any) -> Any:
-    """A proxy for an input; containers of tensors become containers of proxies."""
-    node = recorder.graph.create_node("placeholder", name)
-    node.meta.update(scope="", source="")
-    label_input(recorder.mode, value)
-    proxy = recorder.wrap(node, value)
-    return value if is_constant(value) else proxy
 
 
 def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
