@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from fxprune import nested
 from fxprune.passes.base import Context, Mismatch
 from fxprune.state import meta_copies, named_parts, set_modes
+from fxprune.tracing.autocasting import casting
 from fxprune.tracing.interpret import call_on_meta
 from fxprune.tracing.quick_leaves import quick_leaf
 from fxprune.tracing.quick_shapes import QuickShapes
@@ -74,6 +75,7 @@ class _Run:
         self.module, self.context = module, context
         self.parts = dict(named_parts(module))
         self.mode = QuickShapes()
+        self.device = context.traced.device
 
     def __call__(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
@@ -81,11 +83,11 @@ class _Run:
             owner, _, name = str(node.target).rpartition(".")
             return getattr(self.parts[owner], name)
         part = self.parts[str(node.target)] if node.op == "call_module" else None
-        found = None if part is None else quick_leaf(part, args, kwargs)
+        found = None if part is None or "region" in node.meta else quick_leaf(part, args, kwargs)
         if found is not None:
             return found
         try:
-            with self.mode:
+            with self.mode, casting(node, self.device):
                 if part is not None:
                     return part(*args, **kwargs)
                 if node.op == "call_method":

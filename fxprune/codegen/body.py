@@ -13,6 +13,7 @@ from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
 from fxprune.codegen.values import is_augmented, is_select_mode
 from fxprune.codegen.wrapping import wrap
+from fxprune.tracing.contexts import OUTSIDE, region_of
 from fxprune.tracing.one_mode import only_mode
 
 __all__ = ["signature", "statements"]
@@ -40,7 +41,7 @@ def statements(slim: torch.fx.GraphModule, expressions: Expressions) -> list[str
             body.finish(node.args[0], INDENT)
         else:
             body.part(node)
-            body.enter(needed[node])
+            body.enter((*body.contexts(node), *needed[node]))
             body.write(node)
     return body.lines
 
@@ -50,7 +51,7 @@ class _Body:
         self.expressions = expressions
         self.schedule = expressions.schedule
         self.lines: list[str] = []
-        self.open: tuple[Condition, ...] = ()
+        self.open: tuple[Condition | str, ...] = ()
         self.current: str | None = None
 
     def part(self, node: Node) -> None:
@@ -62,13 +63,22 @@ class _Body:
                 self.lines.append("")
             self.current = part
 
-    def enter(self, needed: tuple[Condition, ...]) -> None:
-        """Close blocks that do not hold for the next statement, and open those that it needs."""
+    def contexts(self, node: Node) -> list[str]:
+        """Return the contexts that a node runs in, as code."""
+        region = region_of(node)
+        return [] if region == OUTSIDE else region.headers(self.expressions.names.use("torch"), self._flag(region.flag))
+
+    def enter(self, needed: tuple[Condition | str, ...]) -> None:
+        """Close blocks that do not hold for the next statement, and open those that it needs: contexts are texts."""
         shared = 0
         while shared < min(len(self.open), len(needed)) and self.open[shared] == needed[shared]:
             shared += 1
         for depth in range(shared, len(needed)):
-            flag, value = needed[depth]
+            block = needed[depth]
+            if isinstance(block, str):
+                self._line(f"with {block}:", depth)
+                continue
+            flag, value = block
             # Right after the block for the other mode, at the same depth, with nothing in between.
             opposite = depth == shared and depth < len(self.open) and self.open[depth] == (flag, not value)
             self._line("else:" if opposite else f"if {'' if value else 'not '}{self._flag(flag)}:", depth)

@@ -21,6 +21,7 @@ from fxprune.codegen.values import (
     is_tuple,
     tuple_length,
 )
+from fxprune.tracing.contexts import same_region
 
 __all__ = ["Schedule"]
 
@@ -114,6 +115,8 @@ class Schedule:
         torch.fx.node.map_arg((user.args, user.kwargs), uses.append)
         size = 1 + sum(self.inlined.get(argument, 0) for argument in node.all_input_nodes)
         if uses.count(node) != 1 or is_statement(node):
+            return 0
+        if not same_region(node, user) and not is_metadata(node):
             return 0
         if self._chained(node, user):
             return size

@@ -16,9 +16,11 @@ from fxprune.errors import PruneError
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.labels.store import axes_in
 from fxprune.proofs.errors import relative_error
+from fxprune.proofs.one_precision import in_one_precision
 from fxprune.proofs.precision import precision_of
 from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import named_tensors, place_of, sliced
+from fxprune.tracing.contexts import entered
 from fxprune.tracing.module import build
 from fxprune.tracing.one_mode import without_checks
 
@@ -56,7 +58,7 @@ def masked_outputs(
     slim = twin_of(slim, wide)
     reference, slim = without_checks(reference).eval(), without_checks(slim).eval()
     args, named = random_like(inputs or traced.example, device, dtype, seed)
-    with torch.no_grad():
+    with torch.no_grad(), in_one_precision(reference.graph, dtype):
         seed_all(seed)
         found = slim(*own_copy(args), **own_copy(named))
         seed_all(seed)
@@ -91,6 +93,10 @@ class _Masked(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.meta.get("mode") == "training":
             return None
+        with entered(n, gradients=False):
+            return self._masked(n)
+
+    def _masked(self, n: fx.Node) -> Any:
         axes = self._axes(n)
         if self.origin[n.name].name in self.traced.mode.statistics_nodes and self._loses(n):
             return self._statistic(n, axes)

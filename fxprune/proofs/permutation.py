@@ -10,6 +10,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.occurrences import Occurrences
+from fxprune.proofs.one_precision import in_one_precision
 from fxprune.proofs.precision import precision_of
 from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import copied, place_of, replace_tensors
@@ -29,7 +30,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype
     original, permuted = twin_of(model, wide).eval(), twin_of(model, wide).eval()
     _permute(permuted, analysis, np.random.default_rng(seed))
     args, named = random_like(analysis.traced.example, device, dtype, seed)
-    with torch.no_grad():
+    with torch.no_grad(), in_one_precision(analysis.traced.graph, dtype):
         seed_all(seed)
         expected = original(*own_copy(args), **own_copy(named))
         seed_all(seed)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
 from fxprune.inputs.examples import own_copy
+from fxprune.tracing.contexts import entered
 from fxprune.tracing.modes import in_evaluation
 from fxprune.tracing.module import build
 
@@ -56,7 +57,8 @@ class _Walk(fx.Interpreter):
         if n.target is torch._assert:
             self._hold(n)
             return None
-        value = super().run_node(n)
+        with entered(n, gradients=False):
+            value = super().run_node(n)
         for source, look in self.looks.get(n.name, ()):
             at = next((self.env[i] for i in n.all_input_nodes if i.name == source), value)
             look(at)

@@ -1,12 +1,14 @@
-"""Generated code that runs a node in one mode only: ``aux = self.aux(x) if training else None``."""
+"""Generated code that runs a node in one mode only (``aux = self.aux(x) if training else None``), or in a ``with`` block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import fx
 from torch.fx.graph import CodeGen, PythonCode
+
+from fxprune.tracing.contexts import OUTSIDE, Region, region_of
 
 __all__ = ["GuardedCode", "guard_modes"]
 
@@ -14,7 +16,8 @@ _TESTS = {"training": "", "evaluation": "not "}
 
 
 class GuardedCode(CodeGen):
-    """Code in which a node with ``node.meta["mode"]`` is computed in that mode, and None in the other.
+    """Code in which a node with ``node.meta["mode"]`` is computed in that mode, and None in the other; and in which nodes with
+    ``node.meta["region"]`` are in ``with`` blocks.
 
     torch.fx has no hook for the code of one node; the text of a whole graph is handed out as a list, in which each node has
     an item ``name = expression``. Invariant: every node with a mode has exactly one such item.
@@ -24,7 +27,7 @@ class GuardedCode(CodeGen):
         nodes, other = list(nodes), self._body_transformer
 
         def transform(body: list[str]) -> list[str]:
-            body = _guarded(body, nodes)
+            body = _in_blocks(_guarded(body, nodes), nodes)
             return body if other is None else other(body)
 
         self._body_transformer = transform
@@ -35,8 +38,8 @@ class GuardedCode(CodeGen):
 
 
 def guard_modes(graph: fx.Graph) -> None:
-    """Have the graph's generated code run the nodes of one mode in that mode only."""
-    if any("mode" in node.meta for node in graph.nodes):
+    """Have the graph's generated code run the nodes of one mode in that mode only, and those of a region in its contexts."""
+    if any("mode" in node.meta or "region" in node.meta for node in graph.nodes):
         graph.set_codegen(GuardedCode())
 
 
@@ -63,3 +66,36 @@ def _guarded(body: list[str], nodes: Iterable[fx.Node]) -> list[str]:
     if tests:
         raise AssertionError(f"torch.fx writes no line for {', '.join(tests)}")
     return items
+
+
+def _in_blocks(body: list[str], nodes: Sequence[fx.Node]) -> list[str]:
+    """Items of a body with runs of nodes of one region under its contexts.
+
+    Before what it writes for node `i`, torch.fx puts the item ``# COUNTER: i``, which it takes out again.
+    """
+    if not any("region" in n.meta for n in nodes):
+        return body
+    items: list[str] = []
+    block: list[str] = []
+    current = OUTSIDE
+    for item in body:
+        if item.startswith(_COUNTER):
+            node = nodes[int(item[len(_COUNTER) :])]
+            region = current if node.op == "get_attr" else region_of(node)
+            if region != current:
+                items += _block(block, current)
+                block, current = [], region
+        block.append(item)
+    return items + _block(block, current)
+
+
+_COUNTER = "# COUNTER: "
+
+
+def _block(items: list[str], region: Region) -> list[str]:
+    if region == OUTSIDE:
+        return items
+    lines = "".join(items).rstrip("\n").split("\n")
+    headers = [f"{'    ' * depth}with {context}:" for depth, context in enumerate(region.headers())]
+    margin = "    " * len(headers)
+    return ["\n".join([*headers, *(margin + line if line else "" for line in lines)]) + "\n"]

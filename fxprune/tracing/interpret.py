@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.labels.store import Axis, Cause
+from fxprune.tracing.autocasting import casting
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.modes import select_mode, writes
@@ -53,6 +54,7 @@ class Runner:
 
     def __init__(self, skeleton: Skeleton, mode: LabelMode, lowered: Mapping[str, type[nn.Module]]) -> None:
         self.modules, self.mode, self.lowered = skeleton.names.modules, mode, lowered
+        self.device = skeleton.device
         self._leaves: dict[str, nn.Module] = {}
 
     def __call__(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -60,7 +62,7 @@ class Runner:
         mode = self.mode
         mode.node, mode.source = node.name, node.meta.get("source", "")
         mode.arguments = None if node.op == "call_module" else (node.args, node.kwargs)
-        with mode:
+        with mode, casting(node, self.device):
             if node.op == "call_module":
                 return self._leaf(str(node.target))(*args, **kwargs)
             if _fills(node):

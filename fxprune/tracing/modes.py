@@ -15,6 +15,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+from fxprune.tracing.contexts import region_of, same_region
+
 __all__ = ["in_evaluation", "merge_modes", "select_mode", "writes"]
 
 
@@ -83,7 +85,9 @@ class _Merger:
         scope = evaluation.meta.get("scope", "")
         args = tuple(self._choose(a, b, scope) for a, b in zip(args, other_args, strict=True))
         kwargs = {k: self._choose(a, other_kwargs[k], scope) for k, a in kwargs.items()}
-        self.made[training] = self._add(evaluation, args, kwargs)
+        new = self.made[training] = self._add(evaluation, args, kwargs)
+        if not same_region(evaluation, training):
+            new.meta["region"] = region_of(evaluation).merged(region_of(training), self._decided(scope, ()))
 
     def _moved(self, node: fx.Node) -> tuple[Any, Any]:
         args, kwargs = map_arg((node.args, node.kwargs), self.made.__getitem__)
@@ -188,7 +192,7 @@ _METHODS = {
 
 
 def _key(node: fx.Node) -> tuple[Any, ...]:
-    return (node.op, node.target, node.meta.get("scope", ""), len(node.args), tuple(node.kwargs))
+    return (node.op, node.target, node.meta.get("scope", ""), len(node.args), tuple(node.kwargs), region_of(node).frame)
 
 
 def _same(a: Any, b: Any) -> bool:

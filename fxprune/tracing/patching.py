@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._device import _device_constructors
 
 from fxprune.tracing import whole
+from fxprune.tracing.context_patches import context_patches
 from fxprune.tracing.interpret import FACTORIES
 from fxprune.tracing.proxy import IndexProxy, Proxy, proxies_in
 from fxprune.tracing.randomness import DRAWS
@@ -67,6 +69,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
     Another thread that comes here waits until this one has left; within one thread, the inner recorder is served first.
     """
     with _LOCK:
+        _device_constructors()  # it remembers functions as it finds them: let it find PyTorch's own
         outer, replaced = _THREAD.recorder, []
         try:
             for owner, name, value in _patches(recorder):
@@ -104,6 +107,7 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     yield nn.Module, "_call_impl", _module_call
     yield nn.Module, "__getattr__", _module_attribute
     yield nn.Module, "training", _TRAINING
+    yield from context_patches(_active)
     for kind in _owners_of_forward(recorder):
         yield kind, "forward", _class_forward(vars(kind)["forward"])
     yield from whole.patches(_active)

@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from fxprune.errors import PruneError, TraceError, said
 from fxprune.tracing.answers import Answers
+from fxprune.tracing.entering import Contexts
 from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.label_mode import LabelMode
@@ -36,6 +37,7 @@ class Recorder(Answers):
         lowered: module name -> torch.nn class that stands for it.
         branched: names of the ``training`` flags for which the model's code asked as a bool.
         calls: what calls of modules, their tensors and their modes become.
+        contexts: which contexts the model's code is in.
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
@@ -49,6 +51,7 @@ class Recorder(Answers):
         self.lowered: dict[str, type[nn.Module]] = {}
         self.evaluating = False
         self.calls = ModuleCalls(self)
+        self.contexts = Contexts()
         self.run_node = Runner(skeleton, mode, self.lowered)
         self._attributes: dict[str, Any] = {}
         self._constant_names: dict[int, str] = {}
@@ -86,6 +89,7 @@ class Recorder(Answers):
         node = self.graph.create_node(kind, target, args, kwargs, name)
         node.meta["scope"] = self.names.module_names.get(id(self.calls.scopes[-1]), "")
         node.meta["source"] = line_running()
+        self.contexts.mark(node)
         return node
 
     def wrap(self, node: fx.Node, value: Any) -> Any:

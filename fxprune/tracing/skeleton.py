@@ -81,6 +81,11 @@ class Skeleton:
         """What its parts are called."""
         return Names(self.module)
 
+    @property
+    def device(self) -> str:
+        """The kind of device that the model is on."""
+        return next((t.device.type for t in self.origin.values()), "cpu")
+
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     """A copy of the model on the meta device, and ``id(copy) -> original`` for all its tensors."""

@@ -24,6 +24,7 @@ from torch.nn.parameter import is_lazy
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError, said
+from fxprune.tracing.ambient import settle_questions
 from fxprune.tracing.batches import settle
 from fxprune.tracing.hooks import check_hooks, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
@@ -59,6 +60,7 @@ class Traced:
         names: what the parts of the skeleton are called.
         notes: what a user should know of the recording, in sentences.
         refused: a mode that could not be recorded -> why; the graph runs in the other alone.
+        device: the kind of device that the model is on.
     """
 
     graph: fx.Graph
@@ -73,6 +75,7 @@ class Traced:
     names: Names
     notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -204,6 +207,7 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
                     raise
                 recorder = Recorder(skeleton, new_mode(skeleton), IndexProxy)
                 run = _record(recorder, training)
+            settle_questions(recorder, lambda other: _record(other, training).graph)
             if drawn():
                 refuse_draws(lambda: _record(Recorder(skeleton, new_mode(skeleton), recorder.proxy_class), training))
             return run
@@ -224,6 +228,7 @@ def _record(recorder: Recorder, training: bool) -> _Run:
     with torch.inference_mode(), patched(recorder):
         args, named = placeholders(recorder)
         result = skeleton.module(*args, **named)
+        recorder.contexts.finish()
         output = recorder.graph.output(recorder.create_arg(result))
     output.meta.update(scope="", source="")
     recorder.values[output] = value = nested.map(value_of, result)
@@ -262,4 +267,6 @@ def _traced(skeleton: Skeleton, run: _Run, example: tuple[tuple[Any, ...], dict[
     constants = {name: value for name, value in run.constants.items() if name in used}
     inputs = (skeleton.args, skeleton.named)
     lowered, names = run.lowered, skeleton.names
-    return Traced(run.graph, skeleton.module, run.mode, values, axes, constants, lowered, inputs, example, names)
+    return Traced(
+        run.graph, skeleton.module, run.mode, values, axes, constants, lowered, inputs, example, names, device=skeleton.device
+    )
