@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 
 from fxprune.criteria import resolve, score_groups
 from fxprune.errors import PlanMismatch
-from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope
+from fxprune.inputs.acceptance import check_model, check_values
+from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope, check_flag, check_seed
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
 from fxprune.planning.plan import Plan, checked_plan
-from fxprune.planning.policies import policy_of
+from fxprune.planning.policies import chosen, policy_of
 from fxprune.planning.report import Checks, Clock, Report, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
 from fxprune.rewrite import Rewritten, rewrite
@@ -77,7 +78,7 @@ def prune(
         NothingToPrune: no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
-    clock = Clock()
+    clock, verify = Clock(), check_flag(verify, "verify")
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
     what = (model, submodules, example_inputs)
     target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
@@ -120,7 +121,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     Raises:
         PlanMismatch: the plan was made for another model.
     """
-    clock = Clock()
+    clock, verify = Clock(), check_flag(verify, "verify")
     target = Target.of_plan(model, checked_plan(plan))
     analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")
@@ -142,6 +143,7 @@ def why(
     known = plan_of(model_or_plan)
     if known is not None:
         return explain(known, layer)
+    check_model(model_or_plan)
     assert isinstance(model_or_plan, nn.Module)
     analysis = analyze(model_or_plan, example_inputs, submodules=submodules)
     return explain(document_of(model_or_plan, analysis.cut(), {}), layer, analysis)
@@ -159,7 +161,9 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     Raises:
         InputError: `slim` does not come from `prune` or `apply` on a model like this one.
     """
-    return verify_pair(*pair_of(model, slim, example_inputs), timed=latency, seed=seed)
+    check_model(model)
+    check_values(model, "compare filled models")
+    return verify_pair(*pair_of(model, slim, example_inputs), timed=check_flag(latency, "latency"), seed=check_seed(seed))
 
 
 def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
@@ -170,7 +174,7 @@ def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **o
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
     scores = score_groups(criterion, target.model, analysis, **observed)
-    gone = policy.choose(analysis, scores)
+    gone = chosen(policy, analysis, scores)
     clock("score and select")
     rewritten = rewrite(analysis, gone)
     clock("rewrite")
@@ -180,6 +184,8 @@ def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **o
 
 def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:
     """Fill in the weights, prove the result, and report."""
+    if verify:
+        check_values(target.model, "leave the comparison out, verify=False")
     slim, parts = target.fill(rewritten)
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.frozen)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from fxprune.errors import InputError, nearest, shown
+from fxprune.errors import InputError, nearest, said, shown
 
-__all__ = ["AttentionPolicy", "Criterion", "PruneOptions", "Ratio", "Scope", "check_attention", "check_names", "check_seed"]
+__all__ = [
+    "AttentionPolicy",
+    "Criterion",
+    "PruneOptions",
+    "Ratio",
+    "Scope",
+    "check_attention",
+    "check_flag",
+    "check_names",
+    "check_seed",
+    "real",
+    "several",
+]
 
 Ratio = float | Mapping[str, float]
 Scope = Literal["global", "layer"]  # the policies of the package; any registered name will do
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Criterion = str | Callable[..., Any]
+_MOST = 100_000  # entries of a list that a user gives
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class PruneOptions:
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "ratio": _ratio(self.ratio),
-            "max_ratio": _real(self.max_ratio),
+            "max_ratio": real(self.max_ratio),
             "round_to": _whole(self.round_to),
             "seed": check_seed(self.seed),
             "ignore": check_names(self.ignore, "ignore"),
@@ -73,7 +86,7 @@ class PruneOptions:
         Raises:
             InputError: a value is out of range or of the wrong kind, or the ratio is missing.
         """
-        if "ratio" not in document:
+        if not isinstance(document, Mapping) or "ratio" not in document:
             raise InputError("the options name no ratio")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in document.items() if name in known})
@@ -105,17 +118,47 @@ def check_seed(seed: Any) -> int:
     return found
 
 
+def check_flag(given: Any, argument: str) -> bool:
+    """A truth value as Python's own.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(given, (bool, int)) or type(given).__name__ in ("bool", "bool_"):  # NumPy's, too
+        return bool(given)
+    raise InputError(f"{argument} must be True or False, not {shown(given)}")
+
+
 def check_names(given: Any, argument: str) -> tuple[str, ...]:
     """Names or globs: a text is one, and any iterable of texts are several.
 
     Raises:
         InputError: these are no names.
     """
-    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
-    for name in names:
+    names = []
+    for name in (given,) if isinstance(given, str) else several(given, argument):
         if not isinstance(name, str):
             raise InputError(f"{argument} must name modules or parameters by text, as ['head', 'layer3.*'], not {shown(name)}")
-    return names
+        names.append(name)
+    return tuple(names)
+
+
+def several(given: Any, argument: str) -> Iterator[Any]:
+    """The entries of what a user gave as an iterable, which may be of any kind, fail, or never end.
+
+    Raises:
+        InputError: it is none, or has too many.
+    """
+    try:
+        for number, entry in enumerate(given):
+            if number == _MOST:
+                raise InputError(f"{argument} has more than {_MOST:,} entries")
+            yield entry
+    except (GeneratorExit, InputError):
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {said(error)}"
+        raise InputError(f"{argument} must be a list, not {shown(given)} ({why})") from error
 
 
 def _ratio(given: Any) -> Ratio:
@@ -134,13 +177,13 @@ def _ratio(given: Any) -> Ratio:
 
 
 def _fraction(value: Any, at_least_zero: bool = False) -> float:
-    number = _real(value)
+    number = real(value)
     if number is None or not 0 <= number < 1 or (number == 0 and not at_least_zero):  # a pattern may spare its groups
         raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {shown(value)}")
     return number
 
 
-def _real(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     """A number of Python, NumPy or another library as Python's own; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None

@@ -112,7 +112,10 @@ def sliced(tensor: Tensor, kept: Mapping[int, np.ndarray]) -> Tensor:
     # The axis that loses most goes first: the copies in between stay small.
     for axis, indices in sorted(kept.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
         data = data.index_select(axis, torch.from_numpy(np.ascontiguousarray(indices)).to(data.device))
-    return data if kept else data.clone()
+    if not kept:
+        return data.clone()
+    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return data.contiguous(memory_format=torch.channels_last) if last else data
 
 
 def copied(tensor: Tensor, data: Tensor) -> Tensor:

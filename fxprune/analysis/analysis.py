@@ -15,7 +15,7 @@ from fxprune import nested
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution, solve
 from fxprune.options import AttentionPolicy
 from fxprune.tracing.modes import in_evaluation
@@ -178,8 +178,8 @@ class Analysis:
 
     def group(self, name: str) -> Group:
         """The free group of that id."""
-        if name not in self._free:
-            raise InputError(f"there is no group {name!r} that may be pruned{nearest(name, self._free)}")
+        if not isinstance(name, str) or name not in self._free:
+            raise InputError(f"there is no group {shown(name)} that may be pruned{nearest(name, self._free)}")
         return self._free[name]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxprune.errors import InputError, PruneError
+from fxprune.errors import InputError, PruneError, shown
 
 try:
     import fcntl
@@ -37,9 +37,9 @@ def checked_path(path: Any) -> Path:
         text = os.fspath(path)
         os.fsencode(text)
     except (TypeError, UnicodeEncodeError) as error:
-        raise InputError(f"a path must be text or a pathlib.Path that names a file, not {path!r:.80}") from error
+        raise InputError(f"a path must be text or a pathlib.Path that names a file, not {shown(path)}") from error
     if not isinstance(text, str) or "\0" in text:
-        raise InputError(f"a path must be text without null characters, not {path!r:.80}")
+        raise InputError(f"a path must be text without null characters, not {shown(path)}")
     return Path(text)
 
 

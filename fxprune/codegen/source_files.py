@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.codegen import reader
 from fxprune.codegen.reader import waiting_name
 from fxprune.codegen.replacing import move
 from fxprune.codegen.source import class_name, mark_of, source_of
@@ -133,6 +134,8 @@ def _tensors(slim: torch.fx.GraphModule, model: nn.Module) -> dict[str, torch.Te
         value: Any = functools.reduce(getattr, name.split("."), slim)
         if value.is_meta:
             raise PruneError(f"{name} is on the meta device and has no values: load weights before saving")
+        if str(value.dtype).removeprefix("torch.") not in reader.DTYPES.values():
+            raise PruneError(f"{name} is of {value.dtype}, which safetensors cannot hold: convert the model before saving")
         tensors[name] = _alone(value.detach())
     return tensors
 

@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 import torch
 
 from fxprune.codegen.replacing import checked_path, move, replace
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 
 __all__ = ["Writer", "names", "register", "save"]
 
@@ -127,12 +127,14 @@ def register(name: str) -> Callable[[_Made], _Made]:
     Raises:
         InputError: the name is taken, or this is no `Writer` with suffixes such as ``".onnx"``.
     """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"an output form's name must be text, not {shown(name)}")
     if name in names():
         raise InputError(f"there is an output form {name!r} already: choose another name")
 
     def keep(made: _Made) -> _Made:
         if not (isinstance(made, type) and issubclass(made, Writer) and made.suffixes):
-            raise InputError(f"output form {name!r} must be a subclass of Writer with suffixes, not {made!r}")
+            raise InputError(f"output form {name!r} must be a subclass of Writer with suffixes, not {shown(made)}")
         if wrong := [suffix for suffix in made.suffixes if Path(f"slim{suffix}").suffix != suffix]:
             raise InputError(f"output form {name!r}: {wrong[0]!r} is not a suffix such as '.onnx'")
         _registered[name] = made
@@ -143,8 +145,8 @@ def register(name: str) -> Callable[[_Made], _Made]:
 
 def _writer(name: str) -> Writer:
     known = names()
-    if name not in known:
-        raise InputError(f"there is no output form {name!r}{nearest(str(name), known)}; known: {', '.join(known)}")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"there is no output form {shown(name)}{nearest(name, known)}; known: {', '.join(known)}")
     if name in _registered:
         return _registered[name]()
     module, _, attribute = _NAMES[name].partition(":")

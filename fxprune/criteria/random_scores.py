@@ -18,5 +18,5 @@ class Random(Criterion):
     """Uniform scores, drawn from the seed and the group's id: the same plan on every run and device."""
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(group.id.encode()))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + zlib.crc32(group.id.encode())) % (1 << 63))
         return torch.rand(group.size, generator=generator, dtype=torch.float64)

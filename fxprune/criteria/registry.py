@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fxprune.criteria.base import Criterion
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 
 __all__ = ["names", "register", "resolve"]
 
@@ -67,7 +67,7 @@ def register(name: str) -> Callable[[_Made], _Made]:
         InputError: the name is taken, or not a name.
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise InputError(f"a criterion's name must be an identifier, not {name!r}")
+        raise InputError(f"a criterion's name must be an identifier, not {shown(name)}")
     if name in _NAMES or name in _registered:
         raise InputError(f"there is a criterion {name!r} already: choose another name")
 
@@ -92,10 +92,10 @@ def resolve(criterion: str | Callable[..., Any], seed: int = 0, **options: Any) 
         if options:
             raise InputError(f"options ({', '.join(options)}) need the name of a criterion: this one is made already")
         return criterion
-    found = _find(criterion)
+    found = _find(criterion) if isinstance(criterion, str) else None
     if found is None:
         known = names()
-        raise InputError(f"there is no criterion {criterion!r}{nearest(str(criterion), known)}; known: {', '.join(known)}")
+        raise InputError(f"there is no criterion {shown(criterion)}{nearest(criterion, known)}; known: {', '.join(known)}")
     return _make(found, criterion, seed, options)
 
 

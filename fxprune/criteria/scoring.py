@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError, NothingToPrune
+from fxprune.errors import InputError, NothingToPrune, PruneError, said, shown
+from fxprune.inputs.acceptance import check_finite, check_values
 from fxprune.state import named_tensors
 from fxprune.statistics.gathering import gather
 
-__all__ = ["prepare", "prepare_together", "score_groups"]
+__all__ = ["prepare", "prepare_together", "score_groups", "scores_of"]
 
 
 def prepare(
@@ -65,16 +67,46 @@ def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Anal
     """
     if not analysis.free:
         raise NothingToPrune(analysis.nothing())
-    prepare(criterion, model, analysis, **observed)
     tensors = named_tensors(model)
-    with torch.no_grad():
-        return {group.id: _checked(criterion(group, tensors), group) for group in analysis.free}
+    check_finite(tensors, dict.fromkeys(member.name for group in analysis.free for member in group.members))
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    try:
+        with _naming(name):
+            prepare(criterion, model, analysis, **observed)
+        with torch.no_grad():
+            return {group.id: scores_of(criterion, group, tensors, name) for group in analysis.free}
+    except InputError:
+        check_values(model, "rank channels at random, criterion='random'")
+        raise
 
 
-def _checked(found: Any, group: Group) -> np.ndarray:
-    scores = found.detach().double().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
+def scores_of(criterion: Callable[..., Any], group: Group, tensors: Mapping[str, Tensor], name: str) -> np.ndarray:
+    """Scores ``[channels]`` in float64 of one group.
+
+    Raises:
+        InputError: the criterion, known as `name`, fails, or gives anything else than one finite number a channel.
+    """
+    with _naming(name, f" on group {group.id!r}"):
+        found = criterion(group, tensors)
+    try:
+        scores = found.detach().double().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
+    except Exception as error:  # of what the user's code gives, anything
+        what = f"gave {shown(found)} for group {group.id!r}, not one number for each of its {group.size} channels"
+        raise InputError(f"criterion {name} {what}") from error
     if scores.shape != (group.size,):
-        raise InputError(f"the criterion gave scores of shape {scores.shape} for group {group.id!r} of {group.size} channels")
+        what = f"gave scores of shape {scores.shape} for group {group.id!r} of {group.size} channels"
+        raise InputError(f"criterion {name} {what}")
     if not np.isfinite(scores).all():
-        raise InputError(f"the criterion gave scores that are not finite for group {group.id!r}: check the model's weights")
+        raise InputError(f"criterion {name} gave scores that are not finite for group {group.id!r}: check the model's weights")
     return scores
+
+
+@contextlib.contextmanager
+def _naming(name: str, place: str = "") -> Iterator[None]:
+    """Says of an error that it is the criterion's, and where it happened."""
+    try:
+        yield
+    except PruneError:
+        raise
+    except Exception as error:
+        raise InputError(f"criterion {name} failed{place}: {type(error).__name__}: {said(error)}") from error

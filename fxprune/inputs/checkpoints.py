@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, shown
 
 __all__ = ["load_into", "read_state_dict"]
 
@@ -30,7 +30,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such file, or it is no checkpoint, or damaged or hostile.
     """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"a checkpoint is named by text or a pathlib.Path, not {shown(path)}")
     path = Path(path)
+    if len(str(path)) > 4000 or len(path.name.encode(errors="replace")) > 255:
+        raise InputError(f"there is no checkpoint file {shown(str(path))}: the name is too long")
     if path.is_dir():
         raise InputError(f"the checkpoint {str(path)!r} is a folder: name the file in it that holds the weights")
     if not path.is_file():

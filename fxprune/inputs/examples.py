@@ -12,22 +12,13 @@ from torch import Tensor, nn
 
 from fxprune import nested
 from fxprune.errors import InputError, PlanMismatch, shown
+from fxprune.inputs.acceptance import check_model
 from fxprune.inputs.sizes import infer_example_inputs
 
-__all__ = ["check_model", "describe", "example_of", "own_copy", "random_like", "settle_inputs"]
+__all__ = ["describe", "example_of", "own_copy", "random_like", "settle_inputs"]
 
 _DEPTH = 32  # levels of lists and dicts
 _MOST_BYTES = 1 << 34  # of random inputs
-
-
-def check_model(model: Any) -> None:
-    """
-    Raises:
-        InputError: this is no model.
-    """
-    if not isinstance(model, nn.Module):
-        made = " (a class: give a model, which a call of it makes)" if isinstance(model, type) else ""
-        raise InputError(f"model must be an nn.Module, not {shown(model)}{made}")
 
 
 def settle_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,6 +60,9 @@ def _check(value: Any) -> None:
     tensors = nested.tensors(value)
     if not tensors:
         raise InputError("example_inputs holds no tensor: pass what the model's forward takes")
+    if strange := [t for t in tensors if t.is_quantized or t.layout is not torch.strided]:
+        kind = "quantized" if strange[0].is_quantized else "sparse"
+        raise InputError(f"example_inputs hold a {kind} tensor: pass plain ones, of which only shape and dtype count")
     if not any(t.numel() for t in tensors):
         raise InputError("example_inputs hold no values, only tensors of size 0: pass a batch of one sample or more")
 

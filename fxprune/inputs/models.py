@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import InputError, nearest, said
+from fxprune.errors import InputError, nearest, said, shown
 from fxprune.inputs.checkpoints import load_into, read_state_dict
 
 __all__ = ["load_model"]
@@ -37,6 +37,8 @@ def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
         InputError: the name is unknown, the factory fails, or the checkpoint is damaged, hostile or made for
             another model.
     """
+    if not isinstance(spec, str):
+        raise InputError(f"a model's name must be text of the form {_FORMS}, not {shown(spec)}")
     state = None if checkpoint is None else read_state_dict(checkpoint)
     kind, colon, name = spec.partition(":")
     if kind == "timm" and colon:
@@ -50,7 +52,7 @@ def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
         raise InputError(f"{spec!r} names no factory: write {spec}:NAME, NAME being what builds the model")
     else:
         hint = nearest(spec, _known_names()) if not colon else ""
-        raise InputError(f"model {spec!r} is not of the form {_FORMS}{hint}")
+        raise InputError(f"model {shown(spec)} is not of the form {_FORMS}{hint}")
     if state is not None:
         load_into(model, state, f"checkpoint {str(checkpoint)!r}")
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 from fxprune.planning.plan import GroupPlan, Plan
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def explain(plan: Plan, layer: str, analysis: Analysis | None = None) -> Answer:
     Raises:
         InputError: the model has no such layer, or it has no channels of its own.
     """
+    if not isinstance(layer, str):
+        raise InputError(f"layer must be the name of a module or parameter, as 'layer1.conv', not {shown(layer)}")
     parts, coupled = [], []
     names = {layer, *(first for other, first in plan.tied.items() if _belongs(other, layer))}
 
@@ -72,7 +74,7 @@ def explain(plan: Plan, layer: str, analysis: Analysis | None = None) -> Answer:
             modules |= {n for n, _ in analysis.traced.skeleton.named_modules()}
         if layer in modules:
             return Answer(layer, "frozen", [(layer, "frozen", 0, 0, "it has no channels of its own")])
-        raise InputError(f"the model has no layer {layer!r} with channels{nearest(layer, sorted(modules))}")
+        raise InputError(f"the model has no layer {shown(layer)} with channels{nearest(layer, sorted(modules))}")
     status = min((p[1] for p in parts), key=_ORDER.index)
     return Answer(layer, status, parts, list(dict.fromkeys(coupled)))
 

@@ -81,9 +81,9 @@ class Plan:
     def group(self, name: str) -> GroupPlan:
         """The group of that id."""
         for group in self.groups:
-            if group.id == name:
+            if isinstance(name, str) and group.id == name:
                 return group
-        raise PlanMismatch(f"the plan has no group {shown(name)}{nearest(str(name), [g.id for g in self.groups])}")
+        raise PlanMismatch(f"the plan has no group {shown(name)}{nearest(name, [g.id for g in self.groups])}")
 
     @property
     def settings(self) -> PruneOptions:

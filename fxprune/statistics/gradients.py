@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fxprune import nested
-from fxprune.errors import InputError
+from fxprune.errors import InputError, shown
 from fxprune.inputs.batches import Batch
 from fxprune.inputs.examples import own_copy
-from fxprune.statistics.walk import Runner
+from fxprune.statistics.walk import Runner, failing
 
 __all__ = ["Gradients", "Loss"]
 
@@ -57,10 +57,16 @@ class Gradients:
     def _differentiate(self, inputs: Any, labels: Any, again: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         leaves = {name: w.detach().requires_grad_() for name, w in self.weights.items()}
         with torch.enable_grad():
-            output = functional_call(self.runner.module, leaves, own_copy(inputs))
-            value = self._loss_of(output, labels)
+            with failing("the model"):
+                output = functional_call(self.runner.module, leaves, own_copy(inputs))
+            with failing("the loss"):
+                value = self._loss_of(output, labels)
+            if not isinstance(value, Tensor):
+                raise InputError(f"the loss must be a tensor of one number, computed from the output, not {shown(value)}")
             if value.dim():
                 raise InputError(f"the loss must be one number, not a tensor of shape {tuple(value.shape)}")
+            if not value.requires_grad:
+                raise InputError("the loss does not depend on the weights, so it has no gradient: compute it from the output")
             found = torch.autograd.grad(
                 value, list(leaves.values()), allow_unused=True, materialize_grads=True, create_graph=again
             )

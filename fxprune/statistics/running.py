@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
-from fxprune.errors import InputError
+from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.batches import Batch, class_labels, read_batch
 from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
 from fxprune.statistics.gradients import Gradients, Loss
@@ -74,7 +74,7 @@ class Statistics:
 
     def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
         """Add batches of data."""
-        source: Iterator[Any] = islice(data, batches)
+        source: Iterator[Any] = islice(_each(data), batches)
         if self._lookout.wants_ranges and not self.store.ranges:
             source = self._calibrate(source)
         before = self.store.images
@@ -157,6 +157,23 @@ def processes() -> int:
 
 def _length(data: Any) -> int | None:
     return len(data) if hasattr(data, "__len__") else None
+
+
+def _each(data: Any) -> Iterator[Any]:
+    """The batches of what a user gave.
+
+    Raises:
+        InputError: these are no batches, or the user's code that makes them fails.
+    """
+    count = 0
+    try:
+        for batch in data:
+            yield batch
+            count += 1
+    except (PruneError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise InputError(f"data failed after {count} batches: {type(error).__name__}: {said(error)}") from error
 
 
 def _shown(source: Iterator[Any], total: int | None) -> Iterator[Any]:

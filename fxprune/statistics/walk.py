@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import Analysis
-from fxprune.errors import InputError
+from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.examples import own_copy
 from fxprune.tracing.contexts import entered
 from fxprune.tracing.modes import in_evaluation
@@ -42,13 +43,29 @@ class Runner:
     def observe(self, inputs: tuple[Any, ...], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
         """Run a batch without gradients; after node ``k`` call each ``(source, look)`` of ``looks[k]`` with the value
         of node `source`, as it is at that moment."""
-        with torch.no_grad():
+        with torch.no_grad(), failing("the model"):
             _Walk(self.module, self._needed, looks).run(*own_copy(inputs))
+
+
+@contextmanager
+def failing(what: str) -> Iterator[None]:
+    """Says of an error what failed on a batch.
+
+    Raises:
+        InputError: instead of an error that is none of fxprune's.
+    """
+    try:
+        yield
+    except PruneError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} failed on a batch of the data: {type(error).__name__}: {said(error)}") from error
 
 
 class _Walk(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, needed: set[str], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # which is added to the text of our own errors, too
         self.needed, self.looks = needed, looks
 
     def run_node(self, n: fx.Node) -> Any:

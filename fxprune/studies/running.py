@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from fxprune.analysis.analysis import analyze_model
 from fxprune.analysis.groups import Group
 from fxprune.criteria import resolve
-from fxprune.errors import InputError
+from fxprune.errors import InputError, shown
 from fxprune.inputs.examples import settle_inputs
-from fxprune.options import AttentionPolicy, PruneOptions
+from fxprune.options import AttentionPolicy, PruneOptions, check_names, check_seed, real, several
 from fxprune.planning.policies.ratio import GlobalRatio, LayerRatio
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import weight_tests
@@ -71,7 +71,8 @@ def study(
         TraceError: the forward cannot be recorded as one graph.
         NothingToPrune: there are no channels to rank.
     """
-    terms = _Terms(unit, _checked_ratios(criteria, ratios, noise), tuple(ignore), attention, noise, seed)
+    noise, names = _checked_noise(noise), check_names(ignore, "ignore")
+    terms = _Terms(unit, _checked_ratios(criteria, ratios), names, attention, noise, check_seed(seed))
     made = _made(criteria, unit, seed)
     args, named = settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=attention, ignore=terms.ignore)
@@ -166,16 +167,22 @@ def _noisy(
     return found, (f"no data to observe the model with changed weights: stability of {', '.join(blind)} was not measured",)
 
 
-def _checked_ratios(criteria: Sequence[Any], ratios: Iterable[float], noise: float) -> tuple[float, ...]:
-    if isinstance(criteria, str) or not len(criteria):
-        raise InputError(f"criteria must be a list of at least one name or callable, not {criteria!r}")
-    cuts = tuple(dict.fromkeys(ratios))
-    wrong = [r for r in cuts if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r < 1]
+def _checked_noise(noise: Any) -> float:
+    found = real(noise)
+    if found is None or not 0 <= found < 1:
+        raise InputError(f"noise must be a relative error of at least 0 and below 1, not {shown(noise)}")
+    return float(found)
+
+
+def _checked_ratios(criteria: Sequence[Any], ratios: Iterable[float]) -> tuple[float, ...]:
+    if not isinstance(criteria, (list, tuple)) or not criteria:
+        raise InputError(f"criteria must be a list of at least one name or callable, not {shown(criteria)}")
+    given = list(several(ratios, "ratios"))
+    cuts = [real(r) for r in given]
+    wrong = [r for r, cut in zip(given, cuts, strict=True) if cut is None or not 0 < cut < 1]
     if wrong or not cuts:
-        raise InputError(f"ratios must be fractions between 0 and 1, at least one, not {(wrong or list(cuts))!r}")
-    if not 0 <= noise < 1:
-        raise InputError(f"noise must be a relative error of at least 0 and below 1, not {noise!r}")
-    return cuts
+        raise InputError(f"ratios must be fractions between 0 and 1, at least one, not {shown(wrong or given)}")
+    return tuple(dict.fromkeys(float(cut) for cut in cuts if cut is not None))
 
 
 def _made(criteria: Sequence[str | Callable[..., Any]], unit: Unit, seed: int) -> dict[str, Callable[..., Any]]:

@@ -16,9 +16,10 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.random_scores import Random
-from fxprune.criteria.scoring import prepare_together
+from fxprune.criteria.scoring import prepare_together, scores_of
 from fxprune.criteria.weights import WeightCriterion
-from fxprune.errors import InputError, NothingToPrune
+from fxprune.errors import InputError, NothingToPrune, shown
+from fxprune.inputs.acceptance import check_finite, check_values
 from fxprune.state import named_tensors
 from fxprune.studies.distribution import output_axes
 
@@ -81,8 +82,8 @@ def check_unit(criterion: Callable[..., Any], name: str, unit: Unit) -> None:
     Raises:
         InputError: the criterion looks at more than that.
     """
-    if unit not in ("group", "layer"):
-        raise InputError(f"unit must be 'group' or 'layer', not {unit!r}")
+    if not isinstance(unit, str) or unit not in ("group", "layer"):
+        raise InputError(f"unit must be 'group' or 'layer', not {shown(unit)}")
     if unit == "layer" and isinstance(criterion, Criterion) and not isinstance(criterion, (WeightCriterion, Random)):
         raise InputError(f"criterion {name!r} scores whole groups: leave out unit='layer', which is for criteria on weights")
 
@@ -101,10 +102,12 @@ class Scoring:
         Raises:
             InputError: data are missing, or scores are not finite or of the wrong shape.
         """
+        tensors = named_tensors(model)
+        check_values(model, "fill it with random ones")
+        check_finite(tensors, dict.fromkeys(member.name for unit in self.units for member in unit.members))
         criteria = {name: copy.copy(criterion) for name, criterion in criteria.items()}
         seen = self.observation
         prepare_together([*criteria.values()], model, self.analysis, seen.data, loss=seen.loss, batches=seen.batches)
-        tensors = named_tensors(model)
         with torch.no_grad():
             return {name: self._scored(name, criterion, tensors) for name, criterion in criteria.items()}
 
@@ -113,10 +116,10 @@ class Scoring:
         if isinstance(criterion, Criterion):
             plain = copy.copy(criterion)
             plain.normalization = "none"
-        raw = {u.id: _checked(plain(u, tensors), name, u) for u in self.units}
+        raw = {u.id: scores_of(plain, u, tensors, name) for u in self.units}
         if plain is criterion:
             return Scored(raw, raw)
-        return Scored(raw, {u.id: _checked(criterion(u, tensors), name, u) for u in self.units})
+        return Scored(raw, {u.id: scores_of(criterion, u, tensors, name) for u in self.units})
 
 
 def with_noise(model: nn.Module, noise: float, seed: int) -> nn.Module:
@@ -129,12 +132,3 @@ def with_noise(model: nn.Module, noise: float, seed: int) -> nn.Module:
                 error = torch.randn(parameter.shape, generator=generator).mul_(noise).add_(1)
                 parameter.mul_(error.to(parameter.device, parameter.dtype))
     return twin
-
-
-def _checked(found: Any, name: str, unit: Group) -> np.ndarray:
-    scores = found.detach().double().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
-    if scores.shape != (unit.size,):
-        raise InputError(f"criterion {name!r} gave scores of shape {scores.shape} for {unit.id!r} of {unit.size} channels")
-    if not np.isfinite(scores).all():
-        raise InputError(f"criterion {name!r} gave scores that are not finite for {unit.id!r}: check the model's weights")
-    return scores

@@ -10,7 +10,8 @@ from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis, analyze_model
 from fxprune.errors import InputError, PlanMismatch
-from fxprune.inputs.examples import check_model, describe, example_of, settle_inputs
+from fxprune.inputs.acceptance import check_model
+from fxprune.inputs.examples import describe, example_of, settle_inputs
 from fxprune.options import AttentionPolicy, check_attention, check_names
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Report, report_of

@@ -6,7 +6,7 @@ your own: `register`.
 
 from __future__ import annotations
 
-from fxprune.planning.policies.base import Policy, Scores
+from fxprune.planning.policies.base import Policy, Scores, chosen
 from fxprune.planning.policies.registry import names, policy_of, register
 
-__all__ = ["Policy", "Scores", "names", "policy_of", "register"]
+__all__ = ["Policy", "Scores", "chosen", "names", "policy_of", "register"]

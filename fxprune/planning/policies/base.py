@@ -10,9 +10,10 @@ import numpy as np
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
+from fxprune.errors import InputError, PruneError, said, shown
 from fxprune.options import PruneOptions
 
-__all__ = ["Policy", "Scores"]
+__all__ = ["Policy", "Scores", "chosen"]
 
 Scores = Mapping[str, np.ndarray]  # group id -> one score a channel; the highest are kept
 
@@ -48,3 +49,25 @@ class Policy:
         kept = group.size - count
         kept = max(step, round(kept / step) * step)
         return max(group.size - kept, 0)
+
+
+def chosen(policy: Policy, analysis: Analysis, scores: Scores) -> dict[str, np.ndarray]:
+    """What a policy chooses, checked: it may be the user's.
+
+    Raises:
+        InputError: the policy fails, or chooses what no group can lose.
+    """
+    name = type(policy).__name__
+    try:
+        found = {key: np.asarray(list(channels)) for key, channels in policy.choose(analysis, scores).items()}
+    except PruneError:
+        raise
+    except Exception as error:
+        raise InputError(f"policy {name} failed: {type(error).__name__}: {said(error)}") from error
+    for key, channels in found.items():
+        group = analysis.group(key)
+        within = not len(channels) or (channels.dtype.kind in "iu" and 0 <= channels.min() <= channels.max() < group.size)
+        if not within or len(np.unique(channels)) != len(channels) or len(channels) == group.size:
+            what = f"not {shown(channels.tolist())}"
+            raise InputError(f"policy {name} must choose some of the {group.size} channels of {key!r}, each once, {what}")
+    return found

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from fxprune.errors import InputError, nearest
+from fxprune.errors import InputError, nearest, shown
 from fxprune.options import PruneOptions
 from fxprune.planning.policies.base import Policy
 
@@ -39,12 +39,16 @@ def register(name: str) -> Callable[[_Made], _Made]:
     True
 
     Raises:
-        InputError: the name is taken.
+        InputError: the name is taken, or this is no `Policy`.
     """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"a policy's name must be text, not {shown(name)}")
     if name in names():
         raise InputError(f"there is a policy {name!r} already: choose another name")
 
     def keep(made: _Made) -> _Made:
+        if not (isinstance(made, type) and issubclass(made, Policy)):
+            raise InputError(f"policy {name!r} must be a subclass of Policy, not {shown(made)}")
         _registered[name] = made
         return made
 
@@ -57,10 +61,10 @@ def policy_of(options: PruneOptions) -> Policy:
     Raises:
         InputError: `scope` names none.
     """
-    if options.scope not in names():
+    if not isinstance(options.scope, str) or options.scope not in names():
         known = names()
         text = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
-        raise InputError(f"scope must be {text}, not {options.scope!r}{nearest(str(options.scope), known)}")
+        raise InputError(f"scope must be {text}, not {shown(options.scope)}{nearest(options.scope, known)}")
     if options.scope in _registered:
         return _registered[options.scope](options)
     module, _, kind = (_BY_NAME if isinstance(options.ratio, Mapping) else _NAMES[options.scope]).partition(":")
