@@ -14,6 +14,7 @@ from fxprune.tracing.answers import Answers
 from fxprune.tracing.entering import Contexts
 from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
+from fxprune.tracing.keywords import by_place
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.module_calls import ModuleCalls
 from fxprune.tracing.objects import made, made_by_node
@@ -68,6 +69,8 @@ class Recorder(Answers):
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
             kind, target, args, kwargs = self.calls.batch_norm(target, args, kwargs)
+        if kwargs:
+            args, kwargs = by_place(kind, target, args, kwargs)
         named = {k: self.create_arg(v) for k, v in kwargs.items()} if kwargs else {}
         node = self._node(kind, target, self.create_arg(args), named, name)
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
