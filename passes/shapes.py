@@ -90,8 +90,6 @@ class _Run:
             with self.mode, casting(node, self.device):
                 if part is not None:
                     return part(*args, **kwargs)
-                if node.op == "call_method":
-                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 return call_on_meta(node.target, args, kwargs)
         except Exception as error:
             if self._as_recorded(node, values):

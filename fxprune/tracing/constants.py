@@ -28,6 +28,7 @@ class Constants:
     def __init__(self) -> None:
         # The tensor is kept with its value, so that its id stays its own.
         self._values: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lent: set[int] = set()  # the memory of the model's own tensors, into which nothing is written
 
     def get(self, tensor: Tensor) -> Tensor | None:
         """The real value of a tensor, or None."""
@@ -40,6 +41,11 @@ class Constants:
         """Say what a tensor is."""
         self._values[id(tensor)] = (tensor, value)
 
+    def lend(self, tensor: Tensor, value: Tensor) -> None:
+        """Say that a tensor is one of the model's own, which stays as it is."""
+        self._lent.add(value.untyped_storage().data_ptr())
+        self.set(tensor, value)
+
     def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result on real values, where all its tensors are constants; else None."""
         inputs = nested.tensors((args, kwargs))
@@ -50,6 +56,9 @@ class Constants:
                 self._forget(func, inputs)
                 return None
             swap[id(tensor)] = value
+        if func._schema.is_mutable and any(v.untyped_storage().data_ptr() in self._lent for v in swap.values()):
+            self._forget(func, inputs)
+            return None
         if not inputs and not (func._schema.name in _FACTORIES and _small(args, kwargs)):
             return None
         if torch.Tag.nondeterministic_seeded in func.tags:

@@ -41,14 +41,6 @@ FACTORIES = tuple(
 )
 
 
-_FILLS = frozenset("full new_full full_like".split())
-
-
-def _fills(node: fx.Node) -> bool:
-    """Whether a node makes a tensor of one value, which on the meta device has to be a number."""
-    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in _FILLS
-
-
 class Runner:
     """Runs single nodes on the meta device, with labels."""
 
@@ -65,18 +57,7 @@ class Runner:
         with mode, casting(node, self.device):
             if node.op == "call_module":
                 return self._leaf(str(node.target))(*args, **kwargs)
-            if _fills(node):
-                args, kwargs = nested.map(self._number, (args, kwargs))
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return call_on_meta(node.target, args, kwargs)
-
-    def _number(self, value: Any) -> Any:
-        """What a tensor of one entry fills with; shapes do not depend on it."""
-        if not isinstance(value, Tensor) or value.dim() or value.device.type != "meta":
-            return value
-        known = self.mode.known(value)
-        return torch.zeros((), dtype=value.dtype).item() if known is None else known.item()
 
     def _leaf(self, name: str) -> nn.Module:
         module = self._leaves.get(name)
@@ -117,12 +98,33 @@ def run_graph(
 
 
 def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call a function; a factory that names no device (``torch.zeros(3)``) makes its tensor on the meta device."""
+    """Call a function, or a method by its name; a factory that names no device makes its tensor on the meta device."""
     if target is only_mode:  # of the model that will run
         return None
-    if getattr(target, "__name__", "") in FACTORIES and kwargs.get("device") is None:
+    name = target if type(target) is str else getattr(target, "__name__", "")
+    if name in _FILLS and (made := _emptied(name, args, kwargs)) is not None:
+        args, kwargs = made
+        target = _FILLS[name] if type(target) is str else getattr(torch, _FILLS[name])
+    if type(target) is str:
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if name in FACTORIES and kwargs.get("device") is None:
         kwargs = {**kwargs, "device": torch.device("meta")}
     return target(*args, **kwargs)
+
+
+_FILLS = {"full": "empty", "new_full": "new_empty", "full_like": "empty_like"}
+
+
+def _emptied(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments without the value to fill with, where that is a tensor, which is no number on the meta device."""
+    place = 2 if name == "new_full" else 1
+    value = args[place] if len(args) > place else kwargs.get("fill_value")
+    if not isinstance(value, Tensor):
+        return None
+    left = {k: v for k, v in kwargs.items() if k != "fill_value"}
+    if name == "full" and left.get("dtype") is None:
+        left["dtype"] = value.dtype
+    return args[:place], left
 
 
 def attribute_on_meta(skeleton: nn.Module, mode: LabelMode, name: str, constants: Mapping[str, Tensor]) -> Any:

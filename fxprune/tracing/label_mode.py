@@ -80,7 +80,7 @@ class LabelMode(TorchDispatchMode):
 
     def set_known(self, tensor: Tensor, value: Tensor) -> None:
         """Say what the real values of a constant tensor are."""
-        self._constants.set(tensor, value)
+        self._constants.lend(tensor, value)
 
     def role(self, axis: Axis, role: Role) -> None:
         if axis.labels is not None and len(axis.labels):

@@ -14,7 +14,18 @@ from torch.fx.graph import magic_methods, reflectable_magic_methods
 
 from fxprune import nested
 
-__all__ = ["IndexProxy", "Method", "Proxy", "Sizes", "TensorProxy", "is_proxy", "proxies_in", "proxy_of", "value_of"]
+__all__ = [
+    "IndexProxy",
+    "Method",
+    "Proxy",
+    "Sizes",
+    "TensorProxy",
+    "constant_proxy",
+    "is_proxy",
+    "proxies_in",
+    "proxy_of",
+    "value_of",
+]
 
 
 class Sizes(tuple[Any, ...]):
@@ -130,6 +141,9 @@ class TensorProxy(_Asked, Tensor):
             return type(held["value"])
         if name.startswith("__"):
             return _get(self, name)
+        if name == "node":
+            held["node"] = held["tracer"].tensor_argument(held["value"]).node
+            return held["node"]
         return held["tracer"].attribute(self, name)
 
     @classmethod
@@ -228,6 +242,14 @@ class Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.owner.tracer.method(self.owner, self.name, args, kwargs)
+
+
+def constant_proxy(tracer: Any, value: Tensor) -> Any:
+    """The proxy of a tensor that the model holds, whose node is made when it is used."""
+    proxy = Tensor._make_subclass(TensorProxy, value)
+    torch._C._set_throw_on_mutable_data_ptr(proxy)
+    _get(proxy, "__dict__").update(tracer=tracer, value=value)
+    return proxy
 
 
 def value_of(a: Any) -> Any:

@@ -114,7 +114,7 @@ class Recorder(Answers):
         if isinstance(a, nn.Module):
             raise TraceError(f"the module {self.names.module_names.get(id(a), kind.__name__)!r} is passed to a function")
         if isinstance(a, Tensor):
-            return self._tensor_argument(a).node
+            return self.tensor_argument(a).node
         if made_by_node(a):
             return self.create_proxy("call_function", *made(a), {}).node
         if isinstance(a, dict):
@@ -139,7 +139,7 @@ class Recorder(Answers):
                 "tensors and numbers, or prune the other parts with submodules=[...]"
             ) from error
 
-    def _tensor_argument(self, tensor: Tensor) -> Any:
+    def tensor_argument(self, tensor: Tensor) -> Any:
         name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))
         if name is None:
             if tensor.is_meta and id(tensor) not in self.skeleton.origin:
@@ -149,7 +149,11 @@ class Recorder(Answers):
                 )
             name = self._constant_names[id(tensor)] = f"_constant{len(self.constants)}"
             self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
-        return self.get_attr(name, tensor)
+        proxy = self.get_attr(name, tensor)
+        real = self.constants.get(name)
+        if real is not None and not real.is_meta and self.mode.known(proxy.value) is None:
+            self.mode.set_known(proxy.value, real.detach().cpu())
+        return proxy
 
     def get_attr(self, name: str, value: Any) -> Any:
         """The proxy of a tensor or a flag of the model, one node for all its uses; a real tensor is known on meta."""

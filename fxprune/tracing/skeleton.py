@@ -64,17 +64,21 @@ class Skeleton:
         module: the copy of the model.
         origin: ``id(tensor of the copy) ->`` the model's tensor.
         args, named: example inputs on the meta device.
+        held: ``(module of the copy, attribute)`` where tensors are plain values: no parameter, no buffer.
     """
 
     module: nn.Module
     origin: Mapping[int, Tensor]
     args: tuple[Any, ...]
     named: dict[str, Any]
+    held: Sequence[tuple[nn.Module, str]] = ()
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Skeleton:
         """The skeleton of a model, to be run on inputs of these shapes."""
-        return cls(*skeleton_of(model), tuple(to_meta(tuple(inputs))), to_meta(dict(kwargs or {})))
+        held: list[tuple[nn.Module, str]] = []
+        module, origin = copy_with(model, _on_meta, held)
+        return cls(module, origin, tuple(to_meta(tuple(inputs))), to_meta(dict(kwargs or {})), held)
 
     @cached_property
     def names(self) -> Names:
@@ -92,17 +96,25 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     return copy_with(model, _on_meta)
 
 
-def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Module, dict[int, Tensor]]:
+def copy_with(
+    model: nn.Module, make: Callable[[Tensor], Tensor], held: list[tuple[nn.Module, str]] | None = None
+) -> tuple[nn.Module, dict[int, Tensor]]:
     """A copy of the model with ``make(tensor)`` for each of its tensors, and ``id(copy) -> original`` for these.
+
+    Args:
+        held: gets the ``(module of the copy, attribute)`` where tensors are plain values.
 
     Raises:
         TraceError: the model holds what cannot be copied.
     """
     memo: dict[int, Any] = {}
     origin: dict[int, Tensor] = {}
+    met, plain = 0, []
 
     def visit(value: Any) -> None:
+        nonlocal met
         if isinstance(value, Tensor):
+            met += 1
             if id(value) not in memo:
                 memo[id(value)] = made = make(value)
                 origin[id(made)] = value
@@ -117,10 +129,15 @@ def copy_with(model: nn.Module, make: Callable[[Tensor], Tensor]) -> tuple[nn.Mo
         for key, value in module.__dict__.items():
             empty = type(value) in _DICTS and not value
             if not empty and key != "_modules" and type(value) not in _PLAIN:
+                before = met
                 visit(value)
+                if met != before and key not in _INTERNAL:
+                    plain.append((module, key))
     try:
         copied = _copied(model, memo)
         rebind(copied.modules(), memo)
+        if held is not None:
+            held += [(memo[id(module)], key) for module, key in plain]
         return copied, origin
     except Exception as error:
         raise TraceError(f"the model cannot be copied ({type(error).__name__}: {said(error)})") from error

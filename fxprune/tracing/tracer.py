@@ -26,6 +26,7 @@ from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.ambient import settle_questions
 from fxprune.tracing.batches import settle
+from fxprune.tracing.held import plain_tensors_as_proxies
 from fxprune.tracing.hooks import check_hooks, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
 from fxprune.tracing.label_mode import LabelMode
@@ -225,7 +226,7 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
 def _record(recorder: Recorder, training: bool) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
     hooks = hooks_by_module(skeleton.names.modules)
-    with torch.inference_mode(), patched(recorder):
+    with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder):
         args, named = placeholders(recorder)
         result = skeleton.module(*args, **named)
         recorder.contexts.finish()
