@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,8 +49,8 @@ def example_inputs(model: nn.Module, sizes: Iterable[str] | None) -> tuple[Tenso
 
 def _size(text: str) -> list[int]:
     parts = text.lower().split("x")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--input-size {text!r} is not a shape of one sample: write positive numbers, as 3x224x224")
+    if not all(part.isdecimal() and len(part) < 20 and int(part) > 0 for part in parts):
+        raise InputError(f"--input-size {shown(text)} is not a shape of one sample: write positive numbers, as 3x224x224")
     return [int(part) for part in parts]
 
 

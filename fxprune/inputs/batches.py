@@ -87,7 +87,7 @@ def load_batches(path: Path, model: nn.Module) -> list[tuple[Any, ...]]:
         InputError: the file cannot be read, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = [next((file[name] for name in names if name in file), None) for names in _IN_FILES]
             held = ", ".join(file)
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
