@@ -41,6 +41,33 @@ def _checked(model: nn.Module, h: Tensor) -> Tensor:
     return h.relu()
 
 
+def _keeps_anchors(model: nn.Module, h: Tensor) -> Tensor:
+    if model.shape != h.shape:  # a detector makes its grid anew where the size of the image changes
+        model.shape = h.shape
+        model.anchors = torch.arange(h.shape[0], dtype=h.dtype).unsqueeze(1).new_full((h.shape[0], 1), model.stride[0])
+    return h.relu() + model.anchors
+
+
+class Detector(Written):
+    """What a detector keeps of its last run, and the strides of its levels."""
+
+    def __init__(self) -> None:
+        super().__init__(_keeps_anchors)
+        self.shape, self.anchors, self.stride = None, torch.empty(0), torch.tensor([8.0, 16.0])
+
+
+def _shrinks_window(model: nn.Module, h: Tensor) -> Tensor:
+    if min(h.shape[1:]) <= model.window:
+        model.window = min(h.shape[1:])
+    return h.relu() + (0.1 if model.training else 0.2) * model.window
+
+
+def _keeps_last(model: nn.Module, h: Tensor) -> Tensor:
+    model.last.clear()
+    model.last["h"] = h
+    return model.last["h"].relu() * (2 if model.training else 1)
+
+
 def _warns(model: nn.Module, h: Tensor) -> Tensor:
     if 0 in h[:, [0, -1]] or h.isnan().any():  # a library warns of tokens that pad
         model.warned = True
@@ -98,6 +125,9 @@ def _waves(batch: int) -> tuple[Tensor, ...]:
 
 
 CASES = [
+    Case("a grid kept for the last size", Detector, rows),
+    Case("a window that is at most the image", net(_shrinks_window, window=32), rows),
+    Case("the last features kept in a dict", net(_keeps_last, last=dict), rows),
     Case("spectra over another axis than channels", net(_through_spectra), rows),
     Case("spectrograms made and undone", Spectra, _waves),
     Case("a branch on values that only notes something", net(_warns), rows),
