@@ -75,7 +75,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _jobs(options: argparse.Namespace, console: Console) -> Iterable[Row]:
-    settings = {name: getattr(options, name) for name in ("ratio", "scope", "batch", "seconds")}
+    settings = {name: getattr(options, name) for name in ("ratio", "scope", "batch")} | {"limit": options.seconds}
     for library in options.library:
         if find_spec(library) is None:
             console.print(f"{library} is not installed: left out", highlight=False)

@@ -70,7 +70,7 @@ def _try(job: Row, events: Path) -> None:
 
 
 def answer(job: Row, work: Callable[[Row, Path], None]) -> Row:
-    """Run `work` in a forked child, stopped after ``job["seconds"]``; the row is what it wrote down."""
+    """Run `work` in a forked child, stopped after ``job["limit"]``; the row is what it wrote down."""
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder) / "events.jsonl"
         start = time.monotonic()
@@ -78,7 +78,7 @@ def answer(job: Row, work: Callable[[Row, Path], None]) -> Row:
         child = os.fork()
         if not child:
             _live(job, events, work)
-        code = _wait(child, start + job["seconds"])
+        code = _wait(child, start + job["limit"])
         row: Row = {**job, "total_seconds": round(time.monotonic() - start, 1)}
         for line in events.read_text().splitlines() if events.exists() else ():
             row.update(json.loads(line))

@@ -49,7 +49,7 @@ def same(call: Call) -> None:
 @rule("feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def channel_dropout(call: Call) -> None:
     """feature_dropout: [a, b] -> [a, b]"""
-    call.set(call.axes(call["input"]))
+    call.set(call.axes(call.inputs[0]))  # which is called otherwise where it is written in place
 
 
 @rule("prelu")

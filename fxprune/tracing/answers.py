@@ -37,6 +37,7 @@ class Answers(fx.Tracer):
         branched: names of the ``training`` flags for which the model's code asked as a bool.
         of_training: nodes computed from self.training alone.
         questions: what the code asked of values, and what it was told.
+        device_type: of the user's model, which is recorded on the meta device.
     """
 
     mode: LabelMode
@@ -48,6 +49,7 @@ class Answers(fx.Tracer):
         super().__init__()
         self.branched: set[str] = set()
         self.questions = Questions()
+        self.device_type = "cpu"
         self._guards: set[str] = set()
         self.of_training: set[fx.Node] = set()
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
@@ -68,6 +70,8 @@ class Answers(fx.Tracer):
         value = proxy.value
         if isinstance(value, Tensor) and name == "shape":
             return Sizes(self.size(proxy, d) for d in range(value.dim()))
+        if isinstance(value, torch.device) and name == "type":
+            return self.device_type
         found = getattr(value, name, _MISSING)
         if found is _MISSING:
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")

@@ -45,6 +45,7 @@ class Recorder(Answers):
     def __init__(self, skeleton: Skeleton, mode: LabelMode, proxy_class: type[Proxy]) -> None:
         super().__init__()
         self.skeleton, self.names, self.mode, self.proxy_class = skeleton, skeleton.names, mode, proxy_class
+        self.device_type = next((t.device.type for t in skeleton.origin.values()), "cpu")
         self.root = skeleton.module
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
         self.values: dict[fx.Node, Any] = {}

@@ -124,7 +124,18 @@ def _waves(batch: int) -> tuple[Tensor, ...]:
     return (torch.randn(batch, 64),)
 
 
+def _counts(model: nn.Module, h: Tensor) -> Tensor:
+    rows = h[:, 0].float() if h.device.type == "cpu" else h[:, 0].int()  # which has no kernel on a processor
+    return h.relu() * torch.histc(rows, bins=4, min=-1, max=1).sum()
+
+
 CASES = [
+    Case(
+        "dropout of channels in place",
+        net(lambda m, h: m.drop(h.unsqueeze(2) * 1).squeeze(2), drop=nn.Dropout1d(0.5, True)),
+        rows,
+    ),
+    Case("a branch on the kind of device", net(_counts), rows),
     Case("a grid kept for the last size", Detector, rows),
     Case("a window that is at most the image", net(_shrinks_window, window=32), rows),
     Case("the last features kept in a dict", net(_keeps_last, last=dict), rows),
