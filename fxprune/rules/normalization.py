@@ -78,5 +78,19 @@ def softmax(call: Call) -> None:
     call.set(axes)
 
 
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(call: Call) -> None:
+    """_weight_norm: [o, i], [o, 1] -> [o, i]; a statistic runs over i"""
+    axes, scale = list(call.axes(call["v"])), call.axes(call["g"])
+    dim = call["dim"] % max(len(axes), 1) if call["dim"] >= 0 else None
+    for d, axis in enumerate(axes):
+        if d != dim:
+            call.statistics(axis)
+        elif len(scale) == len(axes):
+            axes[d] = call.unify(axis, scale[d])
+    for out in call.outputs:
+        call.set(axes if out.shape == call["v"].shape else scale, out)
+
+
 def _fixed(tensor: Tensor) -> list[Axis]:
     return [Axis(int(s)) for s in tensor.shape]

@@ -15,9 +15,8 @@ from fxprune.rules.boundaries import Size, holds_at_any_size
 @rule("view reshape _unsafe_view flatten unflatten view_as reshape_as ravel _reshape_alias")
 def view(call: Call) -> None:
     """view: [a * b, c] -> [a, b, c] or back: products of axes, where neither side is one axis after another"""
-    out = call.out.shape
-    named = call.mode.named_sizes(out)
-    sizes = [Size(int(n), named is None or named[d] is None) for d, n in enumerate(out)]
+    out = [int(n) for n in call.out.shape]
+    sizes = [Size(n, *asked) for n, asked in zip(out, call.mode.asked_sizes(out), strict=True)]
     call.set(reshape(call, call.axes(call["self"]), sizes))
 
 

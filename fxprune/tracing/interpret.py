@@ -138,6 +138,10 @@ def attribute_on_meta(skeleton: nn.Module, mode: LabelMode, name: str, constants
 def _join_modes(mode: LabelMode, a: Any, b: Any) -> None:
     """Both arms feed the same users: equal shapes are the same channels, anything else stays whole."""
     cause = mode.cause("differs between training and evaluation")
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        for x, y in zip(a, b, strict=True):
+            _join_modes(mode, x, y)
+        return
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
         for x, y in zip(mode.axes(a), mode.axes(b), strict=True):
             mode.store.unify(x, y, cause)

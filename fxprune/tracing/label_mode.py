@@ -7,6 +7,7 @@ operators that have one. An operator that no rule knows freezes every channel th
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -115,18 +116,20 @@ class LabelMode(TorchDispatchMode):
             return False
         return not all(n in (None, 0, sys.maxsize) or any(type(g) is int and g == n for g in given) for n in numbers)
 
-    def named_sizes(self, shape: Sequence[int]) -> list[int | None] | None:
-        """Of each size of a tensor, the number by which the graph node names it that runs now, or None where the size is
-        computed there (or -1); None where the node does not name the sizes one by one."""
+    def asked_sizes(self, shape: Sequence[int]) -> list[tuple[bool, int, int]]:
+        """Of each size of a tensor, as the graph node asks for it that runs now: whether it may follow the model's input, the
+        number in its product (itself, if it is a number), and how many computed factors the product has besides."""
+        unknown = [(True, 1, 0)] * len(shape)
         if self.arguments is None:
-            return None
+            return unknown
         args, kwargs = self.arguments
         given = args[1:] or tuple(kwargs.get(key) for key in ("shape", "size") if key in kwargs)
         if len(given) == 1 and isinstance(given[0], (tuple, list)):
             given = given[0]
         if len(given) != len(shape):
-            return None
-        return [n if type(n) is int and n == size else None for n, size in zip(given, shape, strict=True)]
+            return unknown
+        literal = [type(n) is int and n == size for n, size in zip(given, shape, strict=True)]
+        return [(False, n, 0) if known else (True, *_product(n)) for n, known in zip(given, literal, strict=True)]
 
     def sized(self, store: LabelStore, size: int) -> Axis:
         """An axis of equal entries: free where its size is a number in the graph, which a rewrite can change."""
@@ -178,6 +181,16 @@ class LabelMode(TorchDispatchMode):
         dynamic = any(axis.dynamic for tensor in inputs for axis in self.axes(tensor))
         for tensor in outputs:
             self.label(tensor, [Axis(int(s), None, dynamic and s > 1, why) for s in tensor.shape])
+
+
+def _product(size: Any) -> tuple[int, int]:
+    """The number in a product of sizes, and how many other factors there are: 4 and 2 of ``(n * 4) * m``."""
+    if type(size) is int:
+        return max(size, 1), 0
+    if isinstance(size, fx.Node) and size.target is operator.mul:
+        (left, some), (right, others) = _product(size.args[0]), _product(size.args[1])
+        return left * right, some + others
+    return 1, 1
 
 
 _SIGNATURES: dict[Any, tuple[list[str], dict[str, Any]]] = {}

@@ -6,8 +6,9 @@ Each entry is a function with the module's own signature, written in operations 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxprune.errors import TraceError
 from fxprune.tracing.hooks import without_hooks
 
-__all__ = ["is_leaf", "lowered_forward", "plain_leaf", "pure_leaf"]
+__all__ = ["is_leaf", "lowered_forward", "lowered_function", "plain_leaf", "pure_leaf"]
 
 
 def drop_path(module: Any, x: Tensor) -> Tensor:
@@ -73,16 +74,50 @@ def multihead_attention(
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         weights = None
-    out = out.transpose(1, 2).reshape(samples, length, heads * head_dim)
+    # In the order of PyTorch's own: a dropout that follows draws its numbers in the order in which entries lie in memory.
+    out = out.permute(2, 0, 1, 3).reshape(length, samples, heads * head_dim)
     out = F.linear(out, module.out_proj.weight, module.out_proj.bias)
     if weights is not None:
         weights = weights.mean(dim=1) if average_attn_weights else weights
         weights = weights if batched else weights.squeeze(0)
     if not batched:
-        out = out.squeeze(0)
-    elif not module.batch_first:
+        out = out.squeeze(1)
+    elif module.batch_first:
         out = out.transpose(0, 1)
     return out, weights
+
+
+def functional_attention(*args: Any, **kwargs: Any) -> Any:
+    """`F.multi_head_attention_forward`, as attention of one's own calls it, in the same operations."""
+    given = inspect.signature(inspect.unwrap(F.multi_head_attention_forward)).bind(*args, **kwargs)
+    given.apply_defaults()
+    a = given.arguments
+    module: Any = SimpleNamespace(
+        num_heads=a["num_heads"],
+        head_dim=a["embed_dim_to_check"] // a["num_heads"],
+        batch_first=False,
+        bias_k=a["bias_k"],
+        add_zero_attn=a["add_zero_attn"],
+        in_proj_weight=a["in_proj_weight"],
+        in_proj_bias=a["in_proj_bias"],
+        out_proj=SimpleNamespace(weight=a["out_proj_weight"], bias=a["out_proj_bias"]),
+        dropout=a["dropout_p"],
+        training=a["training"],
+        _qkv_same_embed_dim=not a["use_separate_proj_weight"],
+        **{name: a[name] for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")},
+    )
+    passed = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
+    return multihead_attention(module, a["query"], a["key"], a["value"], **{name: a[name] for name in passed})
+
+
+def lowered_function(target: Any, args: Any, kwargs: Any) -> Callable[..., Any] | None:
+    """The replacement of a function of torch.nn.functional, or None."""
+    if target is not F.multi_head_attention_forward:
+        return None
+    bias_k, bias_v, add_zero_attn = args[7:10] if len(args) > 9 else (None, None, True)
+    plain = bias_k is None and bias_v is None and not add_zero_attn
+    whole = kwargs.get("static_k") is not None or kwargs.get("static_v") is not None or len(args) > 18
+    return functional_attention if plain and not whole else None
 
 
 def _project(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,10 +64,17 @@ class _Merger:
         self._flags = flags
         self._nodes: dict[str, fx.Node] = {}
         self._unclear = False
+        self._views: dict[str, fx.Node] = {}  # tensors of the model and views of them -> the first node of each
 
     def copy(self, node: fx.Node, mode: str) -> None:
         """Add a node that one mode alone has."""
-        new = self._add(node, *self._moved(node))
+        args, kwargs = self._moved(node)
+        known = self._views.get(f"{node.op} {node.target} {args} {kwargs}") if _is_view(node) else None
+        if known is not None:  # the other mode asks for the same at another place
+            self.made[node] = known
+            _in_both(known)
+            return
+        new = self._add(node, args, kwargs)
         if node.op == "call_function" and getattr(node.target, "__name__", "") in _METHODS and writes(node):
             # torch.fx writes ``x += y`` as a statement, which no condition can be put around.
             new.op, new.target = "call_method", _METHODS[node.target.__name__]  # type: ignore[union-attr]
@@ -96,6 +103,8 @@ class _Merger:
     def _add(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         new = self.made[node] = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         new.meta = dict(node.meta)
+        if _is_view(node):
+            self._views.setdefault(f"{node.op} {node.target} {args} {kwargs}", new)
         return new
 
     def _choose(self, a: Any, b: Any, scope: str) -> Any:
@@ -145,6 +154,22 @@ class _Merger:
                 last = self.graph.call_function(torch._assert, (held, message))
             for node in (held, last):
                 node.meta.update(scope="", source="")
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node reads a tensor of the model, or is a view of one: the same whenever it is asked for."""
+    if node.op == "get_attr":
+        return True
+    parts = node.op == "call_method" and node.target in ("chunk", "split", "unbind", "t", "transpose")
+    return (parts or node.target is operator.getitem) and all(_is_view(n) for n in node.all_input_nodes)
+
+
+def _in_both(node: fx.Node) -> None:
+    """Have a node, and what it needs, run in both modes."""
+    node.meta.pop("flag", None)
+    if node.meta.pop("mode", None) is not None:
+        for source in node.all_input_nodes:
+            _in_both(source)
 
 
 def in_evaluation(graph: fx.Graph) -> set[str]:

@@ -16,6 +16,7 @@ from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
 from fxprune.tracing.keywords import by_place
 from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.lowering import lowered_function
 from fxprune.tracing.module_calls import ModuleCalls
 from fxprune.tracing.objects import made, made_by_node
 from fxprune.tracing.places import line_running
@@ -70,6 +71,9 @@ class Recorder(Answers):
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
             kind, target, args, kwargs = self.calls.batch_norm(target, args, kwargs)
+        plain = lowered_function(target, args, kwargs)
+        if plain is not None:
+            return plain(*args, **kwargs)
         if kwargs:
             args, kwargs = by_place(kind, target, args, kwargs)
         named = {k: self.create_arg(v) for k, v in kwargs.items()} if kwargs else {}

@@ -86,6 +86,22 @@ def _shuffled_with_samples(h: Tensor) -> Tensor:
     return torch.cat((pairs[0], pairs[1]), 1)
 
 
+def _patches(h: Tensor) -> Tensor:
+    """Patches by views in which samples, channels and rows share an axis."""
+    batch, channels, height, width = h.shape
+    rows, columns = height // 2, width // 2
+    patches = h.reshape(batch * channels * rows, 2, columns, 2).transpose(1, 2)
+    patches = patches.reshape(batch, channels, rows * columns, 4).transpose(1, 3).tanh()
+    patches = patches.transpose(1, 3).reshape(batch * channels * rows, columns, 2, 2)
+    return patches.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def _pairs_of_rows(h: Tensor) -> Tensor:
+    """Pairs of places of all channels on one axis."""
+    batch, channels, height, width = h.shape
+    return h.reshape(batch, channels * height * width // 2, 2).softmax(-1).reshape(batch, channels, height, width)
+
+
 def _samples_and_channels(h: Tensor) -> Tensor:
     batch, channels, height, width = h.shape
     return h.flatten(0, 1).unsqueeze(1).tanh().view(batch, channels, height, width)
@@ -172,6 +188,8 @@ CASES = [
     case("pairs of tokens", _pairs_of_tokens, 32),
     case("channel shuffle", _shuffled),
     case("channel shuffle with samples", _shuffled_with_samples),
+    case("patches", _patches),
+    case("pairs of places", _pairs_of_rows),
     case("samples times channels", _samples_and_channels),
     case("space to depth by strides", _space_to_depth, 64),
     case("space to depth by views", _space_to_depth_by_views, 64),
