@@ -1,0 +1,102 @@
+"""Sizes that forward computes with: heights and widths at other batches are other ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.kinds.base import Case
+
+__all__ = ["CASES"]
+
+SIDES = {2: 8, 3: 16, 1: 12}  # batch -> height and width
+
+
+class Sized(nn.Module):
+    """``a`` (3 -> 16 channels), what the user wrote between, and ``b`` (16 -> 4)."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x)).relu())
+
+
+def maps(batch: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, 3, SIDES[batch], SIDES[batch]),)
+
+
+def case(name: str, between: Callable[[Tensor], Tensor]) -> Case:
+    return Case(name, lambda: Sized(between), maps)
+
+
+def _windows(h: Tensor) -> Tensor:
+    batch, channels, height, width = h.shape
+    h = h.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, channels)
+    h = h - h.mean(1, keepdim=True)
+    h = h.view(-1, height // 4, width // 4, 4, 4, channels).permute(0, 5, 1, 3, 2, 4)
+    return h.reshape(batch, channels, height, width)
+
+
+def _padded(h: Tensor) -> Tensor:
+    height, width = h.shape[-2:]
+    h = F.pad(h, (0, (5 - width % 5) % 5, 0, (5 - height % 5) % 5))
+    return F.max_pool2d(h, 5)
+
+
+def _upsampled(h: Tensor) -> Tensor:
+    small = F.adaptive_avg_pool2d(h, 2)
+    return h + F.interpolate(small, size=h.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _folded(h: Tensor) -> Tensor:
+    return F.fold(F.unfold(h, 2, stride=2) * 2, (h.shape[2], h.shape[3]), 2, stride=2)
+
+
+def _columns(h: Tensor) -> Tensor:
+    height, width = h.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    return h + (y * x)[None, None]
+
+
+def _rounded(h: Tensor) -> Tensor:
+    """Python's own int() of a size, which the recording asserts."""
+    return F.interpolate(h, size=(int(h.shape[2] * 0.5), round(h.shape[3] / 2)))
+
+
+def _rows(h: Tensor) -> Tensor:
+    batch, channels, *places = h.size()
+    return h.reshape(batch, channels, math.prod(places)).softmax(-1).view(batch, channels, *places)
+
+
+CASES = [
+    case("windows", _windows),
+    case("padding to a multiple", _padded),
+    case("upsampling to a size", _upsampled),
+    case("folding", _folded),
+    case("places", _columns),
+    case("rest of a shape", _rows),
+    case("resampling by a factor", lambda h: F.interpolate(h, scale_factor=0.5)),
+    case("resampling to half", lambda h: F.interpolate(h, size=(h.shape[2] // 2, h.shape[3] // 2))),
+    Case("resampling to a rounded size", lambda: Sized(_rounded), maps, batches=(2,)),
+    case("half, rounded up", lambda h: h[:, :, : math.ceil(h.shape[2] / 2)]),
+    case("half of the places", lambda h: h[:, :, : h.shape[2] // 2, h.shape[3] // 2 :]),
+    case("pooling to a part", lambda h: F.adaptive_max_pool2d(h, (h.shape[2] // 2, 3))),
+    case("as many entries", lambda h: h / h[0, 0].numel()),
+    case("mean by hand", lambda h: h - h.sum((2, 3), keepdim=True) / (h.shape[2] * h.shape[3])),
+    case("scaled by a root", lambda h: h * h.shape[2] ** -0.5),
+    case("scaled by a square root", lambda h: h / math.sqrt(h.shape[-1])),
+    case("the larger side", lambda h: h * max(h.shape[2], h.shape[3]) / 10),
+    case("zeros of a shape", lambda h: h + torch.zeros(h.shape[2], h.shape[3])),
+    case("a mask of places", lambda h: h.masked_fill(torch.ones(h.shape[2:]).triu().bool(), 0.5)),
+    case("a new tensor of sizes", lambda h: h * h.new_full((h.size(0), 1, h.size(2), 1), 0.5)),
+    case("rolled by half", lambda h: h.roll((h.shape[2] // 2, h.shape[3] // 2), (2, 3))),
+    case("parted by half", lambda h: torch.cat(h.split(h.shape[2] // 2, 2)[::-1], 2)),
+    case("even places", lambda h: h[:, :, ::2, 1::2]),
+    case("repeated places", lambda h: h.repeat_interleave(2, 2).repeat(1, 1, 1, 2)),
+]
