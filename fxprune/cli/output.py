@@ -173,6 +173,9 @@ def show_errors(console: Console, checks: Checks) -> None:
                 f"{verdict}: {name}, relative error {error:.1e} (limit {checks.tolerance:.0e})",
                 highlight=False,
             )
+    if checks.unreferenced:
+        count = f"{len(checks.unreferenced)} of {checks.statistics} statistics over channels"
+        console.print(f"not checked: the settings of {count}, which have no reference", highlight=False)
 
 
 def _show_fidelity(console: Console, found: Fidelity) -> None:

@@ -40,6 +40,9 @@ class Checks:
             permuted; None where not measured.
         masked_error: largest relative difference between the slim output and the masked original's.
         exact_groups, statistics_groups: pruned groups of each kind.
+        statistics: nodes that take a statistic over channels that went.
+        unreferenced: those of them whose operator has no reference (`fxprune.proofs.references`): the masked original ran the
+            slim model's own, so that its settings there are not checked.
         macs, params: before and after; MACs for one sample.
         flop_counter: MACs of the original and of the slim model by `torch.utils.flop_counter`, for one sample.
         latency: median seconds of one forward, original and slim, where measured.
@@ -50,6 +53,8 @@ class Checks:
     masked_error: float | None = None
     exact_groups: int = 0
     statistics_groups: int = 0
+    statistics: int = 0
+    unreferenced: list[str] = field(default_factory=list)
     macs: tuple[int, int] = (0, 0)
     params: tuple[int, int] = (0, 0)
     flop_counter: tuple[int, int] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,32 +17,54 @@ from fxprune.errors import PruneError
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.labels.store import axes_in
 from fxprune.proofs.errors import relative_error
+from fxprune.proofs.norm_references import arguments_of_layer
 from fxprune.proofs.one_precision import in_one_precision
-from fxprune.proofs.precision import precision_of
+from fxprune.proofs.precision import precision_of, tolerance_of
+from fxprune.proofs.references import Whole, reference_of
 from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import named_tensors, place_of, sliced
 from fxprune.tracing.contexts import entered
 from fxprune.tracing.module import build
 from fxprune.tracing.one_mode import without_checks
 
-__all__ = ["SizesMixed", "masked_error", "masked_outputs"]
+__all__ = ["MaskedRun", "SizesMixed", "masked_error", "masked_run"]
 
 
 def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None) -> float:
     """Relative difference between `slim` and `model` with the removed channels zeroed at every node.
 
-    Where a statistic runs over removed channels (LayerNorm, softmax, mean, ...), the reference runs that one operation
-    of the slim model over the kept channels, with the original's weights, and puts the result back among zeros. Its
-    settings (``eps``) are all that is not checked. Both models run in float32 or float64: `dtype`, or what `precision_of`
-    says.
+    Where a statistic runs over removed channels (LayerNorm, softmax, mean, ...), it is taken over the kept ones with the
+    original's weights and settings, as `fxprune.proofs.references` has it, and put back among zeros. An operator without a
+    reference runs as the slim model has it: its settings are all that is not checked then. Both models run
+    in float32 or float64: `dtype`, or what `precision_of` says.
     """
-    return relative_error(*masked_outputs(cut, model, slim, seed, dtype))
+    return masked_run(cut, model, slim, seed, dtype).error
 
 
-def masked_outputs(
+@dataclass(frozen=True)
+class MaskedRun:
+    """Both outputs, and the nodes with a statistic over channels that go.
+
+    Attributes:
+        found, expected: what the slim model returns, and the masked original.
+        referenced, own: statistics that a reference computed, and those that the slim model's own operator did.
+    """
+
+    found: Any
+    expected: Any
+    referenced: list[str]
+    own: list[str]
+
+    @property
+    def error(self) -> float:
+        """The relative difference of the outputs."""
+        return relative_error(self.found, self.expected)
+
+
+def masked_run(
     cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None, inputs: Any = None
-) -> tuple[Any, Any]:
-    """What `slim` returns, and what `model` does with the removed channels zeroed: see `masked_error`.
+) -> MaskedRun:
+    """Run `slim` and what `model` does with the removed channels zeroed: see `masked_error`.
 
     Args:
         inputs: positional and keyword inputs whose shapes count; those of the example if not given.
@@ -68,8 +91,11 @@ def masked_outputs(
         except SizesMixed:
             if inputs is not None:
                 raise
-            return masked_outputs(cut, model, slim, seed, dtype, traced.inputs)
-    return found, expected
+            return masked_run(cut, model, slim, seed, dtype, traced.inputs)
+    return MaskedRun(found, expected, masked.referenced, masked.own)
+
+
+_HOLDS = {dtype: tolerance_of(dtype) for dtype in (torch.float32, torch.float64)}
 
 
 class SizesMixed(Exception):
@@ -82,6 +108,7 @@ class _Masked(fx.Interpreter):
     Attributes:
         origin: name of a node -> the traced node.
         slim: runs single operations of the slim model, whose nodes have the names of the original's.
+        referenced, own: statistics that were computed by a reference, and those that the slim model's operator computed.
     """
 
     def __init__(self, module: fx.GraphModule, origin: Mapping[str, fx.Node], cut: Cut, slim: fx.GraphModule) -> None:
@@ -89,6 +116,8 @@ class _Masked(fx.Interpreter):
         self.origin, self.cut, self.traced = origin, cut, cut.analysis.traced
         self.slim = fx.Interpreter(slim)
         self.slim_nodes = {n.name: n for n in slim.graph.nodes}
+        self.referenced: list[str] = []
+        self.own: list[str] = []
 
     def run_node(self, n: fx.Node) -> Any:
         if n.meta.get("mode") == "training":
@@ -99,7 +128,8 @@ class _Masked(fx.Interpreter):
     def _masked(self, n: fx.Node) -> Any:
         axes = self._axes(n)
         if self.origin[n.name].name in self.traced.mode.statistics_nodes and self._loses(n):
-            return self._statistic(n, axes)
+            value = self._by_reference(n)
+            return self._statistic(n, axes) if value is NotImplemented else self._expand(value, axes)
         value = super().run_node(n)
         if n.op in ("placeholder", "output"):
             return value
@@ -133,8 +163,41 @@ class _Masked(fx.Interpreter):
 
         return nested.map(zeroed, value, axes)
 
+    def _by_reference(self, n: fx.Node) -> Any:
+        """What a reference computes of the kept entries; NotImplemented where there is none that holds.
+
+        That it holds for these arguments is tried on all entries, where the original's operator says what is right.
+        """
+        args, kwargs = fx.node.map_arg((n.args, n.kwargs), self.env.__getitem__)
+        axes = fx.node.map_arg((n.args, n.kwargs), self._axes)
+        name = str(n.target)
+        tensors: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        if n.op == "call_module":
+            layer = self.module.get_submodule(name)
+            name, tensors = arguments_of_layer(layer, named_tensors(layer))
+            kept = arguments_of_layer(layer, self._kept_tensors(str(n.target)))[1]
+        elif n.op == "call_function":
+            name = getattr(n.target, "__name__", "")
+        function, first = reference_of(name), next(iter(nested.tensors((args, kwargs))), None)
+        if function is None or first is None:
+            return NotImplemented
+        sizes = tuple(first.shape)
+        of_first = tuple(self.cut.kept(a) for a in self._axes(n.all_input_nodes[0]))
+        try:
+            all_of_it = function(Whole(sizes, (None,) * len(sizes)), *args, **kwargs, **tensors)
+            if all_of_it is NotImplemented or not relative_error(all_of_it, super().run_node(n)) <= _HOLDS[first.dtype]:
+                return NotImplemented
+            args, kwargs = self._compress((args, kwargs), axes)
+            value = function(Whole(sizes, of_first), *args, **kwargs, **kept)
+        except (TypeError, RuntimeError, ValueError, IndexError, KeyError, AttributeError):  # other arguments than it knows
+            return NotImplemented
+        self.referenced.append(n.name)
+        return value
+
     def _statistic(self, n: fx.Node, axes: Any) -> Any:
         """Run the slim model's operation on the kept entries; zeros stand where channels went."""
+        self.own.append(n.name)
         node = self.slim_nodes.get(n.name)
         if node is None:
             raise PruneError(

@@ -14,9 +14,8 @@ from fxprune.errors import InputError, NotEquivalent
 from fxprune.inputs.examples import example_of, settle_inputs
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import Checks, report_of
-from fxprune.proofs.errors import relative_error
 from fxprune.proofs.fidelity import prove_fidelity
-from fxprune.proofs.masked import SizesMixed, masked_outputs
+from fxprune.proofs.masked import MaskedRun, SizesMixed, masked_run
 from fxprune.proofs.measure import count_macs, latency
 from fxprune.proofs.permutation import permutation_error
 from fxprune.proofs.precision import in_enough_precision
@@ -80,21 +79,21 @@ def _certified(
     analysis = cut.analysis
     proof = prove_fidelity(analysis.traced, model, thorough=thorough, seed=seed)
     others = [*proof.compared[:1], *proof.compared[1:][-1:]] if thorough else []
-    masked: list[Any] = []
+    runs: list[MaskedRun] = []
 
     def prove(dtype: torch.dtype) -> tuple[float, ...]:
-        pairs = [masked_outputs(cut, model, slim, seed, dtype)]
+        runs[:] = [masked_run(cut, model, slim, seed, dtype)]
         for trial in others:
             with suppress(SizesMixed):
-                pairs.append(masked_outputs(cut, model, slim, seed, dtype, trial.inputs))
-        masked[:] = [pairs[0][1]]
-        worst = max(relative_error(found, expected) for found, expected in pairs)
+                runs.append(masked_run(cut, model, slim, seed, dtype, trial.inputs))
+        worst = max(run.error for run in runs)
         return (worst, permutation_error(analysis, model, seed, dtype)) if thorough else (worst,)
 
     (error, *permuted), tolerance = in_enough_precision(prove, model)
     checks = _checks_of(cut, error, tolerance)
     checks.fidelity, checks.permutation_error = proof.result, next(iter(permuted), None)
-    return checks, hides_faults(analysis.traced, model, proof.output, masked[0])
+    checks.statistics, checks.unreferenced = len(runs[0].referenced) + len(runs[0].own), runs[0].own
+    return checks, hides_faults(analysis.traced, model, proof.output, runs[0].expected)
 
 
 def _also(checks: Checks, more: Checks, hidden: list[str], weights: str) -> None:
