@@ -43,11 +43,10 @@ def softmin(whole: Whole, x: Tensor, dim: int, *unused: Any, **settings: Any) ->
 
 
 @reference("scaled_dot_product_attention")
-def attention(
-    whole: Whole, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *given: Any, **settings: Any
-) -> Any:
+def attention(whole: Whole, query: Tensor, key: Tensor, value: Tensor, *given: Any, **settings: Any) -> Any:
     """Products, softmax, products; the scale is that of the original's heads. Causal masks are left to PyTorch."""
-    settings = {**dict(zip(("dropout_p", "is_causal"), given, strict=False)), **settings}
+    settings = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), given, strict=False)), **settings}
+    attn_mask = settings.get("attn_mask")
     if settings.get("is_causal") or settings.get("dropout_p") or settings.get("enable_gqa"):
         return NotImplemented
     scale = settings.get("scale")
@@ -72,9 +71,7 @@ def _standard(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
 
 
 @reference("layer_norm")
-def layer_norm(
-    whole: Whole, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, **settings: Any
-) -> Tensor:
+def layer_norm(whole: Whole, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     """Less the mean, over the deviation."""
     return _affine(_standard(x, range(-len(shape), 0), eps), weight, bias)
 
@@ -100,34 +97,24 @@ def group_norm(whole: Whole, x: Tensor, groups: int, weight: Any = None, bias: A
 
 
 @reference("batch_norm")
-def batch_norm(
-    whole: Whole,
-    x: Tensor,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    *given: Any,
-    **settings: Any,
-) -> Any:
+def batch_norm(whole: Whole, x: Tensor, running_mean: Any, running_var: Any, *given: Any, **settings: Any) -> Any:
     """By the statistics of the batch."""
-    settings = {**dict(zip(("bias", "training", "momentum", "eps"), given, strict=False)), **settings}
+    settings = {**dict(zip(("weight", "bias", "training", "momentum", "eps"), given, strict=False)), **settings}
     if not settings.get("training") and running_mean is not None:
         return NotImplemented
     dims = [d for d in range(x.dim()) if d != 1]
-    return _affine(_standard(x, dims, settings.get("eps", 1e-5)), *_columns(x, weight, settings.get("bias")))
+    return _affine(_standard(x, dims, settings.get("eps", 1e-5)), *_columns(x, settings.get("weight"), settings.get("bias")))
 
 
 @reference("instance_norm")
-def instance_norm(
-    whole: Whole, x: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, *given: Any, **settings: Any
-) -> Any:
+def instance_norm(whole: Whole, x: Tensor, *given: Any, **settings: Any) -> Any:
     """By the statistics of each sample."""
-    settings = {**dict(zip(("bias", "use_input_stats", "momentum", "eps"), given, strict=False)), **settings}
+    names = ("running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
+    settings = {**dict(zip(names, given, strict=False)), **settings}
     if not settings.get("use_input_stats", True):
         return NotImplemented
     plain = _standard(x, range(2, x.dim()), settings.get("eps", 1e-5))
-    return _affine(plain, *_columns(x, weight, settings.get("bias")))
+    return _affine(plain, *_columns(x, settings.get("weight"), settings.get("bias")))
 
 
 def _columns(x: Tensor, *tensors: Any) -> list[Any]:
