@@ -11,6 +11,7 @@ import torch
 from fxprune.codegen import reader
 from fxprune.codegen.body import signature, statements
 from fxprune.codegen.expressions import Expressions
+from fxprune.codegen.mode_method import train_method
 from fxprune.codegen.names import Names
 from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
@@ -109,7 +110,7 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
     for helper in sorted(tree.helpers):
         lines += [*HELPERS[helper].splitlines(), "", ""]
     lines += [f"class {model}({tree.base}):", "    def __init__(self) -> None:", *tree.init_lines()]
-    lines += ["", forward, *body, "", ""]
+    lines += ["", forward, *body, *train_method(tree), "", ""]
     modes = tree.mode_lines()
     lines += [
         *LOAD.format(model=model).splitlines(),

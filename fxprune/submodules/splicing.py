@@ -57,7 +57,9 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
             for node, value in given:
                 _guard(graph, node, value, f"{name} was recorded with another value of {node.target}")
         guard_modes(graph)
-        parts[name] = part_of(root, graph, original, name, recording.written)
+        parts[name] = part = part_of(root, graph, original, name, recording.written)
+        if modes := {mode: _below(name, kept) for mode, kept in joint.meta.get("modes", {}).items()}:
+            part.meta["modes"] = modes
     return parts
 
 
@@ -93,6 +95,12 @@ def attach(root: nn.Module, name: str, part: nn.Module, model: nn.Module) -> Non
             root._modules[step].training = model.get_submodule(".".join(path[:depth])).training  # type: ignore[union-attr]
         root = root.get_submodule(step)
     root.add_module(last, part)
+
+
+def _below(name: str, modes: Mapping[str, bool]) -> dict[str, bool]:
+    """The modes of a submodule's parts, by their names in it."""
+    own = {n: mode for n, mode in modes.items() if n == name or n.startswith(f"{name}.")}
+    return {n.removeprefix(name).removeprefix("."): mode for n, mode in own.items()}
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------------

@@ -6,19 +6,20 @@ What a hook does to tensors is recorded where it does it, so no module of the sl
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from types import FunctionType, MethodType
+import gc
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxprune import nested
 from fxprune.errors import TraceError
+from fxprune.tracing.proxy import proxies_in
 
-__all__ = ["check_hooks", "hooked", "hooks_by_module", "run_hooked", "without_hooks"]
+__all__ = ["Shown", "check_hooks", "hooked", "hooks_by_module", "run_hooked", "without_hooks"]
 
 _AROUND = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
@@ -64,17 +65,14 @@ def without_hooks(module: nn.Module) -> dict[str, Any]:
     return {table: OrderedDict() for table in tables}
 
 
-def run_hooked(
-    module: nn.Module, name: str, forward: Callable[..., Any], call: tuple[Any, Any], count: Callable[[], int]
-) -> Any:
+def run_hooked(module: nn.Module, name: str, forward: Callable[..., Any], call: tuple[Any, Any], shown: Shown) -> Any:
     """The result of ``forward(*args, **kwargs)`` with the module's hooks around it.
 
     Args:
         call: ``(args, kwargs)``.
-        count: how many nodes the graph has.
 
     Raises:
-        TraceError: a hook on gradients, or one that does nothing which a graph or the model would keep.
+        TraceError: a hook on gradients.
     """
     for table in _BACKWARD:
         for hook in module.__dict__[table].values():
@@ -84,12 +82,11 @@ def run_hooked(
             )
     args, kwargs = call
     for key, hook in list(module._forward_pre_hooks.items()):
-        watched = _Watched(module, name, hook, count)
         if key in module._forward_pre_hooks_with_kwargs:
-            found = watched(args, kwargs)
+            found = shown.run(module, name, hook, args, kwargs)
             if found is not None:
                 args, kwargs = found
-        elif (found := watched(args)) is not None:
+        elif (found := shown.run(module, name, hook, args)) is not None:
             args = found if isinstance(found, tuple) else (found,)
     called: set[int] = set()
     try:
@@ -97,7 +94,7 @@ def run_hooked(
         for key, hook in list(module._forward_hooks.items()):
             called.add(key)
             inputs = (args, kwargs) if key in module._forward_hooks_with_kwargs else (args,)
-            found = _Watched(module, name, hook, count)(*inputs, result)
+            found = shown.run(module, name, hook, *inputs, result)
             result = result if found is None else found
         return result
     except Exception:
@@ -107,53 +104,75 @@ def run_hooked(
         raise
 
 
-class _Watched:
-    """A hook that must leave a trace in the graph or in the model: what it does elsewhere would be lost."""
-
-    def __init__(self, module: nn.Module, name: str, hook: Callable[..., Any], count: Callable[[], int]) -> None:
-        self.module, self.name, self.hook, self.count = module, name, hook, count
-
-    def __call__(self, *inputs: Any) -> Any:
-        nodes, state = self.count(), dict(self.module.__dict__)
-        found = self.hook(self.module, *inputs)
-        recorded = found is not None or self.count() != nodes
-        if recorded or _holds_module(self.hook, set()) or _differ(state, self.module.__dict__):
-            return found
-        raise TraceError(
-            f"a hook on {_place(self.name)} only looks on ({_shown(self.hook)[0]}): it would be shown what stands for tensors "
-            "while they are recorded, and the slim model would not call it: remove it (the handle's .remove()), and register "
-            "it on the slim model"
-        )
-
-
-def _differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    return before.keys() != after.keys() or any(after[key] is not value for key, value in before.items())
-
-
-def _holds_module(value: Any, seen: set[int]) -> bool:
-    """Whether a function keeps a module, on which it may store what it sees: as the object that it is bound to, as an
-    argument, or in its closure.
+class Shown:
+    """What hooks that give nothing back were shown and made: where one of them keeps it outside of the model, the slim model
+    could not go on with that.
     """
-    if id(value) in seen:
-        return False
-    seen.add(id(value))
-    return isinstance(value, nn.Module) or any(_holds_module(part, seen) for part in _kept_by(value))
+
+    def __init__(self) -> None:
+        self._made: list[Any] | None = None
+        self._seen: list[tuple[weakref.ref[Any], str]] = []
+
+    def note(self, proxy: Any) -> None:
+        """Hear of a proxy that is made."""
+        if self._made is not None:
+            self._made.append(proxy)
+
+    def run(self, module: nn.Module, name: str, hook: Callable[..., Any], *inputs: Any) -> Any:
+        """What a hook gives back."""
+        outer, self._made = self._made, []
+        try:
+            found = hook(module, *inputs)
+            if found is None:
+                where = f"a hook on {_place(name)} ({_shown(hook)[0]})"
+                self._seen += [(weakref.ref(p), where) for p in (*proxies_in(inputs), *self._made)]
+            return found
+        finally:
+            self._made = outer
+
+    def check(self, modules: Mapping[str, nn.Module], known: Iterable[Any]) -> None:
+        """Look, after the run, what is still there.
+
+        Args:
+            modules: of the model.
+            known: what the recorder keeps.
+
+        Raises:
+            TraceError: something is, and no attribute of the modules holds it.
+        """
+        if all(ref() is None for ref, _ in self._seen):
+            return
+        gc.collect()
+        own = {id(proxy) for proxy in known}
+        for module in modules.values():
+            for key, value in module.__dict__.items():
+                if key not in _INTERNAL:
+                    _reach(value, own, 4)
+        for ref, where in self._seen:
+            kept = ref()
+            if kept is not None and id(kept) not in own:
+                raise TraceError(
+                    f"{where} keeps what it sees outside of the model, where the slim model would add nothing: remove it (the "
+                    "handle's .remove()), and register it on the slim model"
+                )
 
 
-def _kept_by(value: Any) -> Iterator[Any]:
-    if isinstance(value, MethodType):
-        yield from (value.__func__, value.__self__)
-    elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, FunctionType):
-        yield from value.__defaults__ or ()
-        with suppress(ValueError):  # a cell not yet filled
-            for cell in value.__closure__ or ():
-                yield cell.cell_contents
-    elif type(value) in (list, tuple, dict):
-        yield from nested.leaves(value)
-    elif callable(value) and hasattr(value, "__dict__") and not isinstance(value, type):
-        yield from vars(value).values()
+_INTERNAL = frozenset(nn.Module().__dict__)
+
+
+def _reach(value: Any, found: set[int], depth: int) -> None:
+    """Add the ids of what a value holds, itself included."""
+    if depth == 0 or isinstance(value, (nn.Module, type)) or id(value) in found:
+        return
+    found.add(id(value))
+    if isinstance(value, Mapping):
+        inside: Any = value.values()
+    elif isinstance(value, (list, tuple, set, deque)):
+        inside = value
+    else:
+        inside = () if isinstance(value, Tensor) else getattr(value, "__dict__", {}).values()
+    for item in inside:
+        _reach(item, found, depth - 1)
 
 
 def _place(name: str) -> str:

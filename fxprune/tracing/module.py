@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
+from fxprune.state import named_parts
 from fxprune.tracing.guarded_code import guard_modes
 from fxprune.tracing.hooks import hooked, without_hooks
+from fxprune.tracing.kept_modes import KeptModes, kept_modes
 from fxprune.tracing.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.patching import unpatched
 from fxprune.tracing.pickled import restored, stored
@@ -21,7 +23,18 @@ __all__ = ["Recorded", "build"]
 
 
 class Recorded(fx.GraphModule):
-    """A GraphModule that is pickled as what it is, and made anew from that."""
+    """A GraphModule that is pickled as what it is, and made anew from that.
+
+    ``meta["modes"]`` says which parts train() and eval() of the original leave in another mode than they are asked for.
+    """
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode of all parts as the original's own train() and eval() do."""
+        super().train(mode)
+        kept: KeptModes = self.__dict__.get("meta", {}).get("modes", {})
+        for name, flag in kept.get(mode, {}).items():
+            self.get_submodule(name).training = flag
+        return self
 
     def recompile(self) -> Any:
         """Make the code of the graph, in which functions go by the names that they have while no model is recorded."""
@@ -62,6 +75,9 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set = root._non_persistent_buffers_set
     module.training = source.training
+    if modes := kept_modes(traced.skeleton):
+        there = dict(named_parts(module))
+        module.meta["modes"] = {mode: {n: f for n, f in kept.items() if n in there} for mode, kept in modes.items()}
     return module, {new: old for old, new in table.items()}
 
 

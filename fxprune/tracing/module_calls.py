@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from fxprune import nested
 from fxprune.errors import TraceError
-from fxprune.tracing.hooks import hooked, run_hooked
+from fxprune.tracing.batch_norms import counted_apart, normalises_as_its_base, plain_base
+from fxprune.tracing.hooks import Shown, hooked, run_hooked
 from fxprune.tracing.lowering import is_leaf, lowered_forward, plain_leaf
 from fxprune.tracing.patching import call_module, module_attribute
 from fxprune.tracing.places import line_running
+from fxprune.tracing.proxy import value_of
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder
@@ -28,6 +31,9 @@ class ModuleCalls:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self.names = recorder, recorder.names
         self.scopes: list[nn.Module] = [recorder.root]
+        self.shown = Shown()
+        self.lowering: set[int] = set()  # batch norms whose code runs, which one node stands for
+        self._norms: dict[Any, bool] = {}
 
     def call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A call of a module by the model's code: one node for a layer of PyTorch, else those of its forward; its hooks are
@@ -42,7 +48,7 @@ class ModuleCalls:
         def forward(*args: Any, **kwargs: Any) -> Any:
             return self._forward(module, name, args, kwargs)
 
-        return run_hooked(module, name, forward, (args, kwargs), lambda: len(self.recorder.graph.nodes))
+        return run_hooked(module, name, forward, (args, kwargs), self.shown)
 
     def _forward(self, module: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
         """The forward of a module, without its hooks."""
@@ -50,10 +56,38 @@ class ModuleCalls:
             return self.recorder.create_proxy("call_module", name, args, kwargs)
         self.scopes.append(module)
         try:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
+                return self._batch_norm_forward(module, args, kwargs)
             lowered = None if "forward" in module.__dict__ else lowered_forward(module)
             return module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
         finally:
             self.scopes.pop()
+
+    def _lowers(self, module: nn.modules.batchnorm._BatchNorm, args: Any, kwargs: Any) -> bool:
+        """Whether the class of torch.nn can stand for a batch norm, as others of its class and settings have shown or not."""
+        plain = [(k, v) for k, v in module.__dict__.items() if type(v) in (bool, float, str, type(None)) and k != "training"]
+        key = (type(module), "forward" in module.__dict__ and id(module), *plain, *map(type, module._modules.values()))
+        known = self._norms.get(key)
+        if known is None:
+            outer, self.recorder.evaluating = self.recorder.evaluating, True
+            try:
+                known = self._norms[key] = normalises_as_its_base(module, *nested.map(value_of, (args, kwargs)))
+            finally:
+                self.recorder.evaluating = outer
+        return known
+
+    def _batch_norm_forward(self, module: nn.modules.batchnorm._BatchNorm, args: Any, kwargs: Any) -> Any:
+        """The code of a batch norm, in which the class of torch.nn takes the place of `F.batch_norm`. It knows both modes, so
+        the code may branch on them.
+        """
+        branched = set(self.recorder.branched)
+        self.lowering.add(id(module))
+        try:
+            with counted_apart(module):
+                return module.forward(*args, **kwargs)
+        finally:
+            self.lowering.discard(id(module))
+            self.recorder.branched = branched
 
     def class_forward(self, forward: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """The code of a class of torch.nn, called past the module: ``old_forward(x)`` of a wrapped layer, ``conv.forward(x)``.
@@ -92,8 +126,7 @@ class ModuleCalls:
     def training_flag(self, module: nn.Module) -> Any:
         """``module.training``, a node for a module of the model."""
         name, stored = self.names.module_names.get(id(module)), module.__dict__["training"]
-        if name is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
-            # A batch norm's own code is traced as in eval and put back as one module, which knows both modes.
+        if name is None:
             return stored
         flag = self.recorder.get_attr(f"{name}.training" if name else "training", stored)
         self.recorder.of_training.add(flag.node)
@@ -102,16 +135,13 @@ class ModuleCalls:
     def batch_norm(self, target: Any, args: Any, kwargs: Any) -> tuple[str, Any, Any, Any]:
         """`F.batch_norm` on the statistics of the batch norm whose code is being traced is that module itself."""
         module = self.scopes[-1]
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        name = self.names.module_names.get(id(module))
+        if id(module) not in self.lowering or not name:
             return "call_function", target, args, kwargs
-        bound = dict(zip(("input", "running_mean", "running_var", "weight", "bias"), args, strict=False)) | kwargs
-        name = self.names.module_names[id(module)]
-        for key in ("running_mean", "running_var", "weight", "bias"):
-            found, own = bound.get(key), getattr(module, key)
-            if (None if found is None else found.node) is not (None if own is None else own.node):
-                raise TraceError(f"the batch norm {name!r} normalises with statistics that are not its own")
-        self.recorder.lowered[name] = next(c for c in type(module).__mro__ if c.__module__.startswith("torch.nn."))
-        return "call_module", name, (bound["input"],), {}
+        base = plain_base(module)
+        assert base is not None
+        self.recorder.lowered[name] = base
+        return "call_module", name, (args[0] if args else kwargs["input"],), {}
 
 
 def _may_be_leaf(module: nn.Module, forward: Any) -> bool:

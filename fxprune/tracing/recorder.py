@@ -103,7 +103,14 @@ class Recorder(Answers):
     def wrap(self, node: fx.Node, value: Any) -> Any:
         """A proxy of a new node, whose value is known."""
         self.values[node] = value
-        return proxy_of(self, node, value)
+        proxy = proxy_of(self, node, value)
+        self.calls.shown.note(proxy)
+        return proxy
+
+    @property
+    def kept(self) -> list[Any]:
+        """The proxies that are made once: of sizes, tensors and flags."""
+        return [*self._attributes.values(), *self._sizes.values()]
 
     def create_arg(self, a: Any) -> Any:
         """What stands for a value among the arguments of a node."""

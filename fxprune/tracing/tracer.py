@@ -29,6 +29,7 @@ from fxprune.tracing.batches import settle
 from fxprune.tracing.held import plain_tensors_as_proxies
 from fxprune.tracing.hooks import check_hooks, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
+from fxprune.tracing.kept_modes import following
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.modes import merge_modes, select_mode
 from fxprune.tracing.one_mode import MODES, restrict
@@ -213,14 +214,14 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
                 refuse_draws(lambda: _record(Recorder(skeleton, new_mode(skeleton), recorder.proxy_class), training))
             return run
     except PruneError as error:
-        raise _Failed(error, frozenset(recorder.branched)) from error
+        raise _Failed(error, following(recorder.branched, skeleton.module)) from error
     except Exception as error:
         found = TraceError(
             f"{type(skeleton.module).__name__} cannot be traced whole ({line_of_error(error)}): {type(error).__name__}: "
             f"{said(error)}; check the example inputs, or prune the parts that can be traced with submodules=[...]"
         )
         found.__cause__ = error
-        raise _Failed(found, frozenset(recorder.branched)) from error
+        raise _Failed(found, following(recorder.branched, skeleton.module)) from error
 
 
 def _record(recorder: Recorder, training: bool) -> _Run:
@@ -233,6 +234,8 @@ def _record(recorder: Recorder, training: bool) -> _Run:
         output = recorder.graph.output(recorder.create_arg(result))
     output.meta.update(scope="", source="")
     recorder.values[output] = value = nested.map(value_of, result)
+    del result, args, named
+    recorder.calls.shown.check(skeleton.names.modules, recorder.kept)
     if (changed := hooks_by_module(skeleton.names.modules)) != hooks:
         name = next(n for n in (*changed, *hooks) if changed.get(n) != hooks.get(n))
         raise TraceError(f"the hooks of the module {name!r} are not the same after a run as before: register them once")
@@ -240,7 +243,7 @@ def _record(recorder: Recorder, training: bool) -> _Run:
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
-    graph, branched = recorder.graph, frozenset(recorder.branched)
+    graph, branched = recorder.graph, following(recorder.branched, skeleton.module)
     run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
     if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
         return run

@@ -119,6 +119,52 @@ def _outside(model: Small) -> None:
     model.conv.register_forward_hook(lambda m, i, o: seen.append(o))
 
 
+def _detached(model: Small) -> None:
+    seen: dict[str, Tensor] = {}
+    model.body.register_forward_hook(lambda m, i, o: seen.update(body=o.detach().mean()))
+
+
+def _asserting(model: Small) -> None:
+    def check(module: nn.Module, args: Any, output: Tensor) -> None:
+        assert output.dim() == 4
+        assert args[0].shape[2:] == output.shape[2:]
+
+    for part in (model.conv, model.norm, model.body):
+        part.register_forward_hook(check)
+
+
+def _write(model: Small) -> None:
+    def write(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.mul_(2)
+
+    model.norm.register_forward_hook(write)
+
+
+_COLLECTED: list[list[Tensor]] = []
+
+
+def _collect(module: nn.Module, args: Any, output: Tensor) -> None:
+    if _COLLECTED:
+        _COLLECTED[-1].append(output)
+
+
+class Outside(Small):
+    """Hooks collect into a place of the library while forward asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in (self.conv, self.norm, self.body):
+            part.register_forward_hook(_collect)
+
+    def forward(self, x: Tensor) -> Any:
+        _COLLECTED.append([])
+        try:
+            out = super().forward(x)
+            return out, sum(feature.mean() for feature in _COLLECTED[-1])
+        finally:
+            _COLLECTED.pop()
+
+
 def _on_gradient(model: Small) -> None:
     model.conv.weight.register_hook(lambda g: g * 0)
 
@@ -177,7 +223,11 @@ CASES = [
     Case("hooks of the state", _with(_state), images),
     Case("left registered", Leaving, images, refused="hooks of the module 'conv' are not the same"),
     Case("removed by itself", _with(_once), images, refused="hooks of the module 'conv' are not the same"),
-    Case("only looks on", _with(_outside), images, refused="hook on 'conv' only looks on"),
+    Case("collected outside for forward", Outside, images),
+    Case("checks shapes", _with(_asserting), images),
+    Case("writes into the output", _with(_write), images),
+    Case("keeps what it makes", _with(_detached), images, refused="a hook on 'body' .* keeps what it sees"),
+    Case("only looks on", _with(_outside), images, refused="a hook on 'conv' .* keeps what it sees"),
     Case(
         "gradient of a module",
         _with(lambda m: m.conv.register_full_backward_hook(lambda m, i, o: None)),
