@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import unicodedata
 
 __all__ = ["Names", "is_name"]
 
@@ -91,4 +92,5 @@ def _renamed(name: str, written: str) -> str:
 def is_name(name: str) -> bool:
     """Return True if ``value.name`` and ``call(name=...)`` work for `name`: no keyword, not mangled."""
     mangled = name.startswith("__") and not name.endswith("__")
-    return name.isidentifier() and not keyword.iskeyword(name) and not mangled
+    as_read = unicodedata.normalize("NFKC", name) == name  # Python reads names so
+    return name.isidentifier() and not keyword.iskeyword(name) and not mangled and as_read

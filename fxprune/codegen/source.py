@@ -24,6 +24,7 @@ from fxprune.tracing.patching import unpatched
 __all__ = ["class_name", "mark_of", "source_of"]
 
 FIXED = {"Any", "Path", "json", "math", "nn", "torch"}
+_OWNERS = {"Block": "self", "attach": "module"}  # of each helper, what its parts must not be called
 FUNCTIONS = ("Block", "CODE", "DTYPES", "attach", "fill", "load", "read_beside", "read_safetensors", "waiting_name")
 
 HELPERS = {
@@ -108,7 +109,10 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim") -> str:
     records = expressions.records.definitions()
     lines = [_header(slim, model, stem), *names.imports(FIXED), "", "", *records]
     for helper in sorted(tree.helpers):
-        lines += [*HELPERS[helper].splitlines(), "", ""]
+        text = HELPERS[helper]
+        if any(_OWNERS[helper] in path.split(".") for path in (*tree.called, *tree.read)):
+            text = text.replace(", **parts", ", /, **parts")  # a part of that name
+        lines += [*text.splitlines(), "", ""]
     lines += [f"class {model}({tree.base}):", "    def __init__(self) -> None:", *tree.init_lines()]
     lines += ["", forward, *body, *train_method(tree), "", ""]
     modes = tree.mode_lines()

@@ -9,6 +9,7 @@ from torch import fx
 from torch.fx.graph import CodeGen, PythonCode
 
 from fxprune.tracing.contexts import OUTSIDE, Region, region_of
+from fxprune.tracing.part_names import check_names, is_plain, with_names
 
 __all__ = ["GuardedCode", "guard_modes"]
 
@@ -23,23 +24,30 @@ class GuardedCode(CodeGen):
     an item ``name = expression``. Invariant: every node with a mode has exactly one such item.
     """
 
-    def _gen_python_code(self, nodes: Any, *args: Any, **kwargs: Any) -> PythonCode:
+    def _gen_python_code(self, nodes: Any, root_module: str, *args: Any, **kwargs: Any) -> PythonCode:
         nodes, other = list(nodes), self._body_transformer
 
         def transform(body: list[str]) -> list[str]:
-            body = _in_blocks(_guarded(body, nodes), nodes)
+            body = _in_blocks(_guarded(with_names(body, nodes, root_module), nodes), nodes)
             return body if other is None else other(body)
 
         self._body_transformer = transform
         try:
-            return super()._gen_python_code(nodes, *args, **kwargs)
+            return super()._gen_python_code(nodes, root_module, *args, **kwargs)
         finally:
             self._body_transformer = other
 
 
 def guard_modes(graph: fx.Graph) -> None:
-    """Have the graph's generated code run the nodes of one mode in that mode only, and those of a region in its contexts."""
-    if any("mode" in node.meta or "region" in node.meta for node in graph.nodes):
+    """Have the graph's generated code run the nodes of one mode in that mode only, those of a region in its contexts, and reach
+    parts of any name.
+
+    Raises:
+        TraceError: a name that no code may hold.
+    """
+    check_names(graph)
+    parts = (str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr"))
+    if any("mode" in n.meta or "region" in n.meta for n in graph.nodes) or not all(map(is_plain, parts)):
         graph.set_codegen(GuardedCode())
 
 

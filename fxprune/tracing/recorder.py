@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from fxprune.errors import PruneError, TraceError, said
 from fxprune.tracing.answers import Answers
+from fxprune.tracing.constant_names import fresh
 from fxprune.tracing.entering import Contexts
 from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.interpret import Runner, name_literal_axes
@@ -49,6 +50,7 @@ class Recorder(Answers):
         self.device_type = next((t.device.type for t in skeleton.origin.values()), "cpu")
         self.root = skeleton.module
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
+        self.graph._graph_namespace.create_name("self", None)  # a part of that name would hide the module in the code
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Tensor] = {}
         self.lowered: dict[str, type[nn.Module]] = {}
@@ -159,7 +161,8 @@ class Recorder(Answers):
                     f"a tensor that a function of C made of the model's values, outside the graph, is used ({line_running()}): "
                     "compute it with functions of torch, or prune the other parts with submodules=[...]"
                 )
-            name = self._constant_names[id(tensor)] = f"_constant{len(self.constants)}"
+            name = fresh(f"_constant{len(self.constants)}", self.names.all_tensors, self.names.modules, self.constants)
+            self._constant_names[id(tensor)] = name
             self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
         proxy = self.get_attr(name, tensor)
         real = self.constants.get(name)

@@ -26,6 +26,7 @@ from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.ambient import settle_questions
 from fxprune.tracing.batches import settle
+from fxprune.tracing.constant_names import align_constants
 from fxprune.tracing.held import plain_tensors_as_proxies
 from fxprune.tracing.hooks import check_hooks, hooks_by_module
 from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
@@ -255,8 +256,9 @@ def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
     """The runs of the two modes as one, whose labels hold in both."""
     skeleton.module.eval()
     branched = evaluation.branched | training.branched
+    constants = align_constants(training.graph, training.constants, evaluation.constants, skeleton.names.all_tensors)
+    constants |= evaluation.constants
     graph, mode = merge_modes(evaluation.graph, training.graph, branched), new_mode(skeleton)
-    constants = {**training.constants, **evaluation.constants}
     lowered = evaluation.lowered | training.lowered
     values = run_graph(graph, skeleton, mode, constants, lowered)
     graph.eliminate_dead_code(is_impure_node=keeps)

@@ -15,6 +15,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
 from fxprune.labels.table import register
 from fxprune.passes.base import Context
+from fxprune.tracing.constant_names import fresh
 
 __all__ = ["Repair", "Site", "repair"]
 
@@ -73,9 +74,8 @@ class Site:
 
     def constant(self, value: Tensor) -> fx.Node:
         """A node that reads a new constant of the slim model."""
-        name = f"_index_{self.node.name}"
-        while hasattr(self.module, name) or name in self.context.constants:
-            name += "_"
+        names = self.context.traced.names  # of the original, in which what is left out here has its name still
+        name = fresh(f"_index_{self.node.name}", names.all_tensors, names.modules, self.context.constants, dir(self.module))
         self.context.constants[name] = value
         self.module.register_buffer(name, value.to("meta"), persistent=False)
         with self.module.graph.inserting_before(self.node):
