@@ -23,6 +23,7 @@ from fxprune.tracing.objects import made, made_by_node
 from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of
 from fxprune.tracing.skeleton import Skeleton, new_mode
+from fxprune.tracing.swallowed import swallowed
 from fxprune.tracing.undecided import Questions
 
 __all__ = ["Recorder"]
@@ -78,6 +79,9 @@ class Recorder(Answers):
             return plain(*args, **kwargs)
         if kwargs:
             args, kwargs = by_place(kind, target, args, kwargs)
+        if kind == "call_method" and target in ("view", "reshape"):
+            for dim in swallowed(args[0].value, self.mode.axes(args[0].value), args[1:]):
+                self.concrete(self.size(args[0], dim))
         named = {k: self.create_arg(v) for k, v in kwargs.items()} if kwargs else {}
         node = self._node(kind, target, self.create_arg(args), named, name)
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
