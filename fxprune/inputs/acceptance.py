@@ -88,17 +88,16 @@ def check_finite(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
     Raises:
         InputError: a tensor of these names holds NaN or infinity: channels cannot be ranked by that.
     """
-    wrong = []
+    floats = {n: t for n in names if (t := tensors[n]).is_floating_point() and not t.is_meta and t.itemsize > 1}
+    sums: dict[Any, list[Tensor]] = {}
     with torch.no_grad():
-        for name in names:
-            tensor = tensors[name]
-            if not tensor.is_floating_point() or tensor.is_meta or tensor.itemsize == 1:
-                continue
-            # One sum is much faster than to look at each entry, and only NaN and infinity, or huge values, make it infinite.
-            if torch.isfinite(tensor.sum(dtype=torch.float32 if tensor.itemsize < 4 else None)):
-                continue
-            if count := int((~torch.isfinite(tensor)).sum()):
-                wrong.append(f"{count} of {tensor.numel()} in {name!r}")
+        for tensor in floats.values():
+            # A sum is much faster than a look at each entry, and only NaN, infinity and huge values make it infinite.
+            total = tensor.sum(dtype=torch.float32 if tensor.itemsize < 4 else None)
+            sums.setdefault((total.device, total.dtype), []).append(total)
+        if all(torch.isfinite(torch.stack(totals)).all() for totals in sums.values()):
+            return
+        wrong = [f"{n} of {t.numel()} in {name!r}" for name, t in floats.items() if (n := int((~torch.isfinite(t)).sum()))]
     if wrong:
         raise InputError(f"channels cannot be ranked by weights that are NaN or infinite: {some(wrong)}; load other weights")
 
