@@ -20,7 +20,7 @@ from fxprune.tracing.tracer import Traced
 __all__ = ["dtypes_apart", "first_difference"]
 
 _SAME = 1e-5
-Place = tuple[torch.device, torch.dtype]
+Place = tuple[torch.device, torch.dtype | None]
 
 
 def first_difference(traced: Traced, model: nn.Module, trial: Trial, place: Place, seed: int) -> str | None:

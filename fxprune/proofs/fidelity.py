@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import InputError, PruneError, Unfaithful
+from fxprune.errors import InputError, PruneError, Unfaithful, said
 from fxprune.planning.fidelity import Fidelity
 from fxprune.proofs.culprit import dtypes_apart, first_difference
 from fxprune.proofs.outcomes import Outcome, apart, call
@@ -85,8 +85,8 @@ class Proof:
 
     def __post_init__(self) -> None:
         device, own = place_of(self.model)
-        self.place = device, self.dtype or own
-        self.result = Fidelity(tolerance=_tolerance(self.place[1]))
+        self.place = device, self.dtype  # at the model's own precision each input has the dtype of the example
+        self.result = Fidelity(tolerance=tolerance_of(self.dtype or own))
         self.failed: list[tuple[Trial, str]] = []
         self.compared: list[Trial] = []
         self.output: Any = None
@@ -128,15 +128,15 @@ class Proof:
             own = call(self.own, trial, self.place, self.seed)
         except Exception as error:  # whatever a model raises on an input that it does not take
             if trial.gradients:
-                self.result.skipped[f"{trial.name}, gradients"] = f"{type(error).__name__}: {error}"
+                self.result.skipped[f"{trial.name}, gradients"] = f"{type(error).__name__}: {said(error)}"
                 self._start()
                 return self._try(replace(trial, gradients=False), optional)
             if not optional and not trial.training:
                 raise InputError(
                     f"{type(self.model).__name__} itself fails on random inputs of the example's shapes "
-                    f"({type(error).__name__}: {error}): give example_inputs that it takes, or verify=False"
+                    f"({type(error).__name__}: {said(error)}): give example_inputs that it takes, or verify=False"
                 ) from error
-            self.result.skipped[trial.name] = f"{type(error).__name__}: {error}"
+            self.result.skipped[trial.name] = f"{type(error).__name__}: {said(error)}"
             self._start()  # whatever the call had done by then
             return False
         return self._compare(trial, own, optional or trial.training)
@@ -146,11 +146,11 @@ class Proof:
             found = call(self.recorded, trial, self.place, self.seed)
         except Exception as error:
             if optional and isinstance(error, (AssertionError, PruneError)):
-                self.result.refused[trial.name] = str(error)
+                self.result.refused[trial.name] = said(error)
                 self._start()
                 return False
             self.result.errors[trial.name] = float("inf")
-            self.failed.append((trial, f"the recording fails where the model runs ({type(error).__name__}: {error})"))
+            self.failed.append((trial, f"the recording fails where the model runs ({type(error).__name__}: {said(error)})"))
             return True
         if trial.inputs is self.traced.example and not trial.training:
             self.output = own.output
@@ -182,8 +182,3 @@ def _where(name: str | None) -> str:
     if name is None:
         return "No submodule's output differs"
     return f"The first submodule whose output differs is {name!r}" if name else "The difference is in the model's own forward"
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """Both sides run the same operators on the same numbers: half precision has no more room than float32."""
-    return tolerance_of(dtype)

@@ -38,7 +38,7 @@ class Outcome:
     changed: set[str] = field(default_factory=set)
 
 
-def call(model: nn.Module, trial: Trial, place: tuple[torch.device, torch.dtype], seed: int) -> Outcome:
+def call(model: nn.Module, trial: Trial, place: tuple[torch.device, torch.dtype | None], seed: int) -> Outcome:
     """Run a model once, in its own train() or eval(), on random inputs, under a seed."""
     args, named = own_copy(random_like(trial.inputs, *place, seed))
     model.train() if trial.training else model.eval()
