@@ -309,7 +309,5 @@ wrap("mode")(around(_dropped, _in_training, _masked_by_values))
 @wrap("reparametrised")
 def reparametrised(module: nn.Module, choice: int) -> None:
     if isinstance(getattr(module, "weight", None), Tensor) and module.weight.dim() > 1:
-        tool = (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.weight_norm)[
-            choice % 3
-        ]
-        tool(module)
+        tools = nn.utils.parametrizations
+        (tools.weight_norm, tools.spectral_norm, tools.orthogonal)[choice % 3](module)
