@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from zoo.base import Entry, call, tensors
 
 __all__ = ["prune_with_peer"]
@@ -16,8 +16,9 @@ __all__ = ["prune_with_peer"]
 def prune_with_peer(entry: Entry, ratio: float, batch: int, scope: str) -> dict[str, Any]:
     """Time, MACs and parameters, and whether the output has the shapes of the original.
 
-    As in its README: magnitude importance, `pruning_ratio`, and the layers that make the outputs ignored. Those are the modules
-    that the entry names, and every layer with as many outputs as an output of the model has channels.
+    As in its README: magnitude importance, `pruning_ratio`, `output_transform`, and the layers that make the outputs
+    ignored. Those are the modules that the entry names, and every layer with as many outputs as an output of the model has
+    channels.
 
     Raises:
         Exception: whatever it raises; AssertionError where the pruned model gives other shapes.
@@ -39,6 +40,7 @@ def prune_with_peer(entry: Entry, ratio: float, batch: int, scope: str) -> dict[
         global_pruning=scope == "global",
         pruning_ratio=ratio,
         ignored_layers=_ignored(model, entry, before),
+        output_transform=_with_gradient,
         # Its defaults for these are dicts shared between calls.
         num_heads={},
         in_channel_groups={},
@@ -54,6 +56,11 @@ def prune_with_peer(entry: Entry, ratio: float, batch: int, scope: str) -> dict[
         "macs": [macs, _macs(model, inputs)],
         "params": [params, sum(p.numel() for p in model.parameters())],
     }
+
+
+def _with_gradient(output: Any) -> list[Tensor]:
+    """The first tensor of an output, of a class that it may not know, in a list: of all of them it takes for ever."""
+    return [t for t in tensors(output) if t.grad_fn is not None][:1]
 
 
 def _ignored(model: nn.Module, entry: Entry, outputs: list[tuple[int, ...]]) -> list[nn.Module]:

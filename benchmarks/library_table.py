@@ -21,7 +21,7 @@ _LEGEND = """\
 - *reload*: saved, run in a fresh process without fxprune, same output.
 - *ONNX*: exported and run by ONNX Runtime within 1e-4 (ultralytics only).
 - *TP*: Torch-Pruning as its README says (MagnitudePruner, the layers that make the outputs ignored); `ok`: it runs and gives
-  the output shapes of the original (its values are not checked).
+  the output shapes of the original (its values are not checked). It has 20 s a model.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import tempfile
 import time
 import warnings
@@ -26,6 +27,7 @@ __all__ = ["Trial", "try_model"]
 
 CLOSE = 1e-4  # relative, in float32
 OTHER_BATCH = 3
+PATIENCE = 20  # seconds for Torch-Pruning, which follows some models for ever
 
 
 def try_model(job: dict[str, Any], events: Path) -> None:
@@ -139,11 +141,18 @@ class Trial:
         """The same model by Torch-Pruning."""
         from library_peer import prune_with_peer
 
+        def stop(*_: object) -> None:
+            raise TimeoutError(f"more than {PATIENCE} s")
+
         torch.manual_seed(0)
+        signal.signal(signal.SIGALRM, stop)
+        signal.alarm(PATIENCE)
         try:
             return {"peer": prune_with_peer(self.entry, self.job["ratio"], self.job["batch"], self.job["scope"])}
         except Exception as error:  # what it cannot do is a result, too
             return {"peer": {"error": first_line(error)}}
+        finally:
+            signal.alarm(0)
 
 
 def onnx_error(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> float:
