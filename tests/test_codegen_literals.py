@@ -75,6 +75,7 @@ def test_literal_nan_and_unknown() -> None:
         (torch.einsum, "torch.einsum"),
         (torch.linalg.norm, "torch.linalg.norm"),
         (torch.fft.rfft2, "torch.fft.rfft2"),
+        (torch._softmax, "torch._softmax"),
         (torch.ops.aten.add.Tensor, "torch.ops.aten.add.Tensor"),
         (math.floor, "math.floor"),
         (max, "max"),

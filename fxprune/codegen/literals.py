@@ -62,6 +62,9 @@ def public_path(target: Any) -> str:
         if str(target).partition(".")[0] in ("aten", "prims"):
             return f"torch.ops.{target}"
     else:
+        own = getattr(target, "__name__", "")
+        if own and vars(torch).get(own) is target:  # an operator that torch does not show, as torch._grouped_mm
+            return f"torch.{own}"
         module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
         if module and name and module.partition(".")[0] == "torch":
             try:
