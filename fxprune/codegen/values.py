@@ -93,7 +93,7 @@ def is_inplace(node: Node, module: nn.Module | None) -> bool:
     name = _called(node)
     marked = name.endswith("_") and not name.endswith("__")
     operators = node.op == "call_function" and name in INPLACE_OPERATORS | STATEMENTS
-    return node.op != "get_attr" and (marked or operators or bool(node.kwargs.get("inplace")))
+    return node.op != "get_attr" and (marked or operators or bool(node.kwargs.get("inplace")) or "out" in node.kwargs)
 
 
 def is_record(target: Any) -> bool:

@@ -133,8 +133,11 @@ class _Masked(fx.Interpreter):
         value = super().run_node(n)
         if n.op in ("placeholder", "output"):
             return value
-        if n.op == "get_attr" and isinstance(value, Tensor):
-            value = value.clone()
+        if n.op == "get_attr" and isinstance(value, Tensor) and not any("acts" in user.meta for user in n.users):
+            value = value.clone()  # where somebody writes into it, all others have to see that
+        if "acts" in n.meta:  # what it wrote into holds something where channels went
+            for source in n.all_input_nodes:
+                self._mask(self.env[source], self._axes(source))
         return self._mask(value, axes)
 
     def _axes(self, n: fx.Node) -> Any:

@@ -54,10 +54,15 @@ class Runner:
         mode = self.mode
         mode.node, mode.source = node.name, node.meta.get("source", "")
         mode.arguments = None if node.op == "call_module" else (node.args, node.kwargs)
-        with mode, casting(node, self.device):
-            if node.op == "call_module":
+        if node.op == "call_module":
+            with mode, casting(node, self.device):
                 return self._leaf(str(node.target))(*args, **kwargs)
-            return call_on_meta(node.target, args, kwargs)
+        mode.acted = False
+        with mode, casting(node, self.device):
+            value = call_on_meta(node.target, args, kwargs)
+        if mode.acted:
+            node.meta["acts"] = True
+        return value
 
     def _leaf(self, name: str) -> nn.Module:
         module = self._leaves.get(name)
@@ -195,4 +200,4 @@ def keeps(node: fx.Node) -> bool:
         return True
     if node.op == "get_attr":
         return "decides" in node.meta  # a flag that says in which mode other nodes run
-    return node.target in (torch._assert, only_mode) or writes(node) or is_whole(node)
+    return "acts" in node.meta or node.target in (torch._assert, only_mode) or writes(node) or is_whole(node)

@@ -7,6 +7,7 @@ operators that have one. An operator that no rule knows freezes every channel th
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
@@ -22,6 +23,7 @@ from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.labels.table import find
 from fxprune.tracing.constants import Constants
+from fxprune.tracing.effects import acts, overlap, skips_entries, written
 from fxprune.tracing.quick_shapes import quick
 
 __all__ = ["LabelMode"]
@@ -38,6 +40,7 @@ class LabelMode(TorchDispatchMode):
         node, source: the graph node that runs now and its line of source, for causes.
         arguments: of that node, where they may name sizes as numbers (a layer's sizes follow its input).
         unknown: operators met that no rule knows.
+        acted: since it was last set to False, an operator wrote into a tensor or drew random numbers.
     """
 
     store: LabelStore = field(default_factory=LabelStore)
@@ -53,6 +56,8 @@ class LabelMode(TorchDispatchMode):
         self.roles: dict[int, Role] = {}
         self.statistics_nodes: set[str] = set()
         self.unknown: dict[str, str] = {}
+        self.acted = False
+        self._parameters: set[int] = set()
 
     # -- what is known of a tensor ---------------------------------------------------------------------------------
 
@@ -153,6 +158,10 @@ class LabelMode(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if acts(func):
+            self.acted = True
+            for tensor in written(func, args, kwargs):
+                self._written(tensor, func)
         bound = _bind(func, args, kwargs)
         value = self._constants.compute(func, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
@@ -167,6 +176,27 @@ class LabelMode(TorchDispatchMode):
         else:
             rule(call)
         return out
+
+    def _written(self, tensor: Tensor, func: Any) -> None:
+        """A write through a view must reach the tensor that it is a view of, and one into a parameter stays in the model."""
+        storage = tensor.untyped_storage()
+        if not self._parameters:
+            self._parameters = {t.untyped_storage()._cdata for t, _ in self._axes.values() if isinstance(t, nn.Parameter)}
+        if storage._cdata in self._parameters:
+            for axis in self.axes(tensor):
+                self.store.fix(axis, self.cause("forward writes into a parameter"))
+            return
+        if tensor.numel() * tensor.element_size() >= storage.nbytes():
+            return
+        same = [axes for t, axes in self._axes.values() if t is not tensor and t.untyped_storage()._cdata == storage._cdata]
+        larger = [axes for axes in same if len(axes) and math.prod(a.size for a in axes) > tensor.numel()]
+        wholes = [a for axes in larger for a in axes]
+        for axis in self.axes(tensor):
+            if func._schema.name in _FILLS and any(a.size > axis.size and overlap(axis, a) for a in wholes):
+                self.store.fix(axis, self.cause("some entries are filled"))  # which tells them from the others
+            if skips_entries(axis, wholes):
+                for one in (axis, *(whole for whole in wholes if overlap(axis, whole))):
+                    self.store.fix(one, self.cause("written through a view of some entries"))
 
     def _freeze(self, call: Call, func: Any) -> None:
         inputs = call.inputs
@@ -193,6 +223,7 @@ def _product(size: Any) -> tuple[int, int]:
     return 1, 1
 
 
+_FILLS = frozenset(f"aten::{n}_" for n in "fill zero normal uniform bernoulli random exponential".split())
 _SIGNATURES: dict[Any, tuple[list[str], dict[str, Any]]] = {}
 
 

@@ -13,7 +13,7 @@ from fxprune.tracing.guarded_code import guard_modes
 __all__ = ["restored", "stored"]
 
 _MADE_ANEW = ("_graph", "_code", "_lineno_map", "_prologue_start")
-_META = ("scope", "source", "mode", "flag", "decides", "region")
+_META = ("scope", "source", "mode", "flag", "decides", "region", "acts")
 
 
 class _Place:

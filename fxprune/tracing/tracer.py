@@ -25,6 +25,7 @@ from torch.nn.parameter import is_lazy
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.ambient import settle_questions
+from fxprune.tracing.assigned_buffers import assigned_buffers
 from fxprune.tracing.batches import settle
 from fxprune.tracing.constant_names import align_constants
 from fxprune.tracing.held import plain_tensors_as_proxies
@@ -230,7 +231,8 @@ def _record(recorder: Recorder, training: bool) -> _Run:
     hooks = hooks_by_module(skeleton.names.modules)
     with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder):
         args, named = placeholders(recorder)
-        result = skeleton.module(*args, **named)
+        with assigned_buffers(recorder):
+            result = skeleton.module(*args, **named)
         recorder.contexts.finish()
         output = recorder.graph.output(recorder.create_arg(result))
     output.meta.update(scope="", source="")
