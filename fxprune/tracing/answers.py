@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,20 @@ from fxprune.errors import TraceError
 from fxprune.tracing.guards import LIMITS, SCALARS, Guard
 from fxprune.tracing.label_mode import LabelMode
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import Method, Sizes, is_proxy
+from fxprune.tracing.proxy import Method, Sizes, become, is_proxy
+from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.undecided import Questions
 
 __all__ = ["Answers"]
 
 _MISSING = object()
 _OF_SHAPE = frozenset("dim ndimension is_floating_point is_complex is_contiguous element_size is_signed".split())
+_OF_PLACE = frozenset("is_cuda is_cpu is_meta is_mps is_xpu is_mkldnn is_quantized".split())
 _ALSO_FUNCTIONS = frozenset("numel is_floating_point is_complex is_signed".split())
 _OF_VALUES = frozenset(
     """
-    item tolist numpy data_ptr untyped_storage storage storage_offset __array__ __dlpack__ __bool__ __int__ __float__
-    __index__ __complex__ __reduce_ex__
+    item tolist numpy data_ptr untyped_storage storage storage_offset __array__ __dlpack__ __dlpack_device__ __bool__ __int__
+    __float__ __index__ __complex__ __reduce_ex__
     """.split()
 )
 
@@ -41,6 +44,7 @@ class Answers(fx.Tracer):
     """
 
     mode: LabelMode
+    skeleton: Skeleton
     values: dict[fx.Node, Any]
     _node: Callable[..., fx.Node]
     wrap: Callable[..., Any]
@@ -72,6 +76,8 @@ class Answers(fx.Tracer):
             return Sizes(self.size(proxy, d) for d in range(value.dim()))
         if isinstance(value, torch.device) and name == "type":
             return self.device_type
+        if name in _OF_PLACE and isinstance(value, Tensor):
+            return getattr(self._example(value.dtype), name)
         found = getattr(value, name, _MISSING)
         if found is _MISSING:
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
@@ -80,6 +86,10 @@ class Answers(fx.Tracer):
         if callable(found) and not isinstance(found, type):
             return Method(proxy, name)
         return found
+
+    def _example(self, dtype: torch.dtype) -> Tensor:
+        """A tensor where the model's own are."""
+        return torch.empty(0, dtype=dtype, device=self.device_type)
 
     def method(self, proxy: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``x.name(*args, **kwargs)``: what follows from the shape is answered, all else recorded."""
@@ -94,6 +104,8 @@ class Answers(fx.Tracer):
                 return self.size(proxy, 0)
             if name == "requires_grad_" and proxy.node.op != "get_attr" and not kwargs and args in ((), (True,)):
                 return proxy  # of a computed tensor: it changes neither values nor the gradients of parameters
+            if name in ("type", "get_device") and not args and not kwargs:
+                return getattr(self._example(value.dtype), name)()
             if name in _OF_SHAPE:
                 return getattr(value, name)(*args, **kwargs)
             if name in _OF_VALUES:
@@ -101,6 +113,8 @@ class Answers(fx.Tracer):
                 if known is not None:
                     return getattr(known, name)(*args, **kwargs)
                 raise self.reads_values(proxy, name)
+        if name == "__setitem__":
+            return self.create_proxy("call_function", operator.setitem, (proxy, *args), kwargs)
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
 
     def set_attribute(self, proxy: Any, name: str, *value: Any) -> None:
@@ -121,7 +135,13 @@ class Answers(fx.Tracer):
         if is_tensor_method_or_property(func):
             if args and is_proxy(args[0]):
                 return self.method(args[0], name, args[1:], kwargs)
+            if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+                self._start_anew(args[0])
+                if is_proxy(args[0]):
+                    return self.method(args[0], name, args[1:], kwargs)
             return self.create_proxy("call_method", name, args, kwargs)
+        for written in nested.tensors(kwargs.get("out")):
+            self._start_anew(written)
         if name in _ALSO_FUNCTIONS and args and is_proxy(args[0]):  # torch.numel(x) is x.numel()
             return self.method(args[0], name, args[1:], kwargs)
         if isinstance(func, torch._C.ScriptMethod):
@@ -129,6 +149,11 @@ class Answers(fx.Tracer):
                 f"the model calls {name!r}, a method of TorchScript, which holds no Python code ({line_running()})"
             )
         return self.create_proxy("call_function", func, args, kwargs, self.graph._target_to_str(name))
+
+    def _start_anew(self, tensor: Tensor) -> None:
+        """Before forward writes what it computes into a tensor that it made of numbers alone, for this call of it."""
+        if not is_proxy(tensor) and not tensor.is_meta:
+            become(tensor, self.create_proxy("call_method", "clone", (tensor,), {}))
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator that code in C calls on a proxy: a node, unless it could hold sizes that C code read as numbers.

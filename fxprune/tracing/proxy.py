@@ -20,6 +20,7 @@ __all__ = [
     "Proxy",
     "Sizes",
     "TensorProxy",
+    "become",
     "constant_proxy",
     "is_proxy",
     "proxies_in",
@@ -250,6 +251,12 @@ def constant_proxy(tracer: Any, value: Tensor) -> Any:
     torch._C._set_throw_on_mutable_data_ptr(proxy)
     _get(proxy, "__dict__").update(tracer=tracer, value=value)
     return proxy
+
+
+def become(tensor: Tensor, proxy: Any) -> None:
+    """Make of a plain tensor, which model code holds, a second proxy of the same node."""
+    tensor.__class__ = TensorProxy
+    _get(tensor, "__dict__").update(node=proxy.node, tracer=proxy.tracer, value=proxy.value)
 
 
 def value_of(a: Any) -> Any:

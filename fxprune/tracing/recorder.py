@@ -61,6 +61,7 @@ class Recorder(Answers):
         self.run_node = Runner(skeleton, mode, self.lowered)
         self._attributes: dict[str, Any] = {}
         self._constant_names: dict[int, str] = {}
+        self._met: list[Tensor] = []  # kept, so that their ids stay their own
 
     def again(self, questions: Questions) -> Recorder:
         """A recorder of the same forward, with other answers to what it asks."""
@@ -159,6 +160,8 @@ class Recorder(Answers):
 
     def tensor_argument(self, tensor: Tensor) -> Any:
         name = self.names.tensor_names.get(id(tensor)) or self._constant_names.get(id(tensor))
+        if name in self.constants and not tensor.is_meta and not torch.equal(self.constants[name], tensor):
+            name = None  # forward wrote into it since
         if name is None:
             if tensor.is_meta and id(tensor) not in self.skeleton.origin:
                 raise TraceError(
@@ -167,8 +170,10 @@ class Recorder(Answers):
                 )
             name = fresh(f"_constant{len(self.constants)}", self.names.all_tensors, self.names.modules, self.constants)
             self._constant_names[id(tensor)] = name
-            self.constants[name] = self.skeleton.origin.get(id(tensor), tensor)
-        proxy = self.get_attr(name, tensor)
+            origin = self.skeleton.origin.get(id(tensor))
+            self.constants[name] = tensor.detach().clone() if origin is None else origin
+            self._met.append(tensor)
+        proxy = self.get_attr(name, tensor if tensor.is_meta else self.constants[name])
         real = self.constants.get(name)
         if real is not None and not real.is_meta and self.mode.known(proxy.value) is None:
             self.mode.set_known(proxy.value, real.detach().cpu())

@@ -22,7 +22,28 @@ def _tagged(model: nn.Module, h: Tensor) -> Tensor:
     return h.tag
 
 
+def _filled(model: nn.Module, h: Tensor) -> Tensor:
+    made = torch.zeros(16)
+    made[3] = 1
+    made += h.mean(0)
+    return model.c(h + made)
+
+
+def _set(model: nn.Module, h: Tensor) -> Tensor:
+    made = torch.zeros(2, 8)
+    made[0, 3:5] = h.mean(0)[3:5]
+    return model.c(h + made.flatten() * 2)
+
+
+def _placed(model: nn.Module, h: Tensor) -> Tensor:
+    assert h.is_cpu and not h.is_cuda and h.get_device() == -1
+    return h.relu() if h.device.type == "cpu" and h.type().endswith("FloatTensor") else h
+
+
 CASES = [
+    Case("a tensor of numbers added to", net(_filled, c=lambda: nn.Linear(16, 16)), rows),
+    Case("a tensor of numbers set", net(_set, c=lambda: nn.Linear(16, 16)), rows),
+    Case("where it is", net(_placed), rows),
     Case("pow with a number", net(lambda m, h: torch.pow(h.abs() + 1, 3.0)), rows),
     Case("where with a number", net(lambda m, h: torch.where(h > 0, h, 0.0)), rows),
     Case("remainder with a number", net(lambda m, h: torch.remainder(h, 2)), rows),
