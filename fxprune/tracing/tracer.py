@@ -27,6 +27,7 @@ from fxprune.errors import InputError, PruneError, TraceError, said
 from fxprune.tracing.ambient import settle_questions
 from fxprune.tracing.assigned_buffers import assigned_buffers
 from fxprune.tracing.batches import settle
+from fxprune.tracing.carried import check_state
 from fxprune.tracing.constant_names import align_constants
 from fxprune.tracing.held import plain_tensors_as_proxies
 from fxprune.tracing.hooks import check_hooks, hooks_by_module
@@ -39,10 +40,11 @@ from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
 from fxprune.tracing.plain_inputs import in_order, placeholders
 from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
+from fxprune.tracing.python_state import State
 from fxprune.tracing.randomness import kept_apart, refuse_draws
 from fxprune.tracing.recorder import Recorder
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
-from fxprune.tracing.undecided import check_either_way
+from fxprune.tracing.undecided import Questions, check_either_way, same_graph
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 
@@ -227,14 +229,26 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
 
 
 def _record(recorder: Recorder, training: bool) -> _Run:
+    """One run of the model's code, which leaves no trace in the objects around it."""
+    state = State(recorder.names.modules)
+    try:
+        return _record_run(recorder, training)
+    finally:
+        state.restore()
+
+
+def _record_run(recorder: Recorder, training: bool) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
     hooks = hooks_by_module(skeleton.names.modules)
     with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder):
+        state = State(recorder.names.modules)
         args, named = placeholders(recorder)
         with assigned_buffers(recorder):
             result = skeleton.module(*args, **named)
         recorder.contexts.finish()
         output = recorder.graph.output(recorder.create_arg(result))
+        changes = state.changes()
+        state.restore()
     output.meta.update(scope="", source="")
     recorder.values[output] = value = nested.map(value_of, result)
     del result, args, named
@@ -248,6 +262,9 @@ def _record(recorder: Recorder, training: bool) -> _Run:
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
     graph, branched = recorder.graph, following(recorder.branched, skeleton.module)
     run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
+    if recorder.questions.answers is None:
+        again = lambda: _record(recorder.again(Questions(())), training)  # noqa: E731
+        check_state(recorder, changes, again, lambda other: same_graph(run, other))
     if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
         return run
     mode = new_mode(skeleton)  # without the labels of what was asked

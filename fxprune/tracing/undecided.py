@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxprune.errors import TraceError
 
-__all__ = ["Questions", "check_either_way"]
+__all__ = ["Questions", "check_either_way", "same_graph"]
 
 _MOST = 3  # questions of one recording: all combinations of answers are tried
 
@@ -66,7 +66,7 @@ def check_either_way(run: Run, questions: Questions, record: Callable[[Questions
         try:
             with warnings.catch_warnings():  # of what is not the case
                 warnings.simplefilter("ignore")
-                same = _same(run, record(Questions(answers)))
+                same = same_graph(run, record(Questions(answers)))
         except Exception:  # what the model raises then, the slim model would not
             same = False
         if not same:
@@ -74,7 +74,7 @@ def check_either_way(run: Run, questions: Questions, record: Callable[[Questions
     return True
 
 
-def _same(a: Run, b: Run) -> bool:
+def same_graph(a: Run, b: Run) -> bool:
     """Whether two recordings hold the same operations on the same tensors."""
     if len(a.graph.nodes) != len(b.graph.nodes):
         return False

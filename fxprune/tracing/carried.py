@@ -1,0 +1,167 @@
+"""What forward carries from one call to the next in Python objects, and goes by: a graph does not, so it is refused by name.
+
+What forward wrote is given to a second recording. Where that comes to the same graph, nobody reads what was written, or what
+is read is made anew from nothing but sizes (a table kept for later).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxprune import nested
+from fxprune.errors import TraceError
+from fxprune.tracing.places import line_running
+from fxprune.tracing.proxy import is_proxy
+from fxprune.tracing.python_state import MISSING, put, put_back
+
+__all__ = ["check_state"]
+
+
+class _Stale:
+    """A value of an earlier call: it may lie where it was put, and be replaced, but not be used."""
+
+    def __init__(self, name: str, used: list[TraceError]) -> None:
+        object.__setattr__(self, "_fxprune", (name, used))
+
+    def __getattr__(self, name: str) -> Any:
+        where, used = object.__getattribute__(self, "_fxprune")
+        used.append(_refused(where, line_running()))
+        raise used[-1]
+
+
+def _stale_operator(name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        where, used = object.__getattribute__(self, "_fxprune")
+        used.append(_refused(where, line_running()))
+        raise used[-1]
+
+    return method
+
+
+for _name in "add radd sub rsub mul rmul truediv rtruediv matmul rmatmul getitem len iter bool int float lt gt le ge".split():
+    setattr(_Stale, f"__{_name}__", _stale_operator(_name))
+_Stale.__torch_function__ = classmethod(lambda cls, func, types, args=(), kwargs=None: _use(args, kwargs))  # type: ignore[attr-defined]
+
+
+def _use(args: Any, kwargs: Any) -> Any:
+    for leaf in nested.leaves((args, kwargs or {})):
+        if type(leaf) is _Stale:
+            return leaf.shape
+    raise TraceError("a value of an earlier call is used")
+
+
+def _refused(name: str, line: str = "") -> TraceError:
+    where = f" ({line})" if line else ""
+    return TraceError(
+        f"forward keeps {name!r} from one call for the next{where}, which a graph does not: keep it in a buffer "
+        "(register_buffer) of one shape, pass it as an input, or prune the other parts with submodules=[...]"
+    )
+
+
+def check_state(recorder: Any, changes: list[Any], again: Callable[[], Any], same: Callable[[Any], bool]) -> None:
+    """Record again with what forward wrote, to see that it goes by none of it. What it wrote is left there.
+
+    Args:
+        changes: of the first recording, as `State.changes` gives them; they were put back.
+        again: records once more.
+        same: whether a recording is the first one.
+
+    Raises:
+        TraceError: forward goes by what it wrote in a call before.
+    """
+    if not changes:
+        return
+    names: list[str] = []
+    used: list[TraceError] = []
+    for name, holder, key, old, new in changes:
+        if new is MISSING:
+            continue
+        if _made_of_sizes(recorder, new) and not (isinstance(old, Tensor) and _inputs_in(recorder, new)):
+            put_back(holder, key, old)
+            continue
+        names.append(name)
+        put(holder, key, _aged(new, name, used))
+    if not names:
+        return
+    try:
+        found = again()
+    except Exception as error:
+        raise (used[0] if used else _refused(names[0])) from error
+    if used or not same(found):
+        raise used[0] if used else _refused(names[0])
+
+
+def _aged(value: Any, name: str, used: list[TraceError]) -> Any:
+    """A value as the next call finds it: later by many calls where it is a number, stale where it is of the graph."""
+    if type(value) in (int, float):
+        return _counted(type(value))(value + 1, name, used)
+    if nested.form_of(value) == "leaf":
+        return _Stale(name, used) if is_proxy(value) else value
+    try:
+        return nested.map(lambda leaf: _Stale(name, used) if is_proxy(leaf) else leaf, value)
+    except Exception:
+        return value
+
+
+def _counted(kind: type) -> Any:
+    """A number that notes where code goes by it; sums and products of it are such numbers, too."""
+
+    def made(value: Any, name: str, used: list[TraceError]) -> Any:
+        number = Counted(value)
+        number.place = (name, used)
+        return number
+
+    def asks(method: str) -> Any:
+        def asked(self: Any, *args: Any) -> Any:
+            self.place[1].append(_refused(self.place[0], line_running()))
+            return getattr(kind, method)(self, *args)
+
+        return asked
+
+    def counts(method: str) -> Any:
+        def counted(self: Any, *args: Any) -> Any:
+            result = getattr(kind, method)(self, *args)
+            return _counted(type(result))(result, *self.place) if type(result) in (int, float) else result
+
+        return counted
+
+    Counted: Any = type(kind.__name__, (kind,), {})
+    for name in ("eq", "ne", "lt", "le", "gt", "ge", "bool", "index", "float"):
+        if hasattr(kind, f"__{name}__"):
+            setattr(Counted, f"__{name}__", asks(f"__{name}__"))
+    Counted.__hash__ = kind.__hash__
+    for name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "floordiv", "mod", "pow", "neg", "abs"):
+        setattr(Counted, f"__{name}__", counts(f"__{name}__"))
+    return made
+
+
+def _made_of_sizes(recorder: Any, value: Any) -> bool:
+    """Whether a value holds something of the graph, none of which follows the values of inputs or parameters."""
+    proxies = [leaf for leaf in nested.leaves(value) if is_proxy(leaf)]
+    return bool(proxies) and not _inputs_in(recorder, value)
+
+
+def _inputs_in(recorder: Any, value: Any) -> bool:
+    pending = [leaf.node for leaf in nested.leaves(value) if is_proxy(leaf) and leaf.tracer is recorder]
+    seen: set[fx.Node] = set(pending)
+    while pending:
+        node = pending.pop()
+        known = recorder.values.get(node)
+        if node.op in ("placeholder", "call_module") or (node.op == "get_attr" and isinstance(known, nn.Parameter)):
+            return True
+        for source in _sources(node):
+            if source not in seen and isinstance(recorder.values.get(source), Tensor):
+                seen.add(source)
+                pending.append(source)
+    return False
+
+
+def _sources(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes whose values a node's value follows: not that of which it takes the size alone."""
+    sized = node.op == "call_method" and str(node.target) in ("size", "new_zeros", "new_ones", "new_full", "new_empty")
+    alike = str(getattr(node.target, "__name__", "")).endswith("_like")
+    return itertools.islice(node.all_input_nodes, int(sized or alike), None)
