@@ -65,6 +65,11 @@ def _write(recorder: Recorder, name: str, old: Any, new: Any) -> None:
     if is_proxy(new) and _is_same_memory(new.node, held.node):
         return
     recorder.contexts.region = Region(grad=False)
+    if held.node.users:  # what was read before is what was there before, and gradients may go through it
+        with recorder.graph.inserting_after(held.node):
+            before = recorder.create_proxy("call_method", "clone", (held,), {})
+        held.node.replace_all_uses_with(before.node, lambda user: user is not before.node)
+        new = before if is_proxy(new) and new.node is held.node else new
     recorder.create_proxy("call_method", "copy_", (held, new), {})
     recorder.contexts.region = OUTSIDE
 

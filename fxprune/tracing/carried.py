@@ -62,20 +62,22 @@ def _refused(name: str, line: str = "") -> TraceError:
     )
 
 
-def check_state(recorder: Any, changes: list[Any], again: Callable[[], Any], same: Callable[[Any], bool]) -> None:
+def check_state(
+    recorder: Any, changes: list[Any], again: Callable[[], tuple[Any, list[Any]]], same: Callable[[Any], bool]
+) -> None:
     """Record again with what forward wrote, to see that it goes by none of it. What it wrote is left there.
+
+    A number that a second call leaves as the first one did is settled; one that moves on (a counter) must not be read.
 
     Args:
         changes: of the first recording, as `State.changes` gives them; they were put back.
-        again: records once more.
+        again: records once more; the recording, and its changes.
         same: whether a recording is the first one.
 
     Raises:
         TraceError: forward goes by what it wrote in a call before.
     """
-    if not changes:
-        return
-    names: list[str] = []
+    left: dict[str, tuple[Any, Any, Any]] = {}
     used: list[TraceError] = []
     for name, holder, key, old, new in changes:
         if new is MISSING:
@@ -83,22 +85,34 @@ def check_state(recorder: Any, changes: list[Any], again: Callable[[], Any], sam
         if _made_of_sizes(recorder, new) and not (isinstance(old, Tensor) and _inputs_in(recorder, new)):
             put_back(holder, key, old)
             continue
-        names.append(name)
-        put(holder, key, _aged(new, name, used))
-    if not names:
+        left[name] = holder, key, new
+        put(holder, key, _later(new, name, used))
+    if not left:
         return
+    moving = _recorded_alike(list(left), again, same, used)
+    counters = [name for name in left if name in moving and type(left[name][2]) in (int, float)]
+    for name in counters:
+        holder, key, new = left[name]
+        put(holder, key, _counted(type(new))(new + 1, name, used))
+    if counters:
+        _recorded_alike(counters, again, same, used)
+
+
+def _recorded_alike(
+    names: list[str], again: Callable[[], tuple[Any, list[Any]]], same: Callable[[Any], bool], used: list[TraceError]
+) -> set[str]:
+    """The names of what another recording wrote, which must be the same as the first."""
     try:
-        found = again()
+        found, changes = again()
     except Exception as error:
         raise (used[0] if used else _refused(names[0])) from error
     if used or not same(found):
         raise used[0] if used else _refused(names[0])
+    return {name for name, *_ in changes}
 
 
-def _aged(value: Any, name: str, used: list[TraceError]) -> Any:
-    """A value as the next call finds it: later by many calls where it is a number, stale where it is of the graph."""
-    if type(value) in (int, float):
-        return _counted(type(value))(value + 1, name, used)
+def _later(value: Any, name: str, used: list[TraceError]) -> Any:
+    """A value as the next call finds it: stale where it is of the graph."""
     if nested.form_of(value) == "leaf":
         return _Stale(name, used) if is_proxy(value) else value
     try:

@@ -166,7 +166,7 @@ def _reach(value: Any, found: set[int], depth: int) -> None:
         return
     found.add(id(value))
     if isinstance(value, Mapping):
-        inside: Any = value.values()
+        inside: Any = (*value, *value.values())  # results may be kept by device
     elif isinstance(value, (list, tuple, set, deque)):
         inside = value
     else:

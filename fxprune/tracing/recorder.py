@@ -42,6 +42,7 @@ class Recorder(Answers):
         branched: names of the ``training`` flags for which the model's code asked as a bool.
         calls: what calls of modules, their tensors and their modes become.
         contexts: which contexts the model's code is in.
+        changes: what forward wrote into Python objects (`fxprune.tracing.python_state.State.changes`).
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
@@ -55,6 +56,7 @@ class Recorder(Answers):
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Tensor] = {}
         self.lowered: dict[str, type[nn.Module]] = {}
+        self.changes: list[Any] = []
         self.evaluating = False
         self.calls = ModuleCalls(self)
         self.contexts = Contexts()

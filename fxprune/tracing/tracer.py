@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 
 from fxprune import nested
-from fxprune.errors import InputError, PruneError, TraceError, said
+from fxprune.errors import PruneError, TraceError, said
 from fxprune.tracing.ambient import settle_questions
 from fxprune.tracing.assigned_buffers import assigned_buffers
 from fxprune.tracing.batches import settle
@@ -43,6 +42,7 @@ from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
 from fxprune.tracing.python_state import State
 from fxprune.tracing.randomness import kept_apart, refuse_draws
 from fxprune.tracing.recorder import Recorder
+from fxprune.tracing.refused_parts import refuse_parts
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
 from fxprune.tracing.undecided import Questions, check_either_way, same_graph
 
@@ -110,7 +110,7 @@ def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, An
         InputError: the model is compiled or TorchScript.
         TraceError: the forward depends on data, or does what a graph cannot hold; the message names the place.
     """
-    _refuse_parts(model)
+    refuse_parts(model)
     skeleton = Skeleton.of(model, inputs, in_order(model, len(inputs), kwargs or {}))
     check_hooks({name: skeleton.origin.get(id(t), t) for name, t in skeleton.names.tensors.items()})
     training = [(module, module.training) for module in skeleton.names.modules.values()]
@@ -168,18 +168,6 @@ def _one_mode(run: _Run, failed: _Failed) -> _Run:
     why = str(failed).splitlines()[0]
     run.values.update(restrict(run.graph, run.branched | failed.branched, run.training, why))
     return replace(run, refused={MODES[not run.training]: why})
-
-
-def _refuse_parts(model: nn.Module) -> None:
-    """Compiled code has no Python forward to record, and a lazy layer no shapes yet."""
-    for name, part in model.named_modules():
-        what = f"the part {name!r}" if name else "the model"
-        if any(is_lazy(t) for t in (*part._parameters.values(), *part._buffers.values())):
-            raise InputError(f"{what} has parameters that no call has given a shape yet: run the model once on an example")
-        if isinstance(part, torch.jit.ScriptModule):
-            raise InputError(f"{what} is TorchScript, which holds no Python code: give the nn.Module that it was made from")
-        if isinstance(getattr(part, "_orig_mod", None), nn.Module):  # what torch.compile returns
-            raise InputError(f"{what} is compiled: give the module inside, its ._orig_mod, and compile the result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,12 +235,13 @@ def _record_run(recorder: Recorder, training: bool) -> _Run:
             result = skeleton.module(*args, **named)
         recorder.contexts.finish()
         output = recorder.graph.output(recorder.create_arg(result))
-        changes = state.changes()
+        value = nested.map(value_of, result)
+        del result, args, named
+        recorder.calls.shown.check(skeleton.names.modules, recorder.kept)
+        recorder.changes = state.changes()
         state.restore()
     output.meta.update(scope="", source="")
-    recorder.values[output] = value = nested.map(value_of, result)
-    del result, args, named
-    recorder.calls.shown.check(skeleton.names.modules, recorder.kept)
+    recorder.values[output] = value
     if (changed := hooks_by_module(skeleton.names.modules)) != hooks:
         name = next(n for n in (*changed, *hooks) if changed.get(n) != hooks.get(n))
         raise TraceError(f"the hooks of the module {name!r} are not the same after a run as before: register them once")
@@ -263,8 +252,12 @@ def _record_run(recorder: Recorder, training: bool) -> _Run:
     graph, branched = recorder.graph, following(recorder.branched, skeleton.module)
     run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
     if recorder.questions.answers is None:
-        again = lambda: _record(recorder.again(Questions(())), training)  # noqa: E731
-        check_state(recorder, changes, again, lambda other: same_graph(run, other))
+
+        def again() -> tuple[_Run, list[Any]]:
+            other = recorder.again(Questions(()))
+            return _record(other, training), other.changes
+
+        check_state(recorder, recorder.changes, again, lambda other: same_graph(run, other))
     if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
         return run
     mode = new_mode(skeleton)  # without the labels of what was asked
