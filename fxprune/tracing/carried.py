@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from fxprune import nested
 from fxprune.errors import TraceError
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import is_proxy
+from fxprune.tracing.proxy import is_proxy, value_of
 from fxprune.tracing.python_state import MISSING, put, put_back
 
 __all__ = ["check_state"]
@@ -82,6 +82,7 @@ def check_state(
     for name, holder, key, old, new in changes:
         if new is MISSING:
             continue
+        key = value_of(key)  # results may be kept by device
         if _made_of_sizes(recorder, new) and not (isinstance(old, Tensor) and _inputs_in(recorder, new)):
             put_back(holder, key, old)
             continue
