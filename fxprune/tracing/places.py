@@ -40,7 +40,8 @@ def line_of_error(error: BaseException) -> str:
 
 def is_models_code(frame: FrameType) -> bool:
     """Whether a frame runs code that is neither ours nor that of PyTorch or Python."""
-    return bool(_shown(frame.f_code.co_filename))
+    name = _shown(frame.f_code.co_filename)
+    return bool(name) and not name.startswith("<")
 
 
 def place_in(frame: FrameType) -> str:
