@@ -44,7 +44,7 @@ def check_model(model: Any) -> None:
 def _wrapped(kind: type, part: nn.Module) -> str:
     if isinstance(getattr(part, "module", None), nn.Module) and kind.__module__.startswith(_WRAPPERS):
         return f"wrapped in {kind.__name__}: give the module inside, its .module, and wrap the result"
-    if kind.__module__.startswith(_QUANTIZED):
+    if kind.__module__.startswith(_QUANTIZED) and "FloatFunctional" not in kind.__name__:  # which adds in float
         return f"quantized ({kind.__name__}), whose packed weights have no channels: prune the float model, then quantize"
     return ""
 

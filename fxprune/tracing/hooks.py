@@ -130,12 +130,13 @@ class Shown:
         finally:
             self._made = outer
 
-    def check(self, modules: Mapping[str, nn.Module], known: Iterable[Any]) -> None:
+    def check(self, modules: Mapping[str, nn.Module], known: Iterable[Any], held: Iterable[Any] = ()) -> None:
         """Look, after the run, what is still there.
 
         Args:
             modules: of the model.
             known: what the recorder keeps.
+            held: containers that are put back as they were.
 
         Raises:
             TraceError: something is, and no attribute of the modules holds it.
@@ -148,6 +149,8 @@ class Shown:
             for key, value in module.__dict__.items():
                 if key not in _INTERNAL:
                     _reach(value, own, 4)
+        for holder in held:
+            _reach(holder, own, 4)
         for ref, where in self._seen:
             kept = ref()
             if kept is not None and id(kept) not in own:

@@ -237,7 +237,7 @@ def _record_run(recorder: Recorder, training: bool) -> _Run:
         output = recorder.graph.output(recorder.create_arg(result))
         value = nested.map(value_of, result)
         del result, args, named
-        recorder.calls.shown.check(skeleton.names.modules, recorder.kept)
+        recorder.calls.shown.check(skeleton.names.modules, recorder.kept, (holder for _, holder, _ in state.held))
         recorder.changes = state.changes()
         state.restore()
     output.meta.update(scope="", source="")
