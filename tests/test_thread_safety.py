@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 import threading
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -149,19 +150,19 @@ def test_other_threads_run_plainly_while_one_traces() -> None:
 
 def test_a_function_taken_while_tracing_works_afterwards() -> None:
     """A model may import in its forward (``from torch import zeros``): what it keeps is no trap for the next trace."""
-    kept: dict[str, Any] = {}
+    kept: Any = types.ModuleType("kept")  # a dict would be put back after each trace
 
     class Keeps(Net):
         def forward(self, x: Tensor) -> Tensor:
-            kept.setdefault("zeros", torch.zeros)
-            kept.setdefault("ceil", math.ceil)
-            side = kept["ceil"](x.shape[-1])
-            return super().forward(x + kept["zeros"](side, side))
+            vars(kept).setdefault("zeros", torch.zeros)
+            vars(kept).setdefault("ceil", math.ceil)
+            side = kept.ceil(x.shape[-1])
+            return super().forward(x + kept.zeros(side, side))
 
     image = torch.zeros(2, 3, 16, 16)
     traces = [trace_graph(Keeps(1, 8), (image,)).graph for _ in range(2)]
     assert [n.format_node() for n in traces[0].nodes] == [n.format_node() for n in traces[1].nodes]
-    assert kept["zeros"](3).tolist() == [0, 0, 0] and kept["ceil"](1.5) == 2
+    assert kept.zeros(3).tolist() == [0, 0, 0] and kept.ceil(1.5) == 2
     assert any(n.op == "call_function" and n.target is torch.zeros for n in traces[1].nodes)
 
 
