@@ -47,7 +47,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
                 raise InputError(f"{needed} does not exist: pass the path that save() was given")
     except OSError as error:
         raise InputError(f"{target!s:.200} cannot be read: {error.strerror}") from error
-    for _ in range(_TRIES):  # another process may replace the model just now
+    before = b""
+    for _ in range(_TRIES):  # another process may replace the model just now: its source, then its weights
         source = b""
         try:
             source = file.read_bytes()
@@ -55,8 +56,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         except (Exception, SystemExit) as error:  # executing a damaged file can fail in any way
             failed = PruneError(f"{file} cannot be loaded: {type(error).__name__}: {said(error)}")
             failed.__cause__ = error
-        if not source or not file.is_file() or file.read_bytes() == source:
+        if not source or source == before or not file.is_file():
             break
+        before = source
     raise failed
 
 

@@ -207,6 +207,7 @@ class Study:
         raise ValueError("it has not the same units, criteria and ratios everywhere")
 
     def _same_ratios(self) -> Iterator[bool]:
+        typed(float, self.options["noise"])
         ratios = [typed(float, ratio) for ratio in self.options["ratios"]]
         for entry in self.applicability:
             yield list(entry.margins) == ratios

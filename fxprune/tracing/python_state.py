@@ -22,10 +22,12 @@ __all__ = ["MISSING", "State", "put", "put_back"]
 _INTERNAL = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters"}
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, FunctionType, torch.dtype, torch.device)
 MISSING: Any = object()
+_DEEPEST = 6  # containers within containers that are looked into
+_LARGEST = 4096  # entries of a container that are looked into: vocabularies and data sets are no state
 
 
 class State:
-    """What the Python objects around a model held at one time.
+    """What the Python objects around a model held at one time; at the end of a ``with`` block all of it is put back.
 
     Attributes:
         held: for each object, its name and a copy of what it holds by key.
@@ -34,6 +36,7 @@ class State:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.held: list[tuple[str, Any, dict[Any, Any]]] = []
         self._seen: set[int] = set()
+        self._depth = 0
         self._generators: list[tuple[Any, Any]] = []
         kinds: dict[type, None] = {}
         for name, module in modules.items():
@@ -42,6 +45,12 @@ class State:
         for kind in kinds:
             if kind not in (nn.Module, object) and not kind.__module__.startswith("fxprune."):
                 self._note_class(kind)
+
+    def __enter__(self) -> State:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
 
     def changes(self) -> list[tuple[str, Any, Any, Any, Any]]:
         """``(name, holder, key, before, now)`` of everything that is another object, or another plain value, now."""
@@ -77,11 +86,15 @@ class State:
         self._seen.add(id(holder))
         held = {k: v for k, v in _held(holder).items() if k not in without} if without else _held(holder)
         self.held.append((name, _Part(holder, without) if without else holder, held))
+        if self._depth == _DEEPEST or len(held) > _LARGEST:
+            return
+        self._depth += 1
         for key, value in held.items():
             if not isinstance(value, (*_ATOMS, Tensor, nn.Module)):
                 self._note_value(f"{name}.{key}" if name else str(key), value)
             elif type(value) is FunctionType:
                 self._note_function(value)
+        self._depth -= 1
 
     def _note_value(self, name: str, value: Any) -> None:
         if type(value).__module__.startswith("fxprune."):

@@ -218,18 +218,10 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
 
 def _record(recorder: Recorder, training: bool) -> _Run:
     """One run of the model's code, which leaves no trace in the objects around it."""
-    state = State(recorder.names.modules)
-    try:
-        return _record_run(recorder, training)
-    finally:
-        state.restore()
-
-
-def _record_run(recorder: Recorder, training: bool) -> _Run:
     skeleton, mode = recorder.skeleton, recorder.mode
     hooks = hooks_by_module(skeleton.names.modules)
-    with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder):
-        state = State(recorder.names.modules)
+    modules = recorder.names.modules
+    with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder), State(modules) as state:
         args, named = placeholders(recorder)
         with assigned_buffers(recorder):
             result = skeleton.module(*args, **named)
@@ -239,7 +231,6 @@ def _record_run(recorder: Recorder, training: bool) -> _Run:
         del result, args, named
         recorder.calls.shown.check(skeleton.names.modules, recorder.kept, (holder for _, holder, _ in state.held))
         recorder.changes = state.changes()
-        state.restore()
     output.meta.update(scope="", source="")
     recorder.values[output] = value
     if (changed := hooks_by_module(skeleton.names.modules)) != hooks:
@@ -251,13 +242,14 @@ def _record_run(recorder: Recorder, training: bool) -> _Run:
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
     graph, branched = recorder.graph, following(recorder.branched, skeleton.module)
     run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
-    if recorder.questions.answers is None:
+    if recorder.changes and recorder.questions.answers is None:
 
         def again() -> tuple[_Run, list[Any]]:
             other = recorder.again(Questions(()))
             return _record(other, training), other.changes
 
-        check_state(recorder, recorder.changes, again, lambda other: same_graph(run, other))
+        with State(modules):
+            check_state(recorder, recorder.changes, again, lambda other: same_graph(run, other))
     if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
         return run
     mode = new_mode(skeleton)  # without the labels of what was asked
