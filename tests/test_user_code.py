@@ -23,7 +23,7 @@ from fxprune import nested
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.randomize import randomize
 
-SHARE = 3  # of --fuzz: networks with code around them take longer
+SHARE = 6  # of --fuzz: networks with code around them take longer
 
 
 def build(code: UserCode) -> nn.Module:

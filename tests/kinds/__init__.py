@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
+
+import pytest
 
 from tests.kinds.base import Case
 
-__all__ = ["ALL", "Case"]
+__all__ = ["ALL", "Case", "sampled"]
 
 ALL: list[tuple[str, Case]] = [
     (info.name, case)
@@ -18,3 +21,8 @@ ALL: list[tuple[str, Case]] = [
     if info.name != "base"
     for case in importlib.import_module(f"{__name__}.{info.name}").CASES
 ]
+
+
+def sampled(params: list[Any]) -> list[Any]:
+    """One parameter in three as it is, the others marked slow: what is long for each of them runs with ``-m slow``."""
+    return [p if i % 3 == 0 else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for i, p in enumerate(params)]
