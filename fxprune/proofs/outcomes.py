@@ -48,7 +48,9 @@ def call(model: nn.Module, trial: Trial, place: tuple[torch.device, torch.dtype 
         output = model(*args, **named)
     gradients = _gradients(model, output, seed) if trial.gradients else {}
     after = _buffers(model)
-    changed = {n for n, b in after.items() if n not in before or not torch.equal(b, before[n])}
+    # A buffer of another size is a table that is made anew for it: what is recorded makes it in each call.
+    same = {n for n, b in after.items() if n in before and (b.shape != before[n].shape or torch.equal(b, before[n]))}
+    changed = after.keys() - same
     return Outcome(nested.map(lambda v: v.detach() if isinstance(v, Tensor) else v, output), gradients, after, changed)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
+from fxprune.tracing.carried import made_of_sizes
 from fxprune.tracing.contexts import OUTSIDE, Region
 from fxprune.tracing.proxy import is_proxy, value_of
 
@@ -57,6 +58,10 @@ def _write(recorder: Recorder, name: str, old: Any, new: Any) -> None:
             "tensor of its final shape"
         )
     if value.shape != old.shape or value.dtype != old.dtype:
+        if not is_proxy(new) or made_of_sizes(
+            recorder, new
+        ):  # a table that is made where the last one is of another size: by each call
+            return
         raise TraceError(
             f"forward assigns to the buffer {name!r} a tensor of {_form(value)} where one of {_form(old)} was: a graph keeps "
             "shape and dtype of what it holds"

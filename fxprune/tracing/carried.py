@@ -18,7 +18,7 @@ from fxprune.tracing.places import line_running
 from fxprune.tracing.proxy import is_proxy, value_of
 from fxprune.tracing.python_state import MISSING, put, put_back
 
-__all__ = ["check_state"]
+__all__ = ["check_state", "made_of_sizes"]
 
 
 class _Stale:
@@ -83,7 +83,8 @@ def check_state(
         if new is MISSING:
             continue
         key = value_of(key)  # results may be kept by device
-        if _made_of_sizes(recorder, new) and not (isinstance(old, Tensor) and _inputs_in(recorder, new)):
+        first = old is MISSING or old is None  # what is kept for later calls, made of parameters: a table of biases
+        if made_of_sizes(recorder, new, parameters=first):
             put_back(holder, key, old)
             continue
         left[name] = holder, key, new
@@ -154,25 +155,24 @@ def _counted(kind: type) -> Any:
     return made
 
 
-def _made_of_sizes(recorder: Any, value: Any) -> bool:
-    """Whether a value holds something of the graph, none of which follows the values of inputs or parameters."""
-    proxies = [leaf for leaf in nested.leaves(value) if is_proxy(leaf)]
-    return bool(proxies) and not _inputs_in(recorder, value)
-
-
-def _inputs_in(recorder: Any, value: Any) -> bool:
+def made_of_sizes(recorder: Any, value: Any, parameters: bool = False) -> bool:
+    """Whether a value holds something of the graph, none of which follows the values of inputs (or of `parameters`)."""
     pending = [leaf.node for leaf in nested.leaves(value) if is_proxy(leaf) and leaf.tracer is recorder]
+    if not pending:
+        return False
     seen: set[fx.Node] = set(pending)
     while pending:
         node = pending.pop()
         known = recorder.values.get(node)
-        if node.op in ("placeholder", "call_module") or (node.op == "get_attr" and isinstance(known, nn.Parameter)):
-            return True
+        if node.op in ("placeholder", "call_module"):
+            return False
+        if node.op == "get_attr" and isinstance(known, nn.Parameter) and not parameters:
+            return False
         for source in _sources(node):
             if source not in seen and isinstance(recorder.values.get(source), Tensor):
                 seen.add(source)
                 pending.append(source)
-    return False
+    return True
 
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:

@@ -105,7 +105,39 @@ class Unread(Base):
         return self.b(self.c(h))  # type: ignore[no-any-return]
 
 
+class Table(Base):
+    """A buffer is made anew where it is of another size: relative places of so many rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.places.shape[1] != h.shape[1]:
+            self.places = torch.arange(h.shape[1]).view(1, -1) * 0.1
+        return self.b(self.c(h)) + self.places.sum()  # type: ignore[no-any-return]
+
+
+class Biases(Base):
+    """In evaluation, what is made of weights alone is kept by device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases, self.kept = nn.Parameter(torch.ones(4)), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.b(self.c(self.a(x))) + self.biases[[0, 2, 1, 3]]  # type: ignore[no-any-return]
+        key = str(x.device)
+        if key not in self.kept:
+            self.kept[key] = self.biases[[0, 2, 1, 3]]
+        return self.b(self.c(self.a(x))) + self.kept[key]  # type: ignore[no-any-return]
+
+
 CASES = [
+    Case("a table of another size", Table, rows),
+    Case("biases kept by device", Biases, rows),
     Case("a counter", Counts, rows),
     Case("a counter in training", CountsInTraining, rows),
     Case("a moving average in training", Average, rows),
