@@ -29,6 +29,7 @@ def test_generated_source_returns_the_same_tensors(case: Case) -> None:
 
 
 def test_a_small_dict_stands_for_a_model_output() -> None:
+    pytest.importorskip("transformers")
     made = rebuild(fxprune.trace(returned("", hf).make(), rows(2)))
     out = made(*rows(3))
     assert out.last_hidden_state is out["last_hidden_state"] is out[0] is out.to_tuple()[0]
