@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
 import fxprune
-from fxprune.codegen import replacing, source_files
+from fxprune.codegen import replacing, source_files, store
 from fxprune.codegen.files import write_text
 from fxprune.errors import InputError, PruneError
 
@@ -222,6 +222,20 @@ def test_two_processes_save_to_one_place_while_another_reads(tmp_path: Path) -> 
         while time.monotonic() < end:
             assert number_of(tmp_path) in (1, 2)
     assert number_of(tmp_path) in (1, 2)
+
+
+def test_a_model_that_is_replaced_again_and_again_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time after its source was read, and before its weights are."""
+    real, times = store.execute, iter(range(2, 8))
+
+    def execute(source: bytes, name: str) -> object:
+        if (number := next(times, None)) is not None:
+            fxprune.save(model(number), tmp_path)
+        return real(source, name)
+
+    fxprune.save(model(1), tmp_path)
+    monkeypatch.setattr(store, "execute", execute)
+    assert number_of(tmp_path) == 7
 
 
 @needs_locks

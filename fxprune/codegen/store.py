@@ -17,7 +17,7 @@ from fxprune.errors import InputError, PruneError, said
 
 __all__ = ["load", "rebuild"]
 
-_TRIES = 3
+_TRIES = 20
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -47,19 +47,30 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
                 raise InputError(f"{needed} does not exist: pass the path that save() was given")
     except OSError as error:
         raise InputError(f"{target!s:.200} cannot be read: {error.strerror}") from error
-    before = b""
+    before = None
     for _ in range(_TRIES):  # another process may replace the model just now: its source, then its weights
-        source = b""
+        now = _state_of(file, weights)
         try:
-            source = file.read_bytes()
-            return execute(source, str(file)).load()
+            return execute(file.read_bytes(), str(file)).load()
         except (Exception, SystemExit) as error:  # executing a damaged file can fail in any way
             failed = PruneError(f"{file} cannot be loaded: {type(error).__name__}: {said(error)}")
             failed.__cause__ = error
-        if not source or source == before or not file.is_file():
+        if now == before and now == _state_of(file, weights):
             break
-        before = source
+        before = now
     raise failed
+
+
+def _state_of(*files: Path) -> list[tuple[int, int] | None]:
+    """What tells a file from the one that replaces it, even by one with the same bytes."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            status = file.stat()
+            found.append((status.st_ino, status.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def rebuild(slim: torch.fx.GraphModule) -> nn.Module:
