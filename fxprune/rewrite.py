@@ -16,8 +16,8 @@ from fxprune.errors import NothingToPrune, PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.registry import pipeline
 from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
-from fxprune.tracing.module import build
-from fxprune.tracing.one_mode import in_its_mode
+from fxprune.tracing.graphs.module import build
+from fxprune.tracing.graphs.one_mode import in_its_mode
 
 __all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Pass, PassResult
-from fxprune.tracing.interpret import keeps
+from fxprune.tracing.labelling.interpret import keeps
 
 __all__ = ["DropUnused"]
 

@@ -13,10 +13,10 @@ from torch.fx.node import map_arg
 from fxprune import nested
 from fxprune.passes.base import Context, Mismatch
 from fxprune.state import meta_copies, named_parts, set_modes
-from fxprune.tracing.autocasting import casting
-from fxprune.tracing.interpret import call_on_meta
-from fxprune.tracing.quick_leaves import quick_leaf
-from fxprune.tracing.quick_shapes import QuickShapes
+from fxprune.tracing.contexts.autocasting import casting
+from fxprune.tracing.labelling.interpret import call_on_meta
+from fxprune.tracing.labelling.quick_leaves import quick_leaf
+from fxprune.tracing.labelling.quick_shapes import QuickShapes
 
 __all__ = ["check_shapes", "run_on_shapes"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Pass, PassResult
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
-from fxprune.tracing.quick_shapes import empty
+from fxprune.tracing.labelling.quick_shapes import empty
 
 __all__ = ["SliceTensors"]
 

@@ -12,7 +12,7 @@ import fxprune
 from fxprune.passes.base import Context, Pass, run_passes
 from fxprune.passes.registry import pass_of, pipeline
 from fxprune.rewrite import on_meta
-from fxprune.tracing.module import build
+from fxprune.tracing.graphs.module import build
 
 __all__ = ["assert_rewrites", "forward_of", "leaves_of", "prepared", "tensors_of"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.tracing.guarded_code import GuardedCode, guard_modes
+from fxprune.tracing.graphs.guarded_code import GuardedCode, guard_modes
 from fxprune.tracing.tracer import trace_graph
 
 
@@ -58,7 +58,7 @@ def test_code_says_the_mode() -> None:
         "head = self.head(body)",
         "aux = self.aux(body) if training else None",
         "mean = aux.mean((2, 3)) if training else None",
-        "select_mode = fxprune_tracing_modes_select_mode(training, (head, mean), head)",
+        "select_mode = fxprune_tracing_graphs_modes_select_mode(training, (head, mean), head)",
         "return select_mode",
     ]
     assert "self.aux(body) if training else None" in module.print_readable(print_output=False)

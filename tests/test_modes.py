@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune import nested
-from fxprune.tracing.guarded_code import guard_modes
-from fxprune.tracing.modes import in_evaluation, merge_modes, select_mode, writes
+from fxprune.tracing.graphs.guarded_code import guard_modes
+from fxprune.tracing.graphs.modes import in_evaluation, merge_modes, select_mode, writes
 
 Forward = Callable[[Tensor], Any]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune.tracing.quick_leaves import quick_leaf
+from fxprune.tracing.labelling.quick_leaves import quick_leaf
 
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS = [

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxprune.tracing.quick_shapes import QuickShapes
+from fxprune.tracing.labelling.quick_shapes import QuickShapes
 
 
 def meta(*shape: int) -> Tensor:

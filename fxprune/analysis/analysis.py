@@ -18,7 +18,7 @@ from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution, solve
 from fxprune.options import AttentionPolicy
-from fxprune.tracing.modes import in_evaluation
+from fxprune.tracing.graphs.modes import in_evaluation
 from fxprune.tracing.tracer import Traced, trace_graph
 
 if TYPE_CHECKING:

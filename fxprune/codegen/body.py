@@ -13,8 +13,8 @@ from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
 from fxprune.codegen.values import is_augmented, is_select_mode
 from fxprune.codegen.wrapping import wrap
-from fxprune.tracing.contexts import OUTSIDE, region_of
-from fxprune.tracing.one_mode import only_mode
+from fxprune.tracing.contexts.regions import OUTSIDE, region_of
+from fxprune.tracing.graphs.one_mode import only_mode
 
 __all__ = ["signature", "statements"]
 

@@ -15,7 +15,7 @@ from fxprune.codegen.literals import keywords, quoted
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.wrapping import wrap
 from fxprune.errors import PruneError
-from fxprune.tracing.objects import Make
+from fxprune.tracing.values.objects import Make
 
 __all__ = ["Records"]
 

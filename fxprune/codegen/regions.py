@@ -6,7 +6,7 @@ import torch
 from torch.fx import Node
 
 from fxprune.codegen.values import is_inplace, is_select_mode, is_statement
-from fxprune.tracing.modes import writes
+from fxprune.tracing.graphs.modes import writes
 
 __all__ = ["Condition", "conditions"]
 

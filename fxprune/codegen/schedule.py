@@ -21,7 +21,7 @@ from fxprune.codegen.values import (
     is_tuple,
     tuple_length,
 )
-from fxprune.tracing.contexts import same_region
+from fxprune.tracing.contexts.regions import same_region
 
 __all__ = ["Schedule"]
 

@@ -18,7 +18,7 @@ from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.tree import Tree
 from fxprune.errors import InputError, PruneError
 from fxprune.planning.report import report_of
-from fxprune.tracing.guarded_code import GuardedCode
+from fxprune.tracing.graphs.guarded_code import GuardedCode
 from fxprune.tracing.patching import unpatched
 
 __all__ = ["class_name", "mark_of", "source_of"]

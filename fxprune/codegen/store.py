@@ -63,14 +63,15 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
 def _state_of(*files: Path) -> list[tuple[int, int] | None]:
     """What tells a file from the one that replaces it, even by one with the same bytes."""
-    found: list[tuple[int, int] | None] = []
-    for file in files:
-        try:
-            status = file.stat()
-            found.append((status.st_ino, status.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    return found
+    return [_one_state_of(file) for file in files]
+
+
+def _one_state_of(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def rebuild(slim: torch.fx.GraphModule) -> nn.Module:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
-from fxprune.tracing.objects import Make
-from fxprune.tracing.one_mode import only_mode
+from fxprune.tracing.graphs.one_mode import only_mode
+from fxprune.tracing.values.objects import Make
 
 __all__ = [
     "is_augmented",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.tracing.quick_shapes import QuickShapes
+from fxprune.tracing.labelling.quick_shapes import QuickShapes
 from fxprune.tracing.skeleton import skeleton_of
 
 __all__ = ["infer_example_inputs"]

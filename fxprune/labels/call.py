@@ -26,7 +26,7 @@ class MacTerm:
 
 
 class Labelled(Protocol):
-    """A run in which tensors have labels (`fxprune.tracing.label_mode.LabelMode`).
+    """A run in which tensors have labels (`fxprune.tracing.labelling.label_mode.LabelMode`).
 
     Attributes:
         store: the facts recorded so far.

@@ -35,7 +35,7 @@ class Operator:
 
     Attributes:
         rule: how labels flow through it (`fxprune.rules`); an operator without one freezes what touches it.
-        shape: what it returns for meta tensors, without running it (`fxprune.tracing.quick_shapes`, `quick_leaves`).
+        shape: what it returns for meta tensors, without running it (`fxprune.tracing.labelling.quick_shapes`, `quick_leaves`).
         repair: how its arguments name channel sizes, if they do (`fxprune.passes.arguments`).
         resize: what a layer remembers of its sizes (`fxprune.passes.resize_leaves`).
         kind: ``"layer"``, ``"norm"``, ``"pointwise"`` or ``"layout"``, for those who look for places in a graph

@@ -14,7 +14,7 @@ from fxprune.proofs.errors import relative_error
 from fxprune.proofs.trials import Trial
 from fxprune.proofs.untouched import seed_all
 from fxprune.state import named_parts
-from fxprune.tracing.module import build
+from fxprune.tracing.graphs.module import build
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["dtypes_apart", "first_difference"]

@@ -20,8 +20,8 @@ from fxprune.proofs.precision import tolerance_of
 from fxprune.proofs.trials import Trial, batches_of, other_sizes
 from fxprune.proofs.untouched import twin_of, untouched
 from fxprune.state import place_of
-from fxprune.tracing.module import build
-from fxprune.tracing.one_mode import MODES
+from fxprune.tracing.graphs.module import build
+from fxprune.tracing.graphs.one_mode import MODES
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["Proof", "check_fidelity", "prove_fidelity", "recording_of"]

@@ -23,9 +23,9 @@ from fxprune.proofs.precision import precision_of, tolerance_of
 from fxprune.proofs.references import Whole, reference_of
 from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import named_tensors, place_of, sliced
-from fxprune.tracing.contexts import entered
-from fxprune.tracing.module import build
-from fxprune.tracing.one_mode import without_checks
+from fxprune.tracing.contexts.regions import entered
+from fxprune.tracing.graphs.module import build
+from fxprune.tracing.graphs.one_mode import without_checks
 
 __all__ = ["MaskedRun", "SizesMixed", "masked_error", "masked_run"]
 

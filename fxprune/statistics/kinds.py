@@ -8,7 +8,7 @@ from typing import Literal
 from torch import fx
 
 from fxprune.labels.table import key_of, known, of_layer, register
-from fxprune.tracing.modes import select_mode
+from fxprune.tracing.graphs.modes import select_mode
 from fxprune.tracing.tracer import Traced
 
 __all__ = ["Kind", "is_sum", "kind_of"]

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.labels.store import Axis
-from fxprune.tracing.modes import in_evaluation
+from fxprune.tracing.graphs.modes import in_evaluation
 
 __all__ = ["Occupancy"]
 

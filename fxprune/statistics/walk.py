@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.examples import own_copy
-from fxprune.tracing.contexts import entered
-from fxprune.tracing.modes import in_evaluation
-from fxprune.tracing.module import build
+from fxprune.tracing.contexts.regions import entered
+from fxprune.tracing.graphs.modes import in_evaluation
+from fxprune.tracing.graphs.module import build
 
 __all__ = ["Look", "Runner"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import PruneError
-from fxprune.tracing.module import Recorded
+from fxprune.tracing.graphs.module import Recorded
 
 __all__ = ["Part", "dressed", "part_of"]
 

@@ -19,8 +19,8 @@ from torch.fx.node import map_arg
 
 from fxprune.submodules.calls import Argument, ModuleCall, Recording, arguments, holds_tensors
 from fxprune.submodules.dressing import Part, dressed, part_of
-from fxprune.tracing.guarded_code import guard_modes
-from fxprune.tracing.one_mode import only_mode
+from fxprune.tracing.graphs.guarded_code import guard_modes
+from fxprune.tracing.graphs.one_mode import only_mode
 
 __all__ = ["attach", "join", "split"]
 

@@ -20,8 +20,8 @@ from fxprune.state import clone_tensors
 from fxprune.submodules.dressing import Part
 from fxprune.submodules.hints import naming_submodules
 from fxprune.submodules.parts import Submodules
-from fxprune.tracing.module import build
-from fxprune.tracing.one_mode import in_its_mode
+from fxprune.tracing.graphs.module import build
+from fxprune.tracing.graphs.one_mode import in_its_mode
 from fxprune.tracing.tracer import trace_graph
 
 __all__ = ["Target", "analyze", "pair_of", "trace"]

@@ -18,9 +18,9 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.errors import PruneError
-from fxprune.tracing.guards import SCALARS
-from fxprune.tracing.interpret import Runner, attribute_on_meta, keeps
-from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.graphs.guards import SCALARS
+from fxprune.tracing.labelling.interpret import Runner, attribute_on_meta, keeps
+from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.skeleton import Skeleton
 
 __all__ = ["settle"]

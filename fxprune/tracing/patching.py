@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.utils._device import _device_constructors
 
-from fxprune.tracing import whole
-from fxprune.tracing.context_patches import context_patches
-from fxprune.tracing.interpret import FACTORIES
-from fxprune.tracing.proxy import IndexProxy, Proxy, proxies_in
-from fxprune.tracing.randomness import DRAWS
+from fxprune.tracing.contexts.patches import context_patches
+from fxprune.tracing.labelling.interpret import FACTORIES
+from fxprune.tracing.state.randomness import DRAWS
+from fxprune.tracing.values import whole
+from fxprune.tracing.values.proxy import IndexProxy, Proxy, proxies_in
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder

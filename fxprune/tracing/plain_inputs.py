@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import InputError
-from fxprune.tracing.hooks import hooked
-from fxprune.tracing.interpret import label_input
+from fxprune.tracing.labelling.interpret import label_input
+from fxprune.tracing.modules.hooks import hooked
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder

@@ -10,21 +10,21 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fxprune.errors import PruneError, TraceError, said
-from fxprune.tracing.answers import Answers
-from fxprune.tracing.constant_names import fresh
-from fxprune.tracing.entering import Contexts
-from fxprune.tracing.guards import NUMBERS, SCALARS, is_constant
-from fxprune.tracing.interpret import Runner, name_literal_axes
-from fxprune.tracing.keywords import by_place
-from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.lowering import lowered_function
-from fxprune.tracing.module_calls import ModuleCalls
-from fxprune.tracing.objects import made, made_by_node
+from fxprune.tracing.contexts.entering import Contexts
+from fxprune.tracing.graphs.constant_names import fresh
+from fxprune.tracing.graphs.guards import NUMBERS, SCALARS, is_constant
+from fxprune.tracing.labelling.interpret import Runner, name_literal_axes
+from fxprune.tracing.labelling.label_mode import LabelMode
+from fxprune.tracing.modules.lowering import lowered_function
+from fxprune.tracing.modules.module_calls import ModuleCalls
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import Method, Proxy, is_proxy, proxy_of
 from fxprune.tracing.skeleton import Skeleton, new_mode
 from fxprune.tracing.swallowed import swallowed
 from fxprune.tracing.undecided import Questions
+from fxprune.tracing.values.answers import Answers
+from fxprune.tracing.values.keywords import by_place
+from fxprune.tracing.values.objects import made, made_by_node
+from fxprune.tracing.values.proxy import Method, Proxy, is_proxy, proxy_of
 
 __all__ = ["Recorder"]
 
@@ -42,7 +42,7 @@ class Recorder(Answers):
         branched: names of the ``training`` flags for which the model's code asked as a bool.
         calls: what calls of modules, their tensors and their modes become.
         contexts: which contexts the model's code is in.
-        changes: what forward wrote into Python objects (`fxprune.tracing.python_state.State.changes`).
+        changes: what forward wrote into Python objects (`fxprune.tracing.state.python_state.State.changes`).
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.errors import TraceError, said
 from fxprune.rebinding import rebind
-from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.labelling.label_mode import LabelMode
 
 __all__ = ["Names", "Skeleton", "copy_with", "new_mode", "skeleton_of", "to_meta"]
 

@@ -8,7 +8,7 @@ value of its node there, so that Python code which asks for a bool, a length or 
 * all other sizes are plain numbers: they are what a rewrite changes;
 * ``self.training`` is a node, and code that branches on it is traced both ways and merged (`select_mode`).
 
-The same run labels the axes of every tensor (`fxprune.tracing.label_mode`).
+The same run labels the axes of every tensor (`fxprune.tracing.labelling.label_mode`).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import PruneError, TraceError, said
-from fxprune.tracing.ambient import settle_questions
-from fxprune.tracing.assigned_buffers import assigned_buffers
 from fxprune.tracing.batches import settle
-from fxprune.tracing.carried import check_state
-from fxprune.tracing.constant_names import align_constants
-from fxprune.tracing.held import plain_tensors_as_proxies
-from fxprune.tracing.hooks import check_hooks, hooks_by_module
-from fxprune.tracing.interpret import keeps, label_outputs, labels_of, run_graph
-from fxprune.tracing.kept_modes import following
-from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.modes import merge_modes, select_mode
-from fxprune.tracing.one_mode import MODES, restrict
+from fxprune.tracing.contexts.ambient import settle_questions
+from fxprune.tracing.graphs.constant_names import align_constants
+from fxprune.tracing.graphs.modes import merge_modes, select_mode
+from fxprune.tracing.graphs.one_mode import MODES, restrict
+from fxprune.tracing.labelling.interpret import keeps, label_outputs, labels_of, run_graph
+from fxprune.tracing.labelling.label_mode import LabelMode
+from fxprune.tracing.modules.hooks import check_hooks, hooks_by_module
+from fxprune.tracing.modules.kept_modes import following
+from fxprune.tracing.modules.refused_parts import refuse_parts
 from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
 from fxprune.tracing.plain_inputs import in_order, placeholders
-from fxprune.tracing.proxy import IndexProxy, Proxy, value_of
-from fxprune.tracing.python_state import State
-from fxprune.tracing.randomness import kept_apart, refuse_draws
 from fxprune.tracing.recorder import Recorder
-from fxprune.tracing.refused_parts import refuse_parts
 from fxprune.tracing.skeleton import Names, Skeleton, new_mode
+from fxprune.tracing.state.assigned_buffers import assigned_buffers
+from fxprune.tracing.state.carried import check_state
+from fxprune.tracing.state.held import plain_tensors_as_proxies
+from fxprune.tracing.state.python_state import State
+from fxprune.tracing.state.randomness import kept_apart, refuse_draws
 from fxprune.tracing.undecided import Questions, check_either_way, same_graph
+from fxprune.tracing.values.proxy import IndexProxy, Proxy, value_of
 
 __all__ = ["Traced", "select_mode", "trace_graph"]
 

@@ -15,7 +15,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.labels.store import Axis
 from fxprune.labels.table import register
 from fxprune.passes.base import Context
-from fxprune.tracing.constant_names import fresh
+from fxprune.tracing.graphs.constant_names import fresh
 
 __all__ = ["Repair", "Site", "repair"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fxprune import nested
 from fxprune.labels.solver import Solution, solve
 from fxprune.labels.store import Axis
-from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.labelling.label_mode import LabelMode
 
 __all__ = ["Ran", "ran"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx
 from torch.fx.graph import CodeGen, PythonCode
 
-from fxprune.tracing.contexts import OUTSIDE, Region, region_of
-from fxprune.tracing.part_names import check_names, is_plain, with_names
+from fxprune.tracing.contexts.regions import OUTSIDE, Region, region_of
+from fxprune.tracing.graphs.part_names import check_names, is_plain, with_names
 
 __all__ = ["GuardedCode", "guard_modes"]
 

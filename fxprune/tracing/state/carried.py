@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from fxprune import nested
 from fxprune.errors import TraceError
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import is_proxy, value_of
-from fxprune.tracing.python_state import MISSING, put, put_back
+from fxprune.tracing.state.python_state import MISSING, put, put_back
+from fxprune.tracing.values.proxy import is_proxy, value_of
 
 __all__ = ["check_state", "made_of_sizes"]
 

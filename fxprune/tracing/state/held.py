@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fxprune.tracing.lowering import is_leaf
-from fxprune.tracing.proxy import constant_proxy
+from fxprune.tracing.modules.lowering import is_leaf
+from fxprune.tracing.values.proxy import constant_proxy
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder

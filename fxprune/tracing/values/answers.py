@@ -12,12 +12,12 @@ from torch.overrides import is_tensor_method_or_property
 
 from fxprune import nested
 from fxprune.errors import TraceError
-from fxprune.tracing.guards import LIMITS, SCALARS, Guard
-from fxprune.tracing.label_mode import LabelMode
+from fxprune.tracing.graphs.guards import LIMITS, SCALARS, Guard
+from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import Method, Sizes, become, is_proxy
 from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.undecided import Questions
+from fxprune.tracing.values.proxy import Method, Sizes, become, is_proxy
 
 __all__ = ["Answers"]
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
 from fxprune.labels.table import find
-from fxprune.tracing.contexts import OUTSIDE, region_of
+from fxprune.tracing.contexts.regions import OUTSIDE, region_of
 
 __all__ = ["casting"]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.tracing.hooks import without_hooks
+from fxprune.tracing.modules.hooks import without_hooks
 
 __all__ = ["is_leaf", "lowered_forward", "lowered_function", "plain_leaf", "pure_leaf"]
 

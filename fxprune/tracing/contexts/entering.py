@@ -11,7 +11,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fxprune.errors import TraceError
-from fxprune.tracing.contexts import OUTSIDE, Autocast, Region
+from fxprune.tracing.contexts.regions import OUTSIDE, Autocast, Region
 from fxprune.tracing.places import line_running
 
 __all__ = ["Contexts"]

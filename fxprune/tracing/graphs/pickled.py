@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from fxprune.tracing.guarded_code import guard_modes
+from fxprune.tracing.graphs.guarded_code import guard_modes
 
 __all__ = ["restored", "stored"]
 

@@ -11,8 +11,8 @@ import torch
 from torch.autograd.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 
 from fxprune.errors import TraceError
-from fxprune.tracing.contexts import Autocast, Region
-from fxprune.tracing.entering import Contexts
+from fxprune.tracing.contexts.entering import Contexts
+from fxprune.tracing.contexts.regions import Autocast, Region
 from fxprune.tracing.places import line_running
 
 if TYPE_CHECKING:

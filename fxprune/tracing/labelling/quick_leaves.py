@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.labels.table import keys_of_layer, known, register
-from fxprune.tracing.quick_shapes import empty
+from fxprune.tracing.labelling.quick_shapes import empty
 
 __all__ = ["quick_leaf"]
 

@@ -1,6 +1,7 @@
 """What forward writes into Python objects: attributes, lists, dicts, globals, closures; all of it is put back.
 
-A graph does none of that (see `fxprune.tracing.carried`); buffers are another matter (`fxprune.tracing.assigned_buffers`).
+A graph does none of that (see `fxprune.tracing.state.carried`); buffers are another matter
+(`fxprune.tracing.state.assigned_buffers`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.tracing.carried import made_of_sizes
-from fxprune.tracing.contexts import OUTSIDE, Region
-from fxprune.tracing.proxy import is_proxy, value_of
+from fxprune.tracing.contexts.regions import OUTSIDE, Region
+from fxprune.tracing.state.carried import made_of_sizes
+from fxprune.tracing.values.proxy import is_proxy, value_of
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder

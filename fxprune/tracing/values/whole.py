@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.errors import TraceError
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import proxies_in
+from fxprune.tracing.values.proxy import proxies_in
 
 __all__ = ["is_whole", "patches"]
 

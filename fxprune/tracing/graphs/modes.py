@@ -1,7 +1,7 @@
 """Merge the graphs of the two modes of a model that branches on ``self.training``.
 
 A node that only one mode has carries ``node.meta["mode"]`` and ``node.meta["flag"]``, the name of the ``training`` flag that
-decides, and runs in that mode alone (`fxprune.tracing.guarded_code`); `select_mode` picks what each mode goes on with.
+decides, and runs in that mode alone (`fxprune.tracing.graphs.guarded_code`); `select_mode` picks what each mode goes on with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from fxprune.tracing.contexts import region_of, same_region
+from fxprune.tracing.contexts.regions import region_of, same_region
 
 __all__ = ["in_evaluation", "merge_modes", "select_mode", "writes"]
 

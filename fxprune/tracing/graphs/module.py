@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.state import named_parts
-from fxprune.tracing.guarded_code import guard_modes
-from fxprune.tracing.hooks import hooked, without_hooks
-from fxprune.tracing.kept_modes import KeptModes, kept_modes
-from fxprune.tracing.lowering import plain_leaf, pure_leaf
+from fxprune.tracing.graphs.guarded_code import guard_modes
+from fxprune.tracing.graphs.pickled import restored, stored
+from fxprune.tracing.modules.hooks import hooked, without_hooks
+from fxprune.tracing.modules.kept_modes import KeptModes, kept_modes
+from fxprune.tracing.modules.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.patching import unpatched
-from fxprune.tracing.pickled import restored, stored
 from fxprune.tracing.skeleton import Names
 from fxprune.tracing.tracer import Traced
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import TraceError
-from fxprune.tracing.proxy import proxies_in
+from fxprune.tracing.values.proxy import proxies_in
 
 __all__ = ["Shown", "check_hooks", "hooked", "hooks_by_module", "run_hooked", "without_hooks"]
 

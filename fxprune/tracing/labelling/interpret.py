@@ -12,13 +12,13 @@ from torch.fx.node import map_arg
 
 from fxprune import nested
 from fxprune.labels.store import Axis, Cause
-from fxprune.tracing.autocasting import casting
-from fxprune.tracing.label_mode import LabelMode
-from fxprune.tracing.lowering import plain_leaf, pure_leaf
-from fxprune.tracing.modes import select_mode, writes
-from fxprune.tracing.one_mode import only_mode
+from fxprune.tracing.contexts.autocasting import casting
+from fxprune.tracing.graphs.modes import select_mode, writes
+from fxprune.tracing.graphs.one_mode import only_mode
+from fxprune.tracing.labelling.label_mode import LabelMode
+from fxprune.tracing.modules.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.skeleton import Skeleton
-from fxprune.tracing.whole import is_whole
+from fxprune.tracing.values.whole import is_whole
 
 __all__ = [
     "FACTORIES",

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import PruneError, TraceError
-from fxprune.tracing.contexts import region_of
+from fxprune.tracing.contexts.regions import region_of
 from fxprune.tracing.skeleton import new_mode
 
 if TYPE_CHECKING:

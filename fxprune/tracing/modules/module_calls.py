@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fxprune import nested
 from fxprune.errors import TraceError
-from fxprune.tracing.batch_norms import counted_apart, normalises_as_its_base, plain_base
-from fxprune.tracing.hooks import Shown, hooked, run_hooked
-from fxprune.tracing.lowering import is_leaf, lowered_forward, plain_leaf
+from fxprune.tracing.modules.batch_norms import counted_apart, normalises_as_its_base, plain_base
+from fxprune.tracing.modules.hooks import Shown, hooked, run_hooked
+from fxprune.tracing.modules.lowering import is_leaf, lowered_forward, plain_leaf
 from fxprune.tracing.patching import call_module, module_attribute
 from fxprune.tracing.places import line_running
-from fxprune.tracing.proxy import value_of
+from fxprune.tracing.values.proxy import value_of
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder

@@ -22,9 +22,9 @@ from fxprune import nested
 from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.labels.table import find
-from fxprune.tracing.constants import Constants
-from fxprune.tracing.effects import acts, overlap, skips_entries, written
-from fxprune.tracing.quick_shapes import quick
+from fxprune.tracing.labelling.quick_shapes import quick
+from fxprune.tracing.state.effects import acts, overlap, skips_entries, written
+from fxprune.tracing.values.constants import Constants
 
 __all__ = ["LabelMode"]
 

@@ -1,0 +1,1 @@
+"""Contexts that model code enters while it is recorded, and what they do to nodes."""

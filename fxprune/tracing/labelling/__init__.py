@@ -1,0 +1,1 @@
+"""Runs on the meta device that give every axis its label."""

@@ -1,0 +1,1 @@
+"""What forward changes beside its result: Python objects, buffers, random numbers."""
