@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import torch
+from measure import tensors
 from torch import Tensor, nn
-from zoo.base import Entry, call, tensors
+from zoo.base import Entry, call
 
 __all__ = ["prune_with_peer"]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import zoo
-from measure import first_line
+from measure import first_line, tensors
 from ours import free_share
 from stages import Stages
 from torch import Tensor, nn
-from zoo.base import Inputs, call, tensors
+from zoo.base import Inputs, call
 
 import fxprune
 from fxprune.planning.report import report_of

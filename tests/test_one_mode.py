@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,18 +88,16 @@ def test_each_part_goes_by_its_own_mode(modes: tuple[bool, bool]) -> None:
     assert torch.equal(made(X), model(X))
 
 
-def test_parts_that_follow_one_another_must_be_in_one_mode() -> None:
-    model = Written(lambda m, h: m.two(m.one(h)), one=Part(2.0), two=Part(3.0))
-    recorded = fxprune.trace(model, X)
-    for mode in (True, False):
-        assert torch.equal(recorded.train(mode)(X), model.train(mode)(X))
-    recorded.get_submodule("one").train(True)
-    with pytest.raises(AssertionError, match="must be equal"):
-        recorded(X)
-
-
-def test_modes_of_parts_that_cannot_be_told_apart_must_be_equal() -> None:
-    model = Written(lambda m, h: m.one(h) if m.training else m.one(h) * 2, one=Part(2.0))
+@pytest.mark.parametrize(
+    ("between", "parts"),
+    [
+        (lambda m, h: m.two(m.one(h)), {"one": 2.0, "two": 3.0}),
+        (lambda m, h: m.one(h) if m.training else m.one(h) * 2, {"one": 2.0}),
+    ],
+    ids=["follow one another", "cannot be told apart"],
+)
+def test_parts_whose_modes_must_be_equal(between: Callable[[nn.Module, torch.Tensor], Any], parts: dict[str, float]) -> None:
+    model = Written(between, **{name: Part(by) for name, by in parts.items()})
     recorded = fxprune.trace(model, X)
     for mode in (True, False):
         assert torch.equal(recorded.train(mode)(X), model.train(mode)(X))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from measure import tensors
 from torch import Tensor, nn
 
 __all__ = ["Entry", "Inputs", "fused", "ids", "images", "ran", "trained"]
@@ -84,13 +85,3 @@ def fused(entry: Entry) -> Entry:
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model on inputs by position or by name."""
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a nested output, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if hasattr(value, "__dataclass_fields__") and not isinstance(value, dict):
-        value = vars(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in tensors(part)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
+from fxprune.tracing.dispatch_mode import DispatchMode
 
 __all__ = ["in_one_precision"]
 
@@ -33,14 +33,10 @@ def _names_one(node: fx.Node) -> bool:
     return any(isinstance(a, torch.dtype) and a in _FLOATS for a in nested.leaves((node.args, node.kwargs)))
 
 
-class _OnePrecision(TorchDispatchMode):
+class _OnePrecision(DispatchMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
 from fxprune.state import copied, named_parts, named_tensors
+from fxprune.tracing.dispatch_mode import DispatchMode
 from fxprune.tracing.skeleton import copy_with
 
 __all__ = ["seed_all", "twin_of", "untouched"]
@@ -112,7 +112,7 @@ def _same_items(now: Any, before: Any) -> bool:
     return bool(now == before)
 
 
-class _Memory(TorchDispatchMode):
+class _Memory(DispatchMode):
     """Copies the memory of some tensors before an operator of this thread writes into it."""
 
     supports_higher_order_operators = True
@@ -122,10 +122,6 @@ class _Memory(TorchDispatchMode):
         self.tensors = tensors
         self.known = {t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided and not t.is_meta}
         self.kept: dict[int, tuple[Any, Any]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # its wrapper imports torch._dynamo
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -13,18 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tests.kinds.base import Case, images, net, rows
-from tests.kinds.hooks import Small
+from tests.kinds.hooks import Small, dressed
 
 __all__ = ["CASES"]
-
-
-def _with(dress: Callable[[Any], Any]) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        model = Small()
-        dress(model)
-        return model
-
-    return make
 
 
 def _method(model: Small) -> None:
@@ -178,16 +169,16 @@ def _reaching_itself() -> nn.Module:
 
 
 CASES = [
-    Case("method on the model", _with(_method), images),
-    Case("wrapped model", _with(_around_the_model), images),
-    Case("as accelerate does", _with(_as_accelerate_does), images),
-    Case("wrapped convolution", _with(_wrapped("conv")), images),
-    Case("wrapped norm", _with(_wrapped("norm")), images),
-    Case("wrapped linear layer", _with(_wrapped("head")), images),
-    Case("wrapped container", _with(_wrapped("body")), images),
-    Case("old forward as a default", _with(_bound_default), images),
-    Case("closure over another part", _with(_of_another), images),
-    Case("decorated", _with(_no_grad), images),
+    Case("method on the model", dressed(_method), images),
+    Case("wrapped model", dressed(_around_the_model), images),
+    Case("as accelerate does", dressed(_as_accelerate_does), images),
+    Case("wrapped convolution", dressed(_wrapped("conv")), images),
+    Case("wrapped norm", dressed(_wrapped("norm")), images),
+    Case("wrapped linear layer", dressed(_wrapped("head")), images),
+    Case("wrapped container", dressed(_wrapped("body")), images),
+    Case("old forward as a default", dressed(_bound_default), images),
+    Case("closure over another part", dressed(_of_another), images),
+    Case("decorated", dressed(_no_grad), images),
     Case("__call__ of the class", Scaled, rows),
     Case("weight standardisation", _own(Standardised, 3, padding=1), images),
     Case("padding, then the class's own", _own(Same, 3), images),

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from tests.kinds.base import Case, images, rows
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "Small", "dressed"]
 
 
 class Small(nn.Module):
@@ -31,7 +31,9 @@ class Small(nn.Module):
         return self.head(h.mean((2, 3)))
 
 
-def _with(dress: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+def dressed(dress: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+    """Makes a `Small` to which something was done."""
+
     def make() -> nn.Module:
         model = Small()
         dress(model)
@@ -199,49 +201,49 @@ def _state(model: Small) -> None:
 
 
 CASES = [
-    Case("output of a layer", _with(lambda m: m.conv.register_forward_hook(_twice)), images),
-    Case("output of a norm", _with(lambda m: m.norm.register_forward_hook(_twice)), images),
-    Case("output of an activation", _with(lambda m: m.act.register_forward_hook(_twice)), images),
-    Case("output of a container", _with(lambda m: m.body.register_forward_hook(_twice)), images),
-    Case("output of the model", _with(lambda m: m.register_forward_hook(_twice)), images),
-    Case("input of a layer", _with(lambda m: m.conv.register_forward_pre_hook(_shift_inputs)), images),
-    Case("input of a norm", _with(lambda m: m.norm.register_forward_pre_hook(_shift_inputs)), images),
-    Case("input of the model", _with(lambda m: m.register_forward_pre_hook(_shift_inputs)), images),
+    Case("output of a layer", dressed(lambda m: m.conv.register_forward_hook(_twice)), images),
+    Case("output of a norm", dressed(lambda m: m.norm.register_forward_hook(_twice)), images),
+    Case("output of an activation", dressed(lambda m: m.act.register_forward_hook(_twice)), images),
+    Case("output of a container", dressed(lambda m: m.body.register_forward_hook(_twice)), images),
+    Case("output of the model", dressed(lambda m: m.register_forward_hook(_twice)), images),
+    Case("input of a layer", dressed(lambda m: m.conv.register_forward_pre_hook(_shift_inputs)), images),
+    Case("input of a norm", dressed(lambda m: m.norm.register_forward_pre_hook(_shift_inputs)), images),
+    Case("input of the model", dressed(lambda m: m.register_forward_pre_hook(_shift_inputs)), images),
     Case(
         "input becomes a keyword",
-        _with(lambda m: m.conv.register_forward_pre_hook(_with_keywords, with_kwargs=True)),
+        dressed(lambda m: m.conv.register_forward_pre_hook(_with_keywords, with_kwargs=True)),
         images,
     ),
-    Case("hook with keywords", _with(lambda m: m.conv.register_forward_hook(_keywords_after, with_kwargs=True)), images),
-    Case("always called", _with(lambda m: m.conv.register_forward_hook(_twice, always_call=True)), images),
-    Case("two hooks in order", _with(_stacked), images),
+    Case("hook with keywords", dressed(lambda m: m.conv.register_forward_hook(_keywords_after, with_kwargs=True)), images),
+    Case("always called", dressed(lambda m: m.conv.register_forward_hook(_twice, always_call=True)), images),
+    Case("two hooks in order", dressed(_stacked), images),
     Case("features collected", Collecting, images),
     Case("stored on the part", Reading, images),
-    Case("closure over parts", _with(_closure), images),
+    Case("closure over parts", dressed(_closure), images),
     Case("registered for one call", Passing, images),
-    Case("masks of torch.nn.utils.prune", _with(_mask), images),
-    Case("hooks of the state", _with(_state), images),
+    Case("masks of torch.nn.utils.prune", dressed(_mask), images),
+    Case("hooks of the state", dressed(_state), images),
     Case("left registered", Leaving, images, refused="hooks of the module 'conv' are not the same"),
-    Case("removed by itself", _with(_once), images, refused="hooks of the module 'conv' are not the same"),
+    Case("removed by itself", dressed(_once), images, refused="hooks of the module 'conv' are not the same"),
     Case("collected outside for forward", Outside, images),
-    Case("checks shapes", _with(_asserting), images),
-    Case("writes into the output", _with(_write), images),
-    Case("keeps what it makes", _with(_detached), images, refused="a hook on 'body' .* keeps what it sees"),
-    Case("only looks on", _with(_outside), images, refused="a hook on 'conv' .* keeps what it sees"),
+    Case("checks shapes", dressed(_asserting), images),
+    Case("writes into the output", dressed(_write), images),
+    Case("keeps what it makes", dressed(_detached), images, refused="a hook on 'body' .* keeps what it sees"),
+    Case("only looks on", dressed(_outside), images, refused="a hook on 'conv' .* keeps what it sees"),
     Case(
         "gradient of a module",
-        _with(lambda m: m.conv.register_full_backward_hook(lambda m, i, o: None)),
+        dressed(lambda m: m.conv.register_full_backward_hook(lambda m, i, o: None)),
         images,
         refused="'conv' has a hook on gradients",
     ),
     Case(
         "gradient before a module",
-        _with(lambda m: m.register_full_backward_pre_hook(lambda m, g: None)),
+        dressed(lambda m: m.register_full_backward_pre_hook(lambda m, g: None)),
         images,
         refused="the model has a hook on gradients",
     ),
-    Case("gradient of a parameter", _with(_on_gradient), images, refused="'conv.weight' has a hook on its gradient"),
-    Case("after the gradient", _with(_after_gradient), images, refused="'conv.weight' has a hook on its gradient"),
+    Case("gradient of a parameter", dressed(_on_gradient), images, refused="'conv.weight' has a hook on its gradient"),
+    Case("after the gradient", dressed(_after_gradient), images, refused="'conv.weight' has a hook on its gradient"),
     Case("hook on one linear layer", lambda: _rows_hook(), rows),
 ]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
 from fxprune.labels.table import find
 from fxprune.tracing.contexts.regions import OUTSIDE, region_of
+from fxprune.tracing.dispatch_mode import DispatchMode
 
 __all__ = ["casting"]
 
@@ -46,14 +46,10 @@ def casting(node: fx.Node, device: str) -> contextlib.AbstractContextManager[Any
 _NOTHING = contextlib.nullcontext()
 
 
-class _Casting(TorchDispatchMode):
+class _Casting(DispatchMode):
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         super().__init__()
         self.dtype, self.key = dtype, f"Autocast{device.upper()}"
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
 from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.labels.table import find
+from fxprune.tracing.dispatch_mode import DispatchMode
 from fxprune.tracing.labelling.quick_shapes import quick
 from fxprune.tracing.state.effects import acts, overlap, skips_entries, written
 from fxprune.tracing.values.constants import Constants
@@ -30,7 +30,7 @@ __all__ = ["LabelMode"]
 
 
 @dataclass(eq=False)
-class LabelMode(TorchDispatchMode):
+class LabelMode(DispatchMode):
     """Labels every tensor of a meta run; see the module docstring.
 
     Attributes:
@@ -143,10 +143,6 @@ class LabelMode(TorchDispatchMode):
         return Axis(size, None, size > 1)
 
     # -- running an operator ---------------------------------------------------------------------------------------
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # its wrapper imports torch._dynamo, and takes longer than many operators
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.labels.table import known, register
+from fxprune.tracing.dispatch_mode import DispatchMode
 
 __all__ = ["QuickShapes", "empty", "quick"]
 
@@ -47,12 +47,8 @@ def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device="meta")
 
 
-class QuickShapes(TorchDispatchMode):
+class QuickShapes(DispatchMode):
     """Runs a model on meta tensors, taking shapes from `quick` where it knows them."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # its wrapper imports torch._dynamo, and takes longer than what it wraps
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
