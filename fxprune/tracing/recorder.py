@@ -15,7 +15,7 @@ from fxprune.tracing.graphs.constant_names import fresh
 from fxprune.tracing.graphs.guards import NUMBERS, SCALARS, is_constant
 from fxprune.tracing.labelling.interpret import Runner, name_literal_axes
 from fxprune.tracing.labelling.label_mode import LabelMode
-from fxprune.tracing.modules.lowering import lowered_function
+from fxprune.tracing.modules.attention import lowered_function
 from fxprune.tracing.modules.module_calls import ModuleCalls
 from fxprune.tracing.places import line_running
 from fxprune.tracing.skeleton import Skeleton, new_mode
@@ -77,12 +77,12 @@ class Recorder(Answers):
         """Record an operation: a proxy of its result, or the result itself where it is a constant."""
         if target is nn.functional.batch_norm:
             kind, target, args, kwargs = self.calls.batch_norm(target, args, kwargs)
-        plain = lowered_function(target, args, kwargs)
+        plain = lowered_function(target)
         if plain is not None:
             return plain(*args, **kwargs)
         if kwargs:
             args, kwargs = by_place(kind, target, args, kwargs)
-        if kind == "call_method" and target in ("view", "reshape"):
+        if kind == "call_method" and target in ("view", "reshape") and is_proxy(args[0]):
             for dim in swallowed(args[0].value, self.mode.axes(args[0].value), args[1:]):
                 self.concrete(self.size(args[0], dim))
         named = {k: self.create_arg(v) for k, v in kwargs.items()} if kwargs else {}
