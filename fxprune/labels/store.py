@@ -88,6 +88,7 @@ class LabelStore:
         self.statistics: list[np.ndarray] = []  # a norm, softmax or mean runs over these
         self.batched: list[np.ndarray] = []  # batch axes of matrix products: attention heads
         self.grouped: list[np.ndarray] = []  # the groups of convolutions with several channels in each
+        self.met: list[tuple[Axis, np.ndarray]] = []  # axes that follow the input, and labels that they are as many as
         self._cause_index: dict[Cause, int] = {}
 
     def cause(self, cause: Cause) -> int:
@@ -116,6 +117,8 @@ class LabelStore:
             fixed, other = (a, b) if a.labels is None else (b, a)
             cause = cause if fixed.cause is None else fixed.cause
             self.fix(other, cause)
+            if fixed.dynamic and other.labels is not None:
+                self.met.append((fixed, other.labels))
             return Axis(a.size, None, a.dynamic or b.dynamic, cause)
         self.pairs.append((a.labels, b.labels))
         return a if a.dynamic or not b.dynamic else Axis(a.size, a.labels, True, None, a.parts)

@@ -17,7 +17,7 @@ class Fidelity:
     Attributes:
         errors: check -> the largest relative difference of outputs, gradients and buffers; infinite where types differ.
         refused: check -> why the recording does not take what the model takes (it asserts a size, or has one mode alone).
-        skipped: check -> why the model itself does not take it.
+        skipped: check -> why the model itself does not take it, or how much work it would have been.
         vacuous: why the user's weights could hide a difference; random ones were tried, too.
         tolerance: what counts as rounding.
     """

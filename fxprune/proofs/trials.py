@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fxprune import nested
+from fxprune.tracing.tracer import Traced
 
-__all__ = ["Trial", "batches_of", "other_sizes"]
+__all__ = ["Trial", "batches_of", "bound_axes", "other_sizes", "work_of"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -66,37 +69,54 @@ def _where_apart(tensor: Tensor, other: Tensor) -> list[int]:
     return [d for d, (a, b) in enumerate(zip(tensor.shape, other.shape, strict=True)) if a != b]
 
 
-def other_sizes(inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
+def other_sizes(inputs: Inputs, bound: Set[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, Inputs]]:
     """Inputs of other heights, widths or lengths, each with its name.
 
     Axes of one size change together, wherever they are, since what belongs together has the same size; of images, then,
     the height alone. What the model itself does not take says nothing.
+
+    Args:
+        bound: axes that stay, as the number of the tensor and that of its axis: see `bound_axes`.
     """
-    batch = next((int(t.shape[0]) for t in nested.tensors(inputs) if t.dim()), 0)
-    found = {int(s) for t in nested.tensors(inputs) for s in t.shape[1:] if s > 1 and s != batch}
-    for size in sorted(found, reverse=True):
+    tensors = nested.tensors(inputs)
+    batch = next((int(t.shape[0]) for t in tensors if t.dim()), 0)
+    free = [(i, d) for i, t in enumerate(tensors) for d in range(1, t.dim()) if (i, d) not in bound]
+    sizes = {int(tensors[i].shape[d]) for i, d in free}
+    for size in sorted((s for s in sizes if s > 1 and s != batch), reverse=True):
         other = size // 2 if size > 3 else size + 1
-        yield f"{size} -> {other}", _resized(inputs, partial(_replaced, size, other))
-    heights = {int(t.shape[2]) for t in nested.tensors(inputs) if t.dim() == 4 and t.shape[2] > 3}
-    for height in sorted(heights):
-        yield f"height {height} -> {height // 2}", _resized(inputs, partial(_replaced_height, height))
+        changed = {(i, d): other for i, d in free if tensors[i].shape[d] == size}
+        yield f"{size} -> {other}", _resized(inputs, changed)
+    rows = [(i, d) for i, d in free if d == 2 and tensors[i].dim() == 4]
+    for height in sorted({int(tensors[i].shape[d]) for i, d in rows if tensors[i].shape[d] > 3}):
+        changed = {(i, d): height // 2 for i, d in rows if tensors[i].shape[d] == height}
+        yield f"height {height} -> {height // 2}", _resized(inputs, changed)
 
 
-def _replaced(old: int, new: int, dim: int, size: int, rank: int) -> int:
-    return new if dim and size == old else size
+def bound_axes(traced: Traced) -> set[tuple[int, int]]:
+    """The axes of the inputs that are as many as an axis of a parameter, as the number of the tensor and that of the axis."""
+    mode = traced.mode
+    weights = {id(a.labels) for t in traced.tensors.values() for a in mode.axes(t) if a.labels is not None}
+    held = {id(axis) for axis, labels in mode.store.met if id(labels) in weights}
+    tensors = nested.tensors(traced.inputs)
+    return {(i, d) for i, t in enumerate(tensors) for d, axis in enumerate(mode.axes(t)) if id(axis) in held}
 
 
-def _replaced_height(old: int, dim: int, size: int, rank: int) -> int:
-    return old // 2 if rank == 4 and dim == 2 and size == old else size
+def work_of(traced: Traced, trial: Trial) -> float:
+    """About how many MACs a trial takes: those of the recording, times how many more entries the inputs have."""
+    macs = sum(term.constant * math.prod(map(len, term.axes)) for term in traced.mode.macs)
+    entries, recorded = (max(1, sum(t.numel() for t in nested.tensors(v))) for v in (trial.inputs, traced.inputs))
+    return macs * entries / recorded * (3 if trial.gradients else 1)
 
 
-def _resized(inputs: Inputs, size: Callable[[int, int, int], int]) -> Inputs:
-    """Inputs on the meta device with ``size(axis, size, number of axes)`` for every size."""
+def _resized(inputs: Inputs, sizes: Mapping[tuple[int, int], int]) -> Inputs:
+    """Inputs on the meta device in which some axes of the tensors have other sizes."""
+    number = itertools.count()
 
     def make(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        shape = [size(dim, int(s), value.dim()) for dim, s in enumerate(value.shape)]
+        i = next(number)
+        shape = [sizes.get((i, dim), int(s)) for dim, s in enumerate(value.shape)]
         return torch.empty(shape, dtype=value.dtype, device="meta")
 
     args, named = nested.map(make, inputs)
