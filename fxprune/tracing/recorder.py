@@ -43,6 +43,7 @@ class Recorder(Answers):
         calls: what calls of modules, their tensors and their modes become.
         contexts: which contexts the model's code is in.
         changes: what forward wrote into Python objects (`fxprune.tracing.state.python_state.State.changes`).
+        registers: where forward added hooks or parts, or took them away (`fxprune.tracing.modules.registered`).
         evaluating: a node runs on the meta device right now, and what it calls is not recorded.
     """
 
@@ -57,6 +58,7 @@ class Recorder(Answers):
         self.constants: dict[str, Tensor] = {}
         self.lowered: dict[str, type[nn.Module]] = {}
         self.changes: list[Any] = []
+        self.registers: tuple[str, str] | None = None
         self.evaluating = False
         self.calls = ModuleCalls(self)
         self.contexts = Contexts()

@@ -30,9 +30,10 @@ from fxprune.tracing.graphs.modes import merge_modes, select_mode
 from fxprune.tracing.graphs.one_mode import MODES, restrict
 from fxprune.tracing.labelling.interpret import keeps, label_outputs, labels_of, run_graph
 from fxprune.tracing.labelling.label_mode import LabelMode
-from fxprune.tracing.modules.hooks import check_hooks, hooks_by_module
+from fxprune.tracing.modules.hooks import check_hooks
 from fxprune.tracing.modules.kept_modes import following
 from fxprune.tracing.modules.refused_parts import refuse_parts
+from fxprune.tracing.modules.registered import Registered
 from fxprune.tracing.patching import patched
 from fxprune.tracing.places import line_of_error
 from fxprune.tracing.plain_inputs import in_order, placeholders
@@ -218,9 +219,29 @@ def _recorded(skeleton: Skeleton, training: bool) -> _Run:
 
 def _record(recorder: Recorder, training: bool) -> _Run:
     """One run of the model's code, which leaves no trace in the objects around it."""
-    skeleton, mode = recorder.skeleton, recorder.mode
-    hooks = hooks_by_module(skeleton.names.modules)
-    modules = recorder.names.modules
+    before = Registered(recorder.names.modules)
+    try:
+        run = _first_call(recorder, training)
+        recorder.registers = before.changed()
+        if (recorder.changes or recorder.registers) and recorder.questions.answers is None:
+
+            def again() -> tuple[_Run, Recorder]:
+                other = recorder.again(Questions(()))
+                return _record(other, training), other
+
+            with State(recorder.names.modules):
+                check_state(recorder, again, lambda other: same_graph(run, other, narrower=True))
+    finally:
+        before.put_back()
+    if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
+        return run
+    mode = new_mode(recorder.skeleton)  # without the labels of what was asked
+    return replace(run, mode=mode, values=run_graph(run.graph, recorder.skeleton, mode, run.constants, run.lowered))
+
+
+def _first_call(recorder: Recorder, training: bool) -> _Run:
+    """What one call of the model does. The hooks and parts that it registers stay; what else it wrote is put back."""
+    skeleton, mode, modules = recorder.skeleton, recorder.mode, recorder.names.modules
     with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder), State(modules) as state:
         args, named = placeholders(recorder)
         with assigned_buffers(recorder):
@@ -229,31 +250,16 @@ def _record(recorder: Recorder, training: bool) -> _Run:
         output = recorder.graph.output(recorder.create_arg(result))
         value = nested.map(value_of, result)
         del result, args, named
-        recorder.calls.shown.check(skeleton.names.modules, recorder.kept, (holder for _, holder, _ in state.held))
+        recorder.calls.shown.check(modules, recorder.kept, (holder for _, holder, _ in state.held))
         recorder.changes = state.changes()
     output.meta.update(scope="", source="")
     recorder.values[output] = value
-    if (changed := hooks_by_module(skeleton.names.modules)) != hooks:
-        name = next(n for n in (*changed, *hooks) if changed.get(n) != hooks.get(n))
-        raise TraceError(f"the hooks of the module {name!r} are not the same after a run as before: register them once")
     if not nested.tensors(value):
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
-    graph, branched = recorder.graph, following(recorder.branched, skeleton.module)
-    run = _Run(graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
-    if recorder.changes and recorder.questions.answers is None:
-
-        def again() -> tuple[_Run, list[Any]]:
-            other = recorder.again(Questions(()))
-            return _record(other, training), other.changes
-
-        with State(modules):
-            check_state(recorder, recorder.changes, again, lambda other: same_graph(run, other))
-    if not check_either_way(run, recorder.questions, lambda questions: _record(recorder.again(questions), training)):
-        return run
-    mode = new_mode(skeleton)  # without the labels of what was asked
-    return replace(run, mode=mode, values=run_graph(run.graph, skeleton, mode, run.constants, run.lowered))
+    branched = following(recorder.branched, skeleton.module)
+    return _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
 
 
 def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.errors import TraceError
+from fxprune.tracing.graphs.guards import SCALARS
 
 __all__ = ["Questions", "check_either_way", "same_graph"]
 
@@ -52,6 +53,8 @@ class Run(Protocol):
     def graph(self) -> fx.Graph: ...
     @property
     def constants(self) -> dict[str, Tensor]: ...
+    @property
+    def values(self) -> Mapping[fx.Node, Any]: ...
 
 
 def check_either_way(run: Run, questions: Questions, record: Callable[[Questions], Run]) -> bool:
@@ -74,36 +77,70 @@ def check_either_way(run: Run, questions: Questions, record: Callable[[Questions
     return True
 
 
-def same_graph(a: Run, b: Run) -> bool:
-    """Whether two recordings hold the same operations on the same tensors."""
-    if len(a.graph.nodes) != len(b.graph.nodes):
-        return False
-    table: dict[fx.Node, fx.Node] = {}
-    for left, right in zip(a.graph.nodes, b.graph.nodes, strict=True):
-        if left.op != right.op or not _same_target(left, right, a.constants, b.constants):
+def same_graph(a: Run, b: Run, *, narrower: bool = False) -> bool:
+    """Whether two recordings hold the same operations on the same tensors.
+
+    Args:
+        narrower: the first may assert more of its inputs than the second.
+    """
+    pending, twins = _on_tensors(b), _Twins(a, b)
+    pending.reverse()
+    for node in _on_tensors(a):
+        if pending and twins.same_node(node, pending[-1]):
+            twins.add(node, pending.pop())
+        elif not narrower or node.target is not torch._assert:
             return False
-        if not _same_value((left.args, left.kwargs), (right.args, right.kwargs), table):
+    return not pending
+
+
+def _on_tensors(run: Run) -> list[fx.Node]:
+    """All nodes but sizes and what is reckoned from them, which count where they are used."""
+    return [n for n in run.graph.nodes if not (n.op.startswith("call_") and _is_reckoned(n, run))]
+
+
+def _is_reckoned(node: fx.Node, run: Run) -> bool:
+    pure = node.target == "size" if node.op == "call_method" else getattr(node.target, "__module__", "") == "_operator"
+    return pure and isinstance(run.values.get(node), SCALARS)
+
+
+class _Twins:
+    """Nodes of one recording with those of another that do the same."""
+
+    def __init__(self, left: Run, right: Run) -> None:
+        self.left, self.right = left, right
+        self._found: set[tuple[fx.Node, fx.Node]] = set()
+        self._paired: set[fx.Node] = set()
+
+    def add(self, a: fx.Node, b: fx.Node) -> None:
+        self._found.add((a, b))
+        self._paired.add(a)
+
+    def same_node(self, a: fx.Node, b: fx.Node) -> bool:
+        return a.op == b.op and self._same_target(a, b) and self._same((a.args, a.kwargs), (b.args, b.kwargs))
+
+    def _same_target(self, a: fx.Node, b: fx.Node) -> bool:
+        x, y = self.left.constants.get(str(a.target)), self.right.constants.get(str(b.target))
+        if a.op == "get_attr" and x is not None and y is not None:
+            return x.dtype is y.dtype and x.device == y.device and (x is y or torch.equal(x, y))
+        return bool(a.target == b.target)
+
+    def _same(self, a: Any, b: Any) -> bool:
+        if isinstance(a, fx.Node):
+            return isinstance(b, fx.Node) and self._same_input(a, b)
+        if type(a) is not type(b):
             return False
-        table[left] = right
-    return True
+        if isinstance(a, (list, tuple)):
+            return len(a) == len(b) and all(map(self._same, a, b))
+        if isinstance(a, Mapping):
+            return list(a) == list(b) and all(self._same(a[k], b[k]) for k in a)
+        if isinstance(a, slice):
+            return self._same((a.start, a.stop, a.step), (b.start, b.stop, b.step))
+        return bool(a == b)
 
-
-def _same_target(a: fx.Node, b: fx.Node, left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    x, y = left.get(str(a.target)), right.get(str(b.target))
-    if a.op == "get_attr" and x is not None and y is not None:
-        return x.dtype is y.dtype and x.device == y.device and (x is y or torch.equal(x, y))
-    return bool(a.target == b.target)
-
-
-def _same_value(a: Any, b: Any, table: Mapping[fx.Node, fx.Node]) -> bool:
-    if isinstance(a, fx.Node):
-        return table.get(a) is b
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(_same_value(x, y, table) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Mapping):
-        return list(a) == list(b) and all(_same_value(a[k], b[k], table) for k in a)
-    if isinstance(a, slice):
-        return _same_value((a.start, a.stop, a.step), (b.start, b.stop, b.step), table)
-    return bool(a == b)
+    def _same_input(self, a: fx.Node, b: fx.Node) -> bool:
+        if (a, b) in self._found:
+            return True
+        if a in self._paired or not (_is_reckoned(a, self.left) and self.same_node(a, b)):
+            return False
+        self._found.add((a, b))
+        return True

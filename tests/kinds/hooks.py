@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from tests.kinds.base import Case, images, rows
 
-__all__ = ["CASES", "Small", "dressed"]
+__all__ = ["CASES", "Lazy", "Shorter", "Small", "Unready", "collect", "dressed"]
 
 
 class Small(nn.Module):
@@ -95,6 +95,72 @@ class Leaving(Small):
         return super().forward(x)
 
 
+class Lazy(Small):
+    """Hooks its parts in its first call, as libraries do that collect features."""
+
+    ready = False
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def forward(self, x: Tensor) -> Any:
+        if not self.ready:
+            for part in (self.conv, self.body):
+                part.register_forward_hook(self.hook, always_call=True)
+            self.ready = True
+        _COLLECTED.append([])
+        try:
+            out = super().forward(x)
+            return out, sum(feature.mean() for feature in _COLLECTED[-1])
+        finally:
+            _COLLECTED.pop()
+
+
+class Late(Small):
+    """Hooks a part after its first call, which computes something else."""
+
+    ready = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if not self.ready:
+            self.conv.register_forward_hook(_twice)
+            self.ready = True
+        return out
+
+
+class Unready(Small):
+    """Puts another part into its place in the first call."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.make, self.ready = make, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ready:
+            self.act = self.make()  # type: ignore[assignment]
+            self.ready = True
+        return super().forward(x)
+
+
+class Shorter(Small):
+    """Its first small image has it leave out a part for good, as a library falls back to a simpler form of attention."""
+
+    simple = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.simple and x.shape[-1] <= 16:
+            self.simple = True
+        return super().forward(x) if self.simple else self.head(self.conv(x).mean((2, 3)))
+
+
+def _run_before(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        model.eval()(*images(2))
+    return model
+
+
 def _once(model: Small) -> None:
     def first_time(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         handle.remove()
@@ -145,7 +211,7 @@ def _write(model: Small) -> None:
 _COLLECTED: list[list[Tensor]] = []
 
 
-def _collect(module: nn.Module, args: Any, output: Tensor) -> None:
+def collect(module: nn.Module, args: Any, output: Tensor) -> None:
     if _COLLECTED:
         _COLLECTED[-1].append(output)
 
@@ -156,7 +222,7 @@ class Outside(Small):
     def __init__(self) -> None:
         super().__init__()
         for part in (self.conv, self.norm, self.body):
-            part.register_forward_hook(_collect)
+            part.register_forward_hook(collect)
 
     def forward(self, x: Tensor) -> Any:
         _COLLECTED.append([])
@@ -225,6 +291,12 @@ CASES = [
     Case("hooks of the state", dressed(_state), images),
     Case("left registered", Leaving, images, refused="hooks of the module 'conv' are not the same"),
     Case("removed by itself", dressed(_once), images, refused="hooks of the module 'conv' are not the same"),
+    Case("registered in the first call", lambda: Lazy(collect), images),
+    Case("registered in the first call, of a model that has run", lambda: _run_before(Lazy(collect)), images),
+    Case("registered late", Late, images, refused="hooks of the module 'conv' .* run the model once before"),
+    Case("registered late, of a model that has run", lambda: _run_before(Late()), images),
+    Case("a part made in the first call", lambda: Unready(nn.Tanh), images),
+    Case("falls back in the first call", Shorter, images),
     Case("collected outside for forward", Outside, images),
     Case("checks shapes", dressed(_asserting), images),
     Case("writes into the output", dressed(_write), images),

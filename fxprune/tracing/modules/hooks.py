@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from fxprune.errors import TraceError
 from fxprune.tracing.values.proxy import proxies_in
 
-__all__ = ["Shown", "check_hooks", "hooked", "hooks_by_module", "run_hooked", "without_hooks"]
+__all__ = ["HOOK_TABLES", "Shown", "check_hooks", "hooked", "run_hooked", "without_hooks"]
 
 _AROUND = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 _OF_STATE = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 _KEYWORDS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+HOOK_TABLES = (*_AROUND, *_BACKWARD, *_KEYWORDS)
 _GLOBAL = ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 
 
@@ -32,11 +33,6 @@ def hooked(module: nn.Module) -> bool:
     """Whether hooks run around a call of a module."""
     own = module.__dict__
     return bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"])
-
-
-def hooks_by_module(modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Name of a module -> the ids of the hooks around its calls, of those that have any."""
-    return {name: (*m._forward_pre_hooks, *m._forward_hooks) for name, m in modules.items() if hooked(m)}
 
 
 def check_hooks(tensors: Mapping[str, Tensor]) -> None:

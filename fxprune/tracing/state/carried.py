@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import TraceError
+from fxprune.tracing.modules.registered import refused
 from fxprune.tracing.places import line_running
 from fxprune.tracing.state.python_state import MISSING, put, put_back
 from fxprune.tracing.values.proxy import is_proxy, value_of
@@ -62,16 +63,14 @@ def _refused(name: str, line: str = "") -> TraceError:
     )
 
 
-def check_state(
-    recorder: Any, changes: list[Any], again: Callable[[], tuple[Any, list[Any]]], same: Callable[[Any], bool]
-) -> None:
+def check_state(recorder: Any, again: Callable[[], tuple[Any, Any]], same: Callable[[Any], bool]) -> None:
     """Record again with what forward wrote, to see that it goes by none of it. What it wrote is left there.
 
     A number that a second call leaves as the first one did is settled; one that moves on (a counter) must not be read.
 
     Args:
-        changes: of the first recording, as `State.changes` gives them; they were put back.
-        again: records once more; the recording, and its changes.
+        recorder: of the first recording; what it wrote was put back, what it registered was not.
+        again: records once more; the recording, and its recorder.
         same: whether a recording is the first one.
 
     Raises:
@@ -79,7 +78,7 @@ def check_state(
     """
     left: dict[str, tuple[Any, Any, Any]] = {}
     used: list[TraceError] = []
-    for name, holder, key, old, new in changes:
+    for name, holder, key, old, new in recorder.changes:
         if new is MISSING:
             continue
         key = value_of(key)  # results may be kept by device
@@ -89,28 +88,29 @@ def check_state(
             continue
         left[name] = holder, key, new
         put(holder, key, _later(new, name, used))
-    if not left:
+    if not left and not recorder.registers:
         return
-    moving = _recorded_alike(list(left), again, same, used)
+    error = refused(recorder.registers) if recorder.registers else _refused(next(iter(left)))
+    moving = _recorded_alike(error, again, same, used)
     counters = [name for name in left if name in moving and type(left[name][2]) in (int, float)]
     for name in counters:
         holder, key, new = left[name]
         put(holder, key, _counted(type(new))(new + 1, name, used))
     if counters:
-        _recorded_alike(counters, again, same, used)
+        _recorded_alike(_refused(counters[0]), again, same, used)
 
 
 def _recorded_alike(
-    names: list[str], again: Callable[[], tuple[Any, list[Any]]], same: Callable[[Any], bool], used: list[TraceError]
+    refusal: TraceError, again: Callable[[], tuple[Any, Any]], same: Callable[[Any], bool], used: list[TraceError]
 ) -> set[str]:
-    """The names of what another recording wrote, which must be the same as the first."""
+    """The names of what another recording wrote, which must be the same as the first, and register nothing."""
     try:
-        found, changes = again()
+        found, recorder = again()
     except Exception as error:
-        raise (used[0] if used else _refused(names[0])) from error
-    if used or not same(found):
-        raise used[0] if used else _refused(names[0])
-    return {name for name, *_ in changes}
+        raise (used[0] if used else refusal) from error
+    if used or recorder.registers or not same(found):
+        raise used[0] if used else refusal
+    return {name for name, *_ in recorder.changes}
 
 
 def _later(value: Any, name: str, used: list[TraceError]) -> Any:
