@@ -83,7 +83,7 @@ def answer(job: Row, work: Callable[[Row, Path], None]) -> Row:
         for line in events.read_text().splitlines() if events.exists() else ():
             row.update(json.loads(line))
     if not row.pop("done", False):
-        reason = f"more than {job['seconds']:g} s" if code is None else _ending(code)
+        reason = f"more than {job['limit']:g} s" if code is None else _ending(code)
         row.setdefault("errors", {})[row.get("stage", "start")] = reason
     row.pop("stage", None)
     return row

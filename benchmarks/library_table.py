@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from library_onnx import onnx_mark, onnx_note
+
 __all__ = ["passed", "write_tables"]
 
 Row = dict[str, Any]
@@ -19,7 +21,9 @@ _LEGEND = """\
   original does, and permuted channels change nothing.
 - *batch*: at a batch of three (recorded: two) the recording equals the user's own model, and the slim model runs.
 - *reload*: saved, run in a fresh process without fxprune, same output.
-- *ONNX*: exported and run by ONNX Runtime within 1e-4 (ultralytics only).
+- *ONNX*: exported and run by ONNX Runtime within 1e-4 (ultralytics only). `as the dense model`: not within, and the dense
+  model exported the same way is not either. `unoptimized`: within without the runtime's optimizations alone (they round
+  otherwise, and scores that are equal but for rounding are then sorted otherwise).
 - *TP*: Torch-Pruning as its README says (MagnitudePruner, the layers that make the outputs ignored); `ok`: it runs and gives
   the output shapes of the original (its values are not checked). It has 20 s a model.
 """
@@ -84,7 +88,8 @@ def _cells(row: Row) -> list[str]:
         _cut(row.get("macs")),
         _cut(row.get("params")),
         f"{row['free_share']:.0%}" if "free_share" in row else "",
-        *(_mark(row, name) for name in ("certificate", "other_batch", "reload", "onnx")),
+        *(_mark(row, name) for name in ("certificate", "other_batch", "reload")),
+        onnx_mark(row) if "onnx" in row else _mark(row, "onnx"),
         "ok" if "macs" in peer else "error" if peer else "",
         _cut(peer.get("macs")),
         f"{peer['seconds']:.2f}" if "seconds" in peer else "",
@@ -111,6 +116,7 @@ def _notes(rows: list[Row]) -> Iterable[str]:
         notes = [f"{stage}: {text}" for stage, text in row.get("errors", {}).items()]
         if row.get("certificate") is False:
             notes.append(f"not proved: {row.get('checks')}")
+        notes += filter(None, [onnx_note(row)])
         notes += [f"refused: {reason}" for reason in row.get("refused", [])]
         if "macs" in row and _share(row["macs"]) < 0.5:
             notes += [f"{count} channels frozen: {reason}" for count, reason in row.get("frozen", [])]

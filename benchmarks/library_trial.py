@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import zoo
+from library_onnx import CLOSE, onnx_findings
 from measure import first_line, tensors
 from ours import free_share
 from stages import Stages
-from torch import Tensor, nn
+from torch import nn
 from zoo.base import Inputs, call
 
 import fxprune
@@ -25,7 +26,6 @@ from fxprune.proofs.randomize import randomize
 
 __all__ = ["Trial", "try_model"]
 
-CLOSE = 1e-4  # relative, in float32
 OTHER_BATCH = 3
 PATIENCE = 20  # seconds for Torch-Pruning, which follows some models for ever
 
@@ -129,13 +129,9 @@ class Trial:
         }
 
     def onnx(self) -> dict[str, Any]:
-        """The slim model in ONNX Runtime."""
+        """The slim model in ONNX Runtime, and the dense one where that differs."""
         assert isinstance(self.inputs, tuple)
-        with tempfile.TemporaryDirectory() as folder:
-            error = onnx_error(self.slim.eval(), self.inputs, Path(folder) / "slim.onnx")
-        if error > CLOSE:
-            raise AssertionError(f"ONNX Runtime differs from the slim model by {error:.1e}")
-        return {"onnx": True, "onnx_error": error}
+        return onnx_findings(self.slim.eval(), copy.deepcopy(self.model).eval(), self.inputs)
 
     def peer(self) -> dict[str, Any]:
         """The same model by Torch-Pruning."""
@@ -153,17 +149,3 @@ class Trial:
             return {"peer": {"error": first_line(error)}}
         finally:
             signal.alarm(0)
-
-
-def onnx_error(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> float:
-    """Largest relative difference of ONNX Runtime's outputs from the model's."""
-    import onnxruntime
-
-    with torch.no_grad():
-        expected = tensors(model(*inputs))
-        torch.onnx.export(model, inputs, path, dynamo=False)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    given = dict(zip(names, (x.numpy() for x in inputs), strict=True))
-    found = [torch.from_numpy(array) for array in session.run(None, given)]
-    return relative_error(found, expected)

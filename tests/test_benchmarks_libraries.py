@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import library_nest
+import library_onnx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +48,21 @@ def test_a_model_is_tried_once(tmp_path: Path) -> None:
     table = (tmp_path / "libraries.md").read_text()
     assert "| RNN |" in table and "1 of 1 pruned with a certificate" in table
     assert rows(tmp_path, *arguments) == [row]  # a result that is there is not made again
+
+
+def test_a_model_that_is_stopped_has_a_row() -> None:
+    row = library_nest.answer({"model": "any", "limit": 0.01}, lambda job, events: time.sleep(5))
+    assert row["errors"] == {"start": "more than 0.01 s"}
+
+
+def test_a_runtime_that_errs_is_told_from_an_export_that_does() -> None:
+    assert doctest.testmod(library_onnx).failed == 0
+    bad = {"onnx": True, "onnx_error": 0.38, "onnx_plain": 1e-6, "onnx_dense": 0.39, "onnx_dense_plain": 1e-6}
+    assert library_onnx.onnx_note(bad) == (
+        "ONNX Runtime differs by 3.8e-01 (the dense model by 3.9e-01), "
+        "without its optimizations by 1.0e-06 (the dense model by 1.0e-06)"
+    )
+    assert library_onnx.onnx_note({"onnx": True, "onnx_error": 1e-6}) is None
 
 
 @pytest.mark.slow

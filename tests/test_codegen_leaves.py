@@ -15,7 +15,15 @@ from fxprune.codegen.leaves import leaf
 from fxprune.codegen.names import Names
 from fxprune.errors import PruneError
 
+
+def _dilated_later() -> nn.Module:
+    module = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+    module.stride, module.padding, module.dilation = (1, 1), (2, 2), (2, 2)  # as encoders of segmentation do
+    return module
+
+
 LEAVES = {
+    "nn.Conv2d(4, 8, 3, padding=2, dilation=2)": _dilated_later(),
     "nn.Conv2d(3, 8, 3, padding=1, bias=False)": None,
     "nn.Conv2d(4, 8, (3, 1), stride=(2, 1), padding=(1, 0), dilation=2, groups=4)": None,
     'nn.Conv2d(3, 8, 3, padding="same")': None,

@@ -68,6 +68,12 @@ SIGNATURES: dict[type, inspect.Signature] = {
     ]
 }
 
+# What a module made of its settings and does not read in the form it has: (class, attribute) -> whether that is so. Where
+# the settings were changed later, it is stale, and nothing computes with it.
+UNREAD: dict[tuple[type, str], Callable[[Any], bool]] = {
+    (nn.modules.conv._ConvNd, "_reversed_padding_repeated_twice"): lambda m: m.padding_mode == "zeros",
+}
+
 # What nn.Module itself keeps on every instance; the rest of a module's attributes is its configuration.
 INTERNAL = frozenset(vars(nn.Module()))
 
@@ -221,7 +227,7 @@ def _same(a: Any, b: Any) -> bool:
 def _difference(module: nn.Module, twin: nn.Module) -> str:
     """Return where the settings of `module` differ from those of `twin`; an empty string if nowhere."""
     for key, expected in vars(twin).items():
-        if key in INTERNAL or _is_opaque(expected):
+        if key in INTERNAL or _is_opaque(expected) or _is_unread(module, key):
             continue
         found = getattr(module, key, expected)
         if not _same(found, expected):
@@ -233,6 +239,11 @@ def _difference(module: nn.Module, twin: nn.Module) -> str:
         if own is not None and child is not None and (inner := _difference(own, child)):
             return f"{name}: {inner}"
     return ""
+
+
+def _is_unread(module: nn.Module, key: str) -> bool:
+    """Whether the module computes nothing with this attribute."""
+    return any((cls, key) in UNREAD and UNREAD[cls, key](module) for cls in type(module).__mro__)
 
 
 def _is_opaque(value: Any) -> bool:
