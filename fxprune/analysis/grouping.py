@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.analysis.groups import Group, Member, Status
+from fxprune.analysis.single import why_single
 from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution
 from fxprune.labels.store import Role, axes_in
@@ -213,6 +214,8 @@ def _group(entries: Entries, slots: list[Slot], traced: Traced, solution: Soluti
         pattern = slot.pattern or pattern
         members.append(Member(slot.name, slot.axis, part.position.reshape(len(labels), -1)[rank], slot.role))
     status, reason = _status(labels, pattern, traced, solution)
+    if status == "free" and len(labels) == 1:
+        status, reason = "frozen", why_single(int(labels[0]), members, traced.mode.store, solution)
     if status == "free" and not any(isinstance(traced.tensors[m.name], nn.Parameter) for m in members):
         status, reason = "frozen", "no parameter has these entries, only buffers"
     producers = [m.indices.shape[1] for m in members if m.role == "producer"]
@@ -234,8 +237,6 @@ def _status(labels: np.ndarray, pattern: str | None, traced: Traced, solution: S
         return "frozen", str(traced.mode.store.causes[int(solution.cause[labels[0]])])
     if pattern is not None:
         return "protected", f"ignore={pattern!r}"
-    if len(labels) == 1:
-        return "frozen", "a single channel cannot be removed"
     return "free", ""
 
 

@@ -61,8 +61,9 @@ def group_norm(call: Call) -> None:
         if tensor is not None:
             axes[1] = call.unify(axes[1], call.axes(tensor)[0])
     groups = call.get("num_groups") or call.get("group")
-    group, width = call.store.fresh(groups), call.store.fresh(axes[1].size // groups)
-    call.store.product(axes[1], group, width, call.cause)
+    size = axes[1].size // groups
+    group, width = call.store.fresh(groups), call.store.fresh(size)
+    call.store.product(axes[1], group, width, call.because(f"group_norm of {groups} groups of {size} channels"))
     call.statistics(width if groups > 1 else axes[1])
     for axis in axes[2:]:
         call.statistics(axis)

@@ -16,6 +16,7 @@ def recurrent(call: Call) -> None:
 
     Parameters come as ``(w_ih, w_hh[, b_ih, b_hh])`` per layer and direction; w_ih's axis 1 meets the input.
     """
+    why = "hidden state of a recurrent layer: each step feeds all of it back into every gate"
     x: Tensor = call["input"] if "input" in call.args else call["data"]
     axes = call.axes(x)
     width = int(x.shape[-1])
@@ -33,12 +34,12 @@ def recurrent(call: Call) -> None:
         elif len(labels) == 2:
             call.macs(*axes[:-1], *labels)
         for axis in labels:
-            call.fix(axis, "hidden state of a recurrent layer")
+            call.fix(axis, why)
     hidden = call.get("hx")
     for tensor in nested.tensors((hidden,)):
         for axis in call.axes(tensor):
-            call.fix(axis)
-    outputs = call.outputs
-    call.set([*axes[:-1], Axis(int(outputs[0].shape[-1]))], outputs[0])
+            call.fix(axis, why)
+    outputs, cause = call.outputs, call.because(why)
+    call.set([*axes[:-1], Axis(int(outputs[0].shape[-1]), None, False, cause)], outputs[0])
     for out in outputs[1:]:
-        call.set([Axis(int(s), None, True) for s in out.shape], out)
+        call.set([Axis(int(s), None, True, cause) for s in out.shape], out)
