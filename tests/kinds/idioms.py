@@ -129,7 +129,40 @@ def _counts(model: nn.Module, h: Tensor) -> Tensor:
     return h.relu() * torch.histc(rows, bins=4, min=-1, max=1).sum()
 
 
+def _lent(model: nn.Module, h: Tensor) -> Tensor:
+    return torch.func.functional_call(model.c, {"weight": model.c.weight * 2}, (h,))
+
+
+def _lent_twice(model: nn.Module, h: Tensor) -> Tensor:
+    return _lent(model, model.c(h).relu())
+
+
+def _lent_constants(model: nn.Module, h: Tensor) -> Tensor:
+    return torch.func.functional_call(model.c, {"weight": torch.eye(16), "bias": model.c.bias}, (h,))
+
+
+def _lent_to_norm(model: nn.Module, h: Tensor) -> Tensor:
+    return torch.func.functional_call(model.norm, {"weight": model.norm.weight + 1}, (h,))
+
+
+def _sets_data(model: nn.Module, h: Tensor) -> Tensor:
+    made = h.clone()
+    made.data = h.relu()
+    return made
+
+
+def _forks(model: nn.Module, h: Tensor) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        return h + torch.randn(16)
+
+
 CASES = [
+    Case("a layer lent another weight", net(_lent, c=lambda: nn.Linear(16, 16)), rows),
+    Case("a layer with its own weight, then another", net(_lent_twice, c=lambda: nn.Linear(16, 16)), rows),
+    Case("a layer lent a constant", net(_lent_constants, c=lambda: nn.Linear(16, 16)), rows),
+    Case("a norm lent another weight", net(_lent_to_norm, norm=lambda: nn.BatchNorm1d(16)), rows, batches=(2, 3)),
+    Case("data set", net(_sets_data), rows, refused=r"sets \.data of a tensor .*: write into it under torch\.no_grad"),
+    Case("a random state of its own", net(_forks), rows, refused="fork_rng .*register it as a buffer"),
     Case(
         "dropout of channels in place",
         net(lambda m, h: m.drop(h.unsqueeze(2) * 1).squeeze(2), drop=nn.Dropout1d(0.5, True)),

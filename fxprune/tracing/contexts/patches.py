@@ -152,7 +152,8 @@ def _refused(function: Any, name: str, contexts: Found) -> Any:
             return function(*args, **kwargs)
         raise TraceError(
             f"forward calls {getattr(function, '__module__', None) or 'torch'}.{name} ({line_running()}), which changes the "
-            "state of PyTorch for all that follows, and which a graph cannot hold: call it before the model"
+            "state of PyTorch for all that follows, and which a graph cannot hold: call it before the model, or, for noise "
+            "that is always the same, draw it in __init__ and register it as a buffer"
         )
 
     return called

@@ -52,16 +52,22 @@ class ModuleCalls:
 
     def _forward(self, module: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
         """The forward of a module, without its hooks."""
-        if name and is_leaf(module):
+        own = self._holds_its_own(module)
+        if name and own and is_leaf(module):
             return self.recorder.create_proxy("call_module", name, args, kwargs)
         self.scopes.append(module)
         try:
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
+            if own and isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
                 return self._batch_norm_forward(module, args, kwargs)
             lowered = None if "forward" in module.__dict__ else lowered_forward(module)
             return module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
         finally:
             self.scopes.pop()
+
+    def _holds_its_own(self, module: nn.Module) -> bool:
+        """Whether a module has the tensors with which it was recorded: forward may lend it others for a call."""
+        known = self.names.tensor_names
+        return all(t is None or id(t) in known for table in (module._parameters, module._buffers) for t in table.values())
 
     def _lowers(self, module: nn.modules.batchnorm._BatchNorm, args: Any, kwargs: Any) -> bool:
         """Whether the class of torch.nn can stand for a batch norm, as others of its class and settings have shown or not."""
@@ -96,7 +102,7 @@ class ModuleCalls:
             forward: the function of the class.
         """
         name = self.names.module_names.get(id(module))
-        if not name or not _may_be_leaf(module, forward):
+        if not name or not self._holds_its_own(module) or not _may_be_leaf(module, forward):
             return forward(module, *args, **kwargs)
         return self.recorder.create_proxy("call_module", name, args, kwargs)
 

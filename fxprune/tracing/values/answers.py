@@ -124,7 +124,8 @@ class Answers(fx.Tracer):
             TraceError: it is anything but the wish that a computed tensor has a gradient, which changes no other.
         """
         if name != "requires_grad" or value != (True,):
-            raise TraceError(f"the model sets .{name} of a tensor ({line_running()}), which a graph cannot hold")
+            instead = ": write into it under torch.no_grad() (.copy_()), or compute a new tensor" if name == "data" else ""
+            raise TraceError(f"the model sets .{name} of a tensor ({line_running()}), which a graph cannot hold{instead}")
 
     def torch_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function of torch called on a proxy; one that is a method of tensors is that method of its first argument."""
@@ -178,6 +179,8 @@ class Answers(fx.Tracer):
         value = proxy.value
         if isinstance(value, Tensor) and value.numel() == 1 and self.mode.known(value) is None:
             return self.questions.ask(self._undecided(proxy))
+        if type(value) in (int, float) and proxy.node not in self.of_training:
+            proxy = self.create_proxy("call_function", operator.ne, (proxy, 0), {})  # whichever number it is
         return bool(self.concrete(proxy))
 
     def _undecided(self, proxy: Any) -> TraceError:
