@@ -164,6 +164,10 @@ class _Masked(fx.Interpreter):
                 v.index_fill_(dim, gone, 0)
             return v
 
+        if isinstance(value, (list, tuple)) and len(value) != len(axes):  # a part for each sample, or for several
+            if any(self.cut.kept(a) is not None for a in axes_in([axes])):
+                raise SizesMixed
+            return value
         return nested.map(zeroed, value, axes)
 
     def _by_reference(self, n: fx.Node) -> Any:

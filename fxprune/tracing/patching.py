@@ -24,7 +24,7 @@ from fxprune.tracing.contexts.patches import context_patches
 from fxprune.tracing.labelling.interpret import FACTORIES
 from fxprune.tracing.state.randomness import DRAWS
 from fxprune.tracing.values import whole
-from fxprune.tracing.values.proxy import IndexProxy, Proxy, proxies_in
+from fxprune.tracing.values.proxy import IndexProxy, Proxy, TensorProxy, proxies_in
 
 if TYPE_CHECKING:
     from fxprune.tracing.recorder import Recorder
@@ -116,6 +116,7 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
             yield owner, name, _through(getattr(owner, name))
     for name in _CHECKS:
         yield torch, name, _decided(getattr(torch, name))
+    yield builtins, "len", _length
     if recorder.proxy_class is IndexProxy:
         for owner, names in ((torch, _SIZED), (nn.functional, tuple(dir(nn.functional)))):
             for name in names:
@@ -210,6 +211,17 @@ def _decided(function: Callable[..., Any]) -> Callable[..., Any]:
 
     _WRAPPERS.add(asked)
     return asked
+
+
+_LEN = builtins.len
+
+
+def _length(value: Any) -> Any:
+    """``len(x)``, which follows the inputs as ``x.shape[0]`` does: what Python makes of ``x.__len__()`` is a plain number."""
+    recorder = _THREAD.recorder
+    if type(value) is not TensorProxy or recorder is None or recorder.evaluating or not value.value.dim():
+        return _LEN(value)
+    return recorder.size(value, 0)
 
 
 _WRAPPERS: set[Callable[..., Any]] = set()

@@ -130,6 +130,13 @@ def _loop(model: nn.Module, h: Tensor) -> Tensor:
     return torch.stack([h[i].mean((1, 2)) for i in range(h.shape[0])])
 
 
+def _length_of_number(model: nn.Module, h: Tensor) -> Tensor:
+    try:
+        return h.mean((2, 3)) * len(h.sum())
+    except TypeError:
+        return h.mean((2, 3))
+
+
 class Unbatched(nn.Module):
     """An image of one channel without a batch."""
 
@@ -175,6 +182,23 @@ CASES = [
     one("inputs in a dict", Nested, _nested),
     one("rows", net(lambda m, h: h.view(h.shape[0], 16, 1).relu().view(h.shape[0], -1)), rows),
     Case("one sample goes another way", conv(_one_way), images, batches=(3, 4, 2)),
+    Case(
+        "one number among several",
+        conv(lambda m, h: h.mean((2, 3)) * (2 if h.shape[0] in (1, 2) else 3)),
+        images,
+        batches=(3, 4),
+    ),
+    Case("length as a flag", conv(lambda m, h: h.mean((2, 3)) if len(h) else h.amax((2, 3))), images),
+    Case("length as a size", conv(lambda m, h: h.reshape(len(h), 4, -1).mean(2).repeat(1, 4)), images),
+    Case(
+        "length as a divisor",
+        conv(lambda m, h: (h.sum(0, keepdim=True) / len(h)).expand(len(h), -1, -1, -1).amax((2, 3))),
+        images,
+    ),
+    Case("length in a branch", conv(lambda m, h: h.mean((2, 3)) if len(h) > 1 else h.amax((2, 3))), images, batches=(3, 2, 4)),
+    Case("length of a number", conv(_length_of_number), images),
+    Case("as many parts as half the samples", conv(lambda m, h: torch.cat(h.split(max(len(h) // 2, 1))).amax((2, 3))), images),
+    Case("a bias for each sample", net(lambda m, h: torch.stack([m.a.bias] * len(h)) + h), rows),
     Case("a loop over samples", conv(_loop), images, batches=(1,)),
     Case("a loop over three samples", conv(_loop), images, batches=(3,)),
     Case("no batch", Unbatched, lambda _: (torch.randn(1, 8, 8),), batches=(1, 1)),

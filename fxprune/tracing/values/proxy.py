@@ -55,7 +55,7 @@ class _Asked:
         return (self.tracer.create_proxy("call_function", operator.getitem, (self, i), {}) for i in range(count))
 
     def __len__(self) -> int:
-        return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) else len(self.value)
+        return int(self.tracer.size(self, 0)) if isinstance(self.value, Tensor) and self.value.dim() else len(self.value)
 
     def __bool__(self) -> bool:
         return bool(self.tracer.decided(self))
