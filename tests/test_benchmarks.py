@@ -34,6 +34,7 @@ def timed(out: Path, *arguments: object) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_speed_without_the_peer(tmp_path: Path) -> None:
     document = timed(tmp_path, "--no-peer")
     (row,) = document["rows"]

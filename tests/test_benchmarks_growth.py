@@ -11,6 +11,7 @@ import torch
 from test_benchmarks import run
 
 
+@pytest.mark.slow
 def test_growth(tmp_path: Path) -> None:
     done = run("growth.py", "--blocks", 2, 1, 4, "--rounds", 2, "--json", "--out", tmp_path)
     document = json.loads(done.stdout)

@@ -39,6 +39,7 @@ def rows(out: Path, *arguments: object) -> list[dict]:
     return [json.loads(line) for line in (out / "libraries.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_model_is_tried_once(tmp_path: Path) -> None:
     arguments = ("--library", "torch", "--model", "RNN", "--no-peer")
     (row,) = rows(tmp_path, *arguments)

@@ -82,6 +82,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork") or not dist.is_available(), reason="no processes to compare")
 def test_two_processes_prune_and_train(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CHILD, str(ROOT), str(tmp_path)], capture_output=True, text=True, timeout=240)
