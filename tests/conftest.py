@@ -19,9 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz",
         type=int,
-        default=120,
+        default=60,
         metavar="N",
-        help="random networks that the property test tries (default: 120)",
+        help="random networks that the property test tries (default: 60)",
     )
 
 

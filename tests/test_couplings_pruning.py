@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_equivalent, assert_same, fingerprint, named_tensors, parameters_of, parse, run, tensors_of
 from networks import Network
-from support.couplings import each, each_scope, inputs_of, model_of, pruned
+from support.couplings import each, each_scope, inputs_of, model_of, pruned, some, verified
 from torch import nn
 
 import fxprune
@@ -21,7 +21,7 @@ def test_prune_keeps_shapes_and_verifies(net: Network, scope: str) -> None:
     for batch in (2, 3):
         expected, found = run(model, inputs_of(net, batch)), run(slim, inputs_of(net, batch))
         assert [t.shape for t in tensors_of(expected)] == [t.shape for t in tensors_of(found)]
-    checks = fxprune.verify(model, slim, latency=False)
+    checks = verified(net.id, scope)
     assert checks.permutation_error is not None and checks.permutation_error < 1e-9
     assert checks.masked_error is not None and checks.masked_error < 1e-9
     assert checks.passed
@@ -82,8 +82,8 @@ def test_every_free_group_shrinks(net: Network) -> None:
 
 @each
 def test_macs_agree_with_the_counter(net: Network) -> None:
-    model, slim = pruned(net.id, "layer")
-    checks = fxprune.verify(model, slim, latency=False)
+    model, _ = pruned(net.id, "layer")
+    checks = verified(net.id, "layer")
     if any(isinstance(m, nn.RNNBase) for m in model.modules()):
         pytest.skip("the counter of PyTorch does not see recurrent layers")
     assert checks.flop_counter == checks.macs
@@ -107,7 +107,7 @@ def test_slim_trains(net: Network) -> None:
     assert all(t.isfinite().all() for t in tensors_of(slim(*inputs)))
 
 
-@each
+@some
 def test_original_is_untouched(net: Network) -> None:
     model = model_of(net)
     sum(t.square().mean() for t in tensors_of(model(*inputs_of(net, 4)))).backward()
@@ -122,7 +122,7 @@ def test_original_is_untouched(net: Network) -> None:
     assert not mine & {t.data_ptr() for t in named_tensors(slim).values()}
 
 
-@each
+@some
 def test_plan_applies_again(net: Network) -> None:
     """A plan survives its text, and gives the same bits when applied; the same call gives the same text."""
     model, slim = pruned(net.id, "global")

@@ -14,10 +14,12 @@ from torch import nn
 
 import fxprune
 from fxprune.proofs.randomize import randomize
+from tests.kinds import sampled
 
 SCOPES = ("layer", "global")
 each = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
 each_scope = pytest.mark.parametrize("scope", SCOPES)
+some = pytest.mark.parametrize("net", sampled([pytest.param(net, id=name) for name, net in NETWORKS.items()]))
 
 
 def model_of(net: Network) -> nn.Module:
@@ -37,6 +39,12 @@ def pruned(net_id: str, scope: str) -> tuple[nn.Module, Any]:
     net = NETWORKS[net_id]
     model = model_of(net)
     return model, fxprune.prune(model, 0.5, inputs_of(net), scope=scope)
+
+
+@functools.cache
+def verified(net_id: str, scope: str) -> fxprune.Checks:
+    """All that is proved of them."""
+    return fxprune.verify(*pruned(net_id, scope), latency=False)
 
 
 def seeded_run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
