@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -94,8 +94,22 @@ class _Run:
         except Exception as error:
             if self._as_recorded(node, values):
                 return self.context.traced.values[self.context.origin[node]]
+            if (numbers := self._numbers(node)) and part is None:
+                args, kwargs = map_arg((node.args, node.kwargs), (values | numbers).__getitem__)
+                with suppress(Exception), self.mode, casting(node, self.device):
+                    return call_on_meta(node.target, args, kwargs)
             message = f"{node.format_node()} cannot run on fewer channels: {error}"
             raise Mismatch(message, self.context.groups_touching(node)) from error
+
+    def _numbers(self, node: fx.Node) -> dict[fx.Node, Tensor]:
+        """The arguments of a node that hold one number, known since the recording: places where it slices, for example."""
+        traced, found = self.context.traced, {}
+        for source in node.all_input_nodes:
+            value = traced.values.get(self.context.origin.get(source, source))
+            known = traced.mode.known(value) if isinstance(value, Tensor) and value.numel() == 1 else None
+            if known is not None:
+                found[source] = known
+        return found
 
     def _as_recorded(self, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
         """Whether a call of a function gets what it got while it was recorded, so that its value is known.

@@ -22,6 +22,7 @@ from fxprune.tracing.graphs.guards import SCALARS
 from fxprune.tracing.labelling.interpret import Runner, attribute_on_meta, keeps
 from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.skeleton import Skeleton
+from fxprune.tracing.values.known_values import numbers_behind
 
 __all__ = ["settle"]
 
@@ -201,7 +202,8 @@ def _asks_batch(run: Run) -> bool:
     pending = [n for n in run.graph.nodes if n.target is torch._assert]
     seen = set(pending)
     while pending:
-        for node in pending.pop().all_input_nodes:
+        asked = pending.pop()
+        for node in numbers_behind(asked, run.values) if asked.target == "item" else asked.all_input_nodes:
             if node in seen or not isinstance(run.values.get(node), SCALARS):
                 continue
             seen.add(node)

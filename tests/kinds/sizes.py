@@ -69,6 +69,11 @@ def _rounded(h: Tensor) -> Tensor:
     return F.interpolate(h, size=(int(h.shape[2] * 0.5), round(h.shape[3] / 2)))
 
 
+def _spanned(h: Tensor) -> Tensor:
+    span = torch.tensor(min(h.shape[3], 10))
+    return h[..., h.shape[3] - span :] - h[..., : torch.tensor([h.shape[3]]).clamp(max=10)]
+
+
 def _rows(h: Tensor) -> Tensor:
     batch, channels, *places = h.size()
     return h.reshape(batch, channels, math.prod(places)).softmax(-1).view(batch, channels, *places)
@@ -91,6 +96,21 @@ CASES = [
     case("mean by hand", lambda h: h - h.sum((2, 3), keepdim=True) / (h.shape[2] * h.shape[3])),
     case("scaled by a root", lambda h: h * h.shape[2] ** -0.5),
     case("scaled by a square root", lambda h: h / math.sqrt(h.shape[-1])),
+    case("a number of a tensor of sizes", lambda h: h / torch.tensor(h.shape[2]).item()),
+    case("a number of a range of sizes", lambda h: h / torch.arange(h.shape[2]).max().item()),
+    case("a list of one", lambda h: h * torch.tensor(h.shape[2] - 2).float().rsqrt().tolist()),
+    Case("Python's number of it", lambda: Sized(lambda h: h / int(torch.tensor(h.shape[2]))), maps, batches=(2,)),
+    Case("a list of a range", lambda: Sized(lambda h: h / torch.arange(h.shape[2]).tolist()[-1]), maps, batches=(2,)),
+    case("a branch on it", lambda h: h * 2 if torch.tensor(h.shape[2]) > 2 else h),
+    case("slices by tensors of sizes", _spanned),
+    case("a slice by a constant tensor", lambda h: h[..., : torch.tensor(5)]),
+    case("narrowed by a tensor of sizes", lambda h: h.narrow(3, 0, torch.tensor(h.shape[3]) // 2)),
+    Case(
+        "a slice by values",
+        lambda: Sized(lambda h: h[..., : (h.sum() > 0).long() + 2]),
+        maps,
+        refused="takes a number from the values of a tensor .*only sizes",
+    ),
     case("the larger side", lambda h: h * max(h.shape[2], h.shape[3]) / 10),
     case("zeros of a shape", lambda h: h + torch.zeros(h.shape[2], h.shape[3])),
     case("a mask of places", lambda h: h.masked_fill(torch.ones(h.shape[2:]).triu().bool(), 0.5)),

@@ -39,6 +39,7 @@ FACTORIES = tuple(
     triu_indices
     """.split()
 )
+_OF_NUMBERS = (torch.tensor, torch.as_tensor, torch.scalar_tensor)
 
 
 class Runner:
@@ -62,6 +63,8 @@ class Runner:
             value = call_on_meta(node.target, args, kwargs)
         if mode.acted:
             node.meta["acts"] = True
+        if node.target in _OF_NUMBERS and isinstance(value, Tensor) and not nested.tensors((args, kwargs)):
+            mode.set_known(value, node.target(*args, **{**kwargs, "device": "cpu"}))
         return value
 
     def _leaf(self, name: str) -> nn.Module:

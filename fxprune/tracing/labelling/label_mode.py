@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune import nested
+from fxprune.errors import TraceError
 from fxprune.labels.call import Call, MacTerm
 from fxprune.labels.store import Axis, Cause, LabelStore, Role
 from fxprune.labels.table import find
@@ -148,6 +149,8 @@ class LabelMode(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _NUMBERS:
+            return self._number(args[0])
         rule = find(func)
         if rule is None and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             with self:
@@ -172,6 +175,21 @@ class LabelMode(DispatchMode):
         else:
             rule(call)
         return out
+
+    def _number(self, tensor: Tensor) -> Any:
+        """The number in a tensor of one entry.
+
+        Raises:
+            TraceError: it depends on data.
+        """
+        known = self.known(tensor)
+        if known is None:
+            where = f" ({self.source})" if self.source else ""
+            raise TraceError(
+                f"the operation {self.node!r} takes a number from the values of a tensor{where}, which only sizes may decide: "
+                "make it of sizes, or prune the other parts with submodules=[...]"
+            )
+        return known.item()
 
     def _written(self, tensor: Tensor, func: Any) -> None:
         """A write through a view must reach the tensor that it is a view of, and one into a parameter stays in the model."""
@@ -220,6 +238,7 @@ def _product(size: Any) -> tuple[int, int]:
 
 
 _FILLS = frozenset(f"aten::{n}_" for n in "fill zero normal uniform bernoulli random exponential".split())
+_NUMBERS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)  # of tensors, which code in C asks for
 _SIGNATURES: dict[Any, tuple[list[str], dict[str, Any]]] = {}
 
 

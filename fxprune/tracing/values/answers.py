@@ -17,6 +17,7 @@ from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.places import line_running
 from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.undecided import Questions
+from fxprune.tracing.values.known_values import numbers_behind
 from fxprune.tracing.values.proxy import Method, Sizes, become, is_proxy
 
 __all__ = ["Answers"]
@@ -109,13 +110,25 @@ class Answers(fx.Tracer):
             if name in _OF_SHAPE:
                 return getattr(value, name)(*args, **kwargs)
             if name in _OF_VALUES:
-                known = self.mode.known(value)
-                if known is not None:
-                    return getattr(known, name)(*args, **kwargs)
-                raise self.reads_values(proxy, name)
+                return self._read(proxy, name, args, kwargs)
         if name == "__setitem__":
             return self.create_proxy("call_function", operator.setitem, (proxy, *args), kwargs)
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
+
+    def _read(self, proxy: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What is in a tensor of known values: a number is a node where it follows sizes, else these are asserted."""
+        known = self.mode.known(proxy.value)
+        if known is None:
+            raise self.reads_values(proxy, name)
+        numbers = [*numbers_behind(proxy.node, self.values)]
+        if self.of_training.intersection(numbers):
+            raise self.reads_values(proxy, name)
+        if numbers and (name == "item" or (name == "tolist" and not known.dim())):
+            node = self._node("call_method", "item", (proxy.node,))
+            return self.wrap(node, known.item())
+        for number in numbers:
+            self._assert(Guard(number, self.values[number]))
+        return getattr(known, name)(*args, **kwargs)
 
     def set_attribute(self, proxy: Any, name: str, *value: Any) -> None:
         """``x.name = value``, or ``del x.name`` without a value.
@@ -191,6 +204,8 @@ class Answers(fx.Tracer):
 
     def concrete(self, proxy: Any) -> Any:
         """The value that Python code needs right now: the graph asserts that it stays so."""
+        if not is_proxy(proxy):
+            return proxy
         value = proxy.value
         if proxy.node in self.of_training:
             self.branched.update(_flags_of(proxy.node))
@@ -199,7 +214,7 @@ class Answers(fx.Tracer):
             known = self.mode.known(value)
             if known is None or known.numel() != 1:
                 raise self._undecided(proxy)
-            return known.item()
+            return self.concrete(self._read(proxy, "item", (), {}))
         if isinstance(value, SCALARS):
             self._assert(Guard(proxy.node, value))
         return value
