@@ -15,6 +15,7 @@ from fxprune import nested
 from fxprune.state import copied, named_parts, named_tensors
 from fxprune.tracing.dispatch_mode import DispatchMode
 from fxprune.tracing.skeleton import copy_with
+from fxprune.tracing.state.hook_state import put_back_after
 
 __all__ = ["seed_all", "twin_of", "untouched"]
 
@@ -64,14 +65,15 @@ def untouched(*models: nn.Module, watch: bool = True) -> Iterator[None]:
     Args:
         watch: for writes into the memory of `models`, which takes some time for each operator.
 
-    What code writes by other means than PyTorch's operators and attributes of modules is not seen.
+    What code writes by other means than PyTorch's operators, attributes of modules and the Python objects that it names is not
+    seen.
     """
     python, numpy = random.getstate(), np.random.get_state()
     attributes = [_Attributes(part) for model in models for _, part in named_parts(model, once=True)]
     memory = _Memory([t for model in models for t in named_tensors(model, once=True).values()])
     devices = sorted({t.device.index or 0 for t in memory.tensors if t.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=devices), memory if watch else nullcontext():
+        with torch.random.fork_rng(devices=devices), put_back_after(*models), memory if watch else nullcontext():
             yield
     finally:
         memory.restore()

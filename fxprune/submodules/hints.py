@@ -14,6 +14,7 @@ from fxprune.state import deep_copy
 from fxprune.submodules.calls import ModuleCall
 from fxprune.submodules.listening import Listener, OutOfTime, run_on_meta, run_real
 from fxprune.tracing.skeleton import skeleton_of
+from fxprune.tracing.state.hook_state import put_back_after
 
 __all__ = ["naming_submodules", "traceable_submodules"]
 
@@ -27,7 +28,8 @@ def naming_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[str,
         yield
     except TraceError as error:
         try:
-            names = traceable_submodules(model, args, named)
+            with put_back_after(model):
+                names = traceable_submodules(model, args, named)
         except Exception:  # the model may do anything at all: the error at hand is what matters
             names = []
         if not names:

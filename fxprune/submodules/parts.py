@@ -24,6 +24,7 @@ from fxprune.submodules.calls import ModuleCall, Recording, holds_tensors
 from fxprune.submodules.dressing import Part
 from fxprune.submodules.listening import noting_writes, record, run_real
 from fxprune.submodules.splicing import attach, join, split
+from fxprune.tracing.state.hook_state import put_back_after
 
 __all__ = ["Parts", "Submodules"]
 
@@ -101,13 +102,15 @@ class Submodules:
         if not isinstance(getattr(model, "meta", {}), dict):
             raise InputError("the model has an attribute 'meta' of its own, where the report goes: rename it")
         try:
-            recording = record(model, args, named, names)
+            with put_back_after(model):
+                recording = record(model, args, named, names)
         except InputError as error:
             if error.__cause__ is None or not isinstance(example_inputs, list):
                 raise
             # The model fails on as many inputs: a list of images is one.
             args = (list(args),)
-            recording = record(model, args, named, names)
+            with put_back_after(model):
+                recording = record(model, args, named, names)
         return cls(model, recording, (args, named))
 
     @classmethod
@@ -181,7 +184,8 @@ class Submodules:
         result = deep_copy(self.model, memo)
         result.meta = {**getattr(result, "meta", {}), "fxprune": report}  # type: ignore[assignment]
         if check and self.example is not None:
-            self._check_runs(result, *self.example)
+            with put_back_after(self.model):
+                self._check_runs(result, *self.example)
         return result
 
     def _check_runs(self, result: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ from fxprune.tracing.skeleton import Names, Skeleton, new_mode
 from fxprune.tracing.state.assigned_buffers import assigned_buffers
 from fxprune.tracing.state.carried import check_state
 from fxprune.tracing.state.held import plain_tensors_as_proxies
+from fxprune.tracing.state.hook_state import HookState
 from fxprune.tracing.state.python_state import State
 from fxprune.tracing.state.randomness import kept_apart, refuse_draws
 from fxprune.tracing.undecided import Questions, check_either_way, same_graph
@@ -242,7 +243,8 @@ def _record(recorder: Recorder, training: bool) -> _Run:
 def _first_call(recorder: Recorder, training: bool) -> _Run:
     """What one call of the model does. The hooks and parts that it registers stay; what else it wrote is put back."""
     skeleton, mode, modules = recorder.skeleton, recorder.mode, recorder.names.modules
-    with torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder), State(modules) as state:
+    others = HookState(modules)
+    with others, torch.inference_mode(), patched(recorder), plain_tensors_as_proxies(recorder), State(modules) as state:
         args, named = placeholders(recorder)
         with assigned_buffers(recorder):
             result = skeleton.module(*args, **named)

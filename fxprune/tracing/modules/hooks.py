@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxprune.errors import TraceError
 from fxprune.tracing.values.proxy import proxies_in
 
-__all__ = ["HOOK_TABLES", "Shown", "check_hooks", "hooked", "run_hooked", "without_hooks"]
+__all__ = ["HOOK_TABLES", "Shown", "check_hooks", "hooked", "hooks_of", "run_hooked", "without_hooks"]
 
 _AROUND = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
@@ -33,6 +33,11 @@ def hooked(module: nn.Module) -> bool:
     """Whether hooks run around a call of a module."""
     own = module.__dict__
     return bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"])
+
+
+def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """The hooks around the calls of a module."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def check_hooks(tensors: Mapping[str, Tensor]) -> None:
