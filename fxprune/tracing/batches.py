@@ -21,6 +21,7 @@ from fxprune.errors import PruneError
 from fxprune.tracing.graphs.guards import SCALARS
 from fxprune.tracing.labelling.interpret import Runner, attribute_on_meta, keeps
 from fxprune.tracing.labelling.label_mode import LabelMode
+from fxprune.tracing.one_question import one_question, place_of
 from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.values.known_values import numbers_behind
 
@@ -58,7 +59,7 @@ def settle(skeleton: Skeleton, record: Callable[[Skeleton], Made]) -> tuple[Skel
     """Record a skeleton so that its batch is free, where the model allows it.
 
     Returns:
-        The skeleton that was recorded, the recording, and why its batch is fixed (empty where it is free).
+        The skeleton that was recorded, the recording, and for which batches it holds and why (empty where for all).
 
     Raises:
         TraceError: the model cannot be recorded on its own inputs.
@@ -70,18 +71,20 @@ def settle(skeleton: Skeleton, record: Callable[[Skeleton], Made]) -> tuple[Skel
         except PruneError as error:
             why = why or f"no recording of a larger batch was possible: {str(error).splitlines()[0]}"
             continue
-        if _holds(run, skeleton, record):
+        found = _differs(run, skeleton, record)
+        if found is None:
             return larger, run, ""
-        why = "the model's code does otherwise for one sample than for more"
+        seen = f" ({found})" if found else ""
+        why = f"the model's code does otherwise for one sample than for more{seen}; record those with an example of several"
         break
     run = record(skeleton)
     if why and _batch_axis(_tensors(skeleton)) == 0:
         _assert_one(run, skeleton)
         return skeleton, run, f"the first axis of the inputs stays at 1, as in the example: {why}"
     small = _of_batch_one(skeleton) if not why and _asks_batch(run) else None
-    if small is not None:
-        _holds(run, small, record)
-    return skeleton, run, ""
+    found = None if small is None else _differs(run, small, record)
+    note = f"only numbers of samples are taken for which {found}, as the model's code asks" if found else ""
+    return skeleton, run, note
 
 
 def _larger_batches(skeleton: Skeleton) -> Iterator[Skeleton]:
@@ -163,6 +166,12 @@ class _Trial:
         except Exception:  # whatever an operator raises on sizes that it does not take
             self.broken = True
 
+    def batches(self, run: Run) -> tuple[int, int]:
+        """The number of samples of the recording, and here."""
+        inputs = [n for n in run.graph.nodes if n.op == "placeholder"]
+        pairs = zip(*(nested.tensors([values[n] for n in inputs]) for values in (run.values, self.values)), strict=True)
+        return next((a, b) for here, there in pairs for a, b in zip(here.shape, there.shape, strict=True) if a != b)
+
     def _run(self, node: fx.Node, run_node: Runner) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.target is torch._assert:
@@ -172,29 +181,32 @@ class _Trial:
         return run_node(node, args, kwargs)
 
 
-def _holds(run: Made, other: Skeleton, record: Callable[[Skeleton], Made]) -> bool:
-    """Whether a recording holds for the sizes of another skeleton, too.
+def _differs(run: Made, other: Skeleton, record: Callable[[Skeleton], Made]) -> str | None:
+    """What a recording asks that another skeleton's sizes do not meet (empty where that is not known); None where it holds.
 
     An assertion that says which way a branch went may fail there: if the model's code, recorded there, comes to the same
     operations on tensors, the branch made no difference, and the assertion goes.
     """
     if not _asks_batch(run):
-        return True
+        return None
     trial = _Trial(run, other)
     if not trial.failed and not trial.broken:
-        return True
+        return None
+    place = place_of(trial.failed[0]) if trial.failed else ""
     if trial.broken or not all(n.meta.get("branch") for n in trial.failed):
-        return False
+        return place
+    if not one_question(trial.failed, run.values, trial.values, trial.batches(run)):
+        return place
     try:
         own = record(other)
     except PruneError:
-        return False
+        return place
     if not _agree(trial, run, own):
-        return False
+        return place
     for node in trial.failed:
         run.graph.erase_node(node)
     run.graph.eliminate_dead_code(is_impure_node=keeps)
-    return True
+    return None
 
 
 def _asks_batch(run: Run) -> bool:
