@@ -16,6 +16,7 @@ from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope, check_flag, check_seed
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
+from fxprune.planning.nothing import why_nothing
 from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import chosen, policy_of
 from fxprune.planning.report import Checks, Clock, Report, plan_of
@@ -190,7 +191,7 @@ def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, cloc
     clock("slice")
     report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.frozen)
     traced = rewritten.cut.analysis.traced
-    report.notes.extend(traced.notes)
+    report.notes.extend([*traced.notes, *filter(None, [why_nothing(plan)])])
     report.refused.update(traced.refused)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)

@@ -83,7 +83,7 @@ class Report:
         checks: the verification, if it ran.
         seconds: of each step.
         refused: a mode (evaluation or training) that could not be recorded -> why; the slim model runs in the other alone.
-        notes: what to know of the recording, in sentences: a batch that is fixed, and why.
+        notes: what to know, in sentences: a batch that is fixed, and why; what bound where nothing was removed.
     """
 
     plan: Plan
