@@ -74,6 +74,11 @@ def _spanned(h: Tensor) -> Tensor:
     return h[..., h.shape[3] - span :] - h[..., : torch.tensor([h.shape[3]]).clamp(max=10)]
 
 
+def _overlapping(h: Tensor) -> Tensor:
+    (batch, channels, height, width), (s0, s1, s2, s3) = h.size(), h.stride()
+    return h.as_strided([batch, channels, height // 2 - 1, width, 4], [s0, s1, s2 * 2, s3, s2]).mean(-1)
+
+
 def _rows(h: Tensor) -> Tensor:
     batch, channels, *places = h.size()
     return h.reshape(batch, channels, math.prod(places)).softmax(-1).view(batch, channels, *places)
@@ -111,6 +116,8 @@ CASES = [
         maps,
         refused="takes a number from the values of a tensor .*only sizes",
     ),
+    case("overlapping places", _overlapping),
+    case("a stride over places", lambda h: h / h.stride(1)),
     case("the larger side", lambda h: h * max(h.shape[2], h.shape[3]) / 10),
     case("zeros of a shape", lambda h: h + torch.zeros(h.shape[2], h.shape[3])),
     case("a mask of places", lambda h: h.masked_fill(torch.ones(h.shape[2:]).triu().bool(), 0.5)),

@@ -63,6 +63,8 @@ class Runner:
             value = call_on_meta(node.target, args, kwargs)
         if mode.acted:
             node.meta["acts"] = True
+        if node.target == "stride":
+            _fix_within(mode, *args)
         if node.target in _OF_NUMBERS and isinstance(value, Tensor) and not nested.tensors((args, kwargs)):
             mode.set_known(value, node.target(*args, **{**kwargs, "device": "cpu"}))
         return value
@@ -74,6 +76,14 @@ class Runner:
             module = pure_leaf(module, self.lowered[name]) if name in self.lowered else plain_leaf(module)
             self._leaves[name] = module
         return module
+
+
+def _fix_within(mode: LabelMode, tensor: Tensor, dim: int) -> None:
+    """Where code reads a stride, the axes that lie within it stay whole: it is a product of their sizes."""
+    strides, axes = tensor.stride(), mode.axes(tensor)
+    for axis, stride in zip(axes, strides, strict=True):
+        if axis is not axes[dim] and stride <= strides[dim]:
+            mode.store.fix(axis, mode.cause("a stride over it is read"))
 
 
 def run_graph(

@@ -48,6 +48,7 @@ class Answers(fx.Tracer):
     skeleton: Skeleton
     values: dict[fx.Node, Any]
     _node: Callable[..., fx.Node]
+    _evaluated: Callable[..., Any]
     wrap: Callable[..., Any]
 
     def __init__(self) -> None:
@@ -103,6 +104,8 @@ class Answers(fx.Tracer):
                 return self.attribute(proxy, "shape").numel()
             if name == "__len__":
                 return self.size(proxy, 0)
+            if name == "stride":
+                return self._strides(proxy, *args, **kwargs)
             if name == "requires_grad_" and proxy.node.op != "get_attr" and not kwargs and args in ((), (True,)):
                 return proxy  # of a computed tensor: it changes neither values nor the gradients of parameters
             if name in ("type", "get_device") and not args and not kwargs:
@@ -114,6 +117,16 @@ class Answers(fx.Tracer):
         if name == "__setitem__":
             return self.create_proxy("call_function", operator.setitem, (proxy, *args), kwargs)
         return self.create_proxy("call_method", name, (proxy, *args), kwargs)
+
+    def _strides(self, proxy: Any, dim: int | None = None) -> Any:
+        """``x.stride()``, nodes where the sizes follow the input, as do the strides."""
+        value: Tensor = proxy.value
+        if dim is None:
+            return tuple(self._strides(proxy, d) for d in range(value.dim()))
+        if not any(axis.dynamic for axis in self.mode.axes(value)):
+            return value.stride(dim)
+        node = self._node("call_method", "stride", (proxy.node, int(dim)))
+        return self.wrap(node, self._evaluated(node, (value, int(dim)), {}))
 
     def _read(self, proxy: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What is in a tensor of known values: a number is a node where it follows sizes, else these are asserted."""
