@@ -6,6 +6,7 @@ import json
 import math
 import operator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ import torchvision
 from support.codegen import graph_of
 from torch import nn
 
+import fxprune
 from fxprune.codegen import source_of
 from fxprune.codegen.literals import literal, public_path
 from fxprune.codegen.names import Names
@@ -96,3 +98,16 @@ def test_function_outside_of_torch(target) -> None:
     slim = graph_of(nn.Module(), lambda graph, x: graph.call_function(target, (x,)))
     with pytest.raises(PruneError, match="needs torch alone"):
         source_of(slim)
+
+
+def test_what_numpy_rounds_is_written_as_what_math_has() -> None:
+    class Padded(nn.Module):
+        """A map padded to a multiple of seven, as numpy rounds it."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            up, down = int(np.ceil(x.shape[2] / 7)), int(np.floor(x.shape[3] / 7))
+            return F.pad(x, (0, up, 0, down))
+
+    recorded = fxprune.trace(Padded(), torch.zeros(2, 3, 9, 9))
+    text = source_of(recorded)
+    assert "math.ceil(" in text and "math.floor(" in text

@@ -210,7 +210,7 @@ class Recorder(Answers):
             self.graph.erase_node(node)
             if isinstance(error, PruneError):
                 raise
-            if isinstance(error, NotImplementedError):
+            if isinstance(error, NotImplementedError) or node.target is torch._pack_padded_sequence:  # which reads lengths
                 raise TraceError(
                     f"the operation {what} cannot run on shapes alone{where}: the size of its result depends on data, or it "
                     "has no kernel for the meta device; prune the other parts with submodules=[...]"

@@ -16,6 +16,7 @@ from fxprune.tracing.contexts.autocasting import casting
 from fxprune.tracing.graphs.modes import select_mode, writes
 from fxprune.tracing.graphs.one_mode import only_mode
 from fxprune.tracing.labelling.label_mode import LabelMode
+from fxprune.tracing.labelling.moves import without_move
 from fxprune.tracing.modules.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.skeleton import Skeleton
 from fxprune.tracing.values.whole import is_whole
@@ -60,7 +61,7 @@ class Runner:
                 return self._leaf(str(node.target))(*args, **kwargs)
         mode.acted = False
         with mode, casting(node, self.device):
-            value = call_on_meta(node.target, args, kwargs)
+            value = call_on_meta(node.target, args, kwargs, self.device)
         if mode.acted:
             node.meta["acts"] = True
         if node.target == "stride":
@@ -115,10 +116,15 @@ def run_graph(
     return values
 
 
-def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call a function, or a method by its name; a factory that names no device makes its tensor on the meta device."""
+def call_on_meta(target: Any, args: Any, kwargs: dict[str, Any], device: str = "cpu") -> Any:
+    """Call a function, or a method by its name; a factory that names no device makes its tensor on the meta device.
+
+    Args:
+        device: the kind of device that the model is on.
+    """
     if target is only_mode:  # of the model that will run
         return None
+    target, args, kwargs = without_move(target, args, kwargs, device)
     name = target if type(target) is str else getattr(target, "__name__", "")
     if name in _FILLS and (made := _emptied(name, args, kwargs)) is not None:
         args, kwargs = made

@@ -28,6 +28,8 @@ __all__ = [
     "value_of",
 ]
 
+_CEIL, _FLOOR = math.ceil, math.floor  # themselves: what `math` holds during a recording is what records them
+
 
 class Sizes(tuple[Any, ...]):
     """A shape whose entries may be proxies."""
@@ -78,10 +80,10 @@ class _Asked:
         return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
 
     def __ceil__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+        return self.tracer.create_proxy("call_function", _CEIL, (self,), {})
 
     def __floor__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+        return self.tracer.create_proxy("call_function", _FLOOR, (self,), {})
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
