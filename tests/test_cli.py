@@ -269,3 +269,29 @@ def test_criteria_that_observe_take_data_from_a_file(run, net: str, tmp_path: Pa
     assert code == 0
     plan = fxprune.Plan.from_json((tmp_path / "plan.json").read_text())
     assert plan.options["criterion"] == "taylor" and plan.macs[1] < plan.macs[0]
+
+
+def test_data_by_name(run, net: str, tmp_path: Path) -> None:
+    """Bytes are images, which the options prepare; what is drawn follows the seed."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "images.npz", images=rng.integers(0, 256, (200, 8, 8, 3), np.uint8), labels=rng.integers(0, 4, 200))
+    command = ("prune", net, "--ratio", 0.5, *SIZE, "--criterion", "taylor", "--data", tmp_path / "images.npz", "--plan-only")
+    scores = []
+    for options in ((), ("--mean", "0.4,0.5,0.6", "--std", "0.2"), ("--batches", 2), ("--batches", 2, "--seed", 1)):
+        code, out, err = run(*command, *options, "--json")
+        assert code == 0 and ("not normalised" in err) == ("--mean" not in options)
+        scores.append(str([group["scores"] for group in json.loads(out)["groups"]]))
+    assert len({*scores}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mean", "0.5"], "give --data, too"),
+        (["--data", "digits", "--std", "a,b,c"], "--std 'a,b,c' is not a number for each channel"),
+        (["--data", "nowhere.npz"], "no file or folder 'nowhere.npz'"),
+    ],
+)
+def test_data_that_cannot_be_read(run, net: str, options: list[str], said: str) -> None:
+    code, _, err = run("prune", net, "--ratio", 0.5, *SIZE, "--criterion", "taylor", *options)
+    assert code == 2 and said in err and "Traceback" not in err

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cli.demo import DigitsNet, accuracy, digits, run
+from fxprune.cli.demo import DigitsNet, accuracy, run
 from fxprune.errors import InputError, PruneError
+from fxprune.inputs.digits import digits
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from torch import nn
 import fxprune
 from fxprune.cli.app import main
 from fxprune.errors import InputError, PruneError
-from fxprune.inputs.batches import load_batches
+from fxprune.inputs.data import load_data
 from fxprune.inputs.models import load_model
 
 EVIL = '__import__("pathlib").Path("owned").touch()'
@@ -215,4 +215,4 @@ class Bomb:
 def test_data_of_another_kind(arrays: dict[str, Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(InputError, match=r"data\.npz"):
-        load_batches(tmp_path / "data.npz", net())
+        load_data(str(tmp_path / "data.npz"), net())

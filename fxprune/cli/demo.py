@@ -10,7 +10,6 @@ import json as jsonlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -23,13 +22,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxprune.errors import InputError, PruneError
+from fxprune.errors import InputError
+from fxprune.inputs.digits import Digits, digits
 
-__all__ = ["DigitsNet", "digits", "run"]
+__all__ = ["DigitsNet", "run"]
 
 _RATIO = 0.35  # of the channels: more than half of the MACs go
-_HELD_OUT = 450  # about a quarter
-_SPLIT_SEED = 20240  # the held-out images are the same whatever the seed of the training
 _BATCH = 64
 _ROUNDS = 15  # of the latency measurement
 
@@ -65,34 +63,6 @@ class DigitsNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stage2(self.stage1(self.stem(x)))
         return self.head(x.mean((2, 3)))
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Images ``[N, 1, 8, 8]`` in [0, 1] and their labels ``[N]``, for training and held out."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-
-def digits() -> Digits:
-    """Read the digits and hold the same 450 of them out, every time.
-
-    Raises:
-        PruneError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise PruneError('the demo needs scikit-learn, whose digits it trains on: pip install "fxprune[demo]"') from error
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).div(16).unsqueeze(1)
-    labels = torch.tensor(data.target, dtype=torch.int64)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    test, train = order[:_HELD_OUT], order[_HELD_OUT:]
-    return Digits(images[train], labels[train], images[test], labels[test])
 
 
 def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) -> dict[str, Any]:

@@ -17,16 +17,19 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Criterion",
+    "Crop",
     "Data",
     "Ignore",
     "InputSize",
     "Json",
     "MaxRatio",
+    "Mean",
     "Model",
     "Ratio",
     "RoundTo",
     "Scope",
     "Seed",
+    "Std",
     "Submodule",
     "Unit",
     "Weights",
@@ -88,10 +91,23 @@ Submodule = Annotated[
     ),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option(help=".npz file: 'inputs' as the model takes them, 'labels' if any.", show_default=False),
+    str | None,
+    typer.Option(
+        help="digits, FILE.npz, a folder of images or of CIFAR, file.py:function or module:function; PATH:train for a part.",
+        show_default=False,
+    ),
 ]
-Batches = Annotated[int | None, typer.Option(min=1, help="Use so many batches of 64 at most.", show_default=False)]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Mean of each channel of images in [0, 1], as 0.485,0.456,0.406; else what the model's library says."),
+]
+Std = Annotated[str | None, typer.Option(help="Deviation of each channel, likewise.")]
+Crop = Annotated[
+    float | None, typer.Option(help="Share of an image's shorter side that is kept; else what the model's library says, or 1.")
+]
+Batches = Annotated[
+    int | None, typer.Option(min=1, help="Use so many batches of 64 at most, drawn at random.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 

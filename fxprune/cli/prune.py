@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fxprune.cli import options as given
+from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, read_text
 from fxprune.cli.output import (
     Steps,
@@ -27,6 +28,7 @@ from fxprune.options import PruneOptions
 if TYPE_CHECKING:
     from torch import nn
 
+    from fxprune.inputs.data import DataSpec
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
 
@@ -48,6 +50,9 @@ def prune(
     submodule: given.Submodule = None,
     data: given.Data = None,
     batches: given.Batches = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    crop: given.Crop = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False)
     ] = None,
@@ -71,7 +76,8 @@ def prune(
         stored = None if plan is None else Plan.from_json(read_text(plan))
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
-        options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, data, batches)}
+        observed = data_spec(data, inputs, (mean, std, crop), batches=batches, seed=seed)
+        options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, observed, batches)}
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))
         else:
@@ -99,13 +105,14 @@ def _check(plan: Path | None, ratio: float | None, others: Any) -> None:
         )
 
 
-def _observed(model: nn.Module, data: Path | None, batches: int | None) -> dict[str, Any]:
+def _observed(model: nn.Module, data: DataSpec | None, batches: int | None) -> dict[str, Any]:
     """What a criterion that observes the model at work needs, as keyword arguments of `fxprune.prune`."""
     if data is None:
         return {}
-    from fxprune.inputs.batches import load_batches
-
-    return {"data": load_batches(data, model), "batches": batches}
+    loader = data.loader(model)
+    for text in loader.notes:
+        note(text)
+    return {"data": loader, "batches": batches}
 
 
 def _save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fxprune.cli import options as given
+from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs
 from fxprune.cli.output import Steps, note_fresh_weights, print_json, show_written
 
@@ -28,6 +29,9 @@ def study(
     ] = given.Unit.GROUP,
     data: given.Data = None,
     batches: given.Batches = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    crop: given.Crop = None,
     noise: Annotated[float, typer.Option(help="Relative error of the weights that scores should survive.")] = 0.01,
     ignore: given.Ignore = None,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
@@ -46,7 +50,8 @@ def study(
     with Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs, names = example_inputs(net, input_size), criteria or ["l1", "l2", "fpgm", "fermat"]
-        found, written = command.run(net, inputs, command.Wanted(names, data, out, plots), step, **options)
+        observed = data_spec(data, inputs, (mean, std, crop), batches=batches, seed=seed)
+        found, written = command.run(net, inputs, command.Wanted(names, observed, out, plots), step, **options)
     if as_json:
         print_json({**found.to_dict(), "written": [str(path) for path in written]})
         return

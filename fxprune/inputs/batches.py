@@ -1,26 +1,21 @@
-"""Batches of data: taken apart into a model's inputs and labels, read from a file, or made up."""
+"""Batches of data: taken apart into a model's inputs and labels, or made up."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fxprune import nested
-from fxprune.errors import InputError, said
+from fxprune.errors import InputError
 from fxprune.inputs.examples import random_like, settle_inputs
 
-__all__ = ["Batch", "class_labels", "load_batches", "random_batches", "read_batch"]
+__all__ = ["Batch", "class_labels", "random_batches", "read_batch"]
 
 _LABELS = ("label", "labels", "target", "targets", "y")
-_IN_FILES = (("inputs", "x", "images"), ("labels", "y", "label"))  # names of the arrays in a file of data
-_SIZE = 64
 _RANDOM_BATCHES = 8
 
 
@@ -77,37 +72,6 @@ def class_labels(batch: Batch, classes: int) -> Tensor:
     if labels.shape != (batch.images,) or labels.is_floating_point() or (labels.numel() and int(labels.min()) < 0):
         raise InputError(f"labels must be one class number an image, not {labels.dtype} of shape {tuple(labels.shape)}")
     return labels.long() % classes
-
-
-def load_batches(path: Path, model: nn.Module) -> list[tuple[Any, ...]]:
-    """Batches of 64 from an ``.npz`` file: ``inputs`` as the model takes them ``[n, ...]``, and ``labels [n]`` if there are
-    any, on the CPU in the model's dtype.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
-    """
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = [next((file[name] for name in names if name in file), None) for names in _IN_FILES]
-            held = ", ".join(file)
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{str(path)!r} is not a readable .npz file of arrays: {said(error)}") from error
-    inputs, labels = arrays
-    if inputs is None or inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
-        raise InputError(
-            f"{str(path)!r} must hold an array of numbers 'inputs' [n, ...], as the model takes them; it has {held}"
-        )
-    if labels is not None and (labels.shape != inputs.shape[:1] or labels.dtype.kind not in "iu"):
-        raise InputError(f"{str(path)!r}: labels must be {len(inputs)} whole numbers, not {labels.dtype} {labels.shape}")
-    if not len(inputs):
-        raise InputError(f"{str(path)!r} holds no inputs")
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    parts = torch.from_numpy(np.ascontiguousarray(inputs)).split(_SIZE)
-    batches: list[tuple[Any, ...]] = [(x.to(dtype) if inputs.dtype.kind == "f" else x,) for x in parts]
-    if labels is None:
-        return batches
-    classes = torch.from_numpy(labels.astype(np.int64)).split(_SIZE)
-    return [(*batch, y) for batch, y in zip(batches, classes, strict=True)]
 
 
 def random_batches(model: nn.Module, inputs: tuple[Tensor, ...] | None, seed: int = 0) -> list[tuple[Any, ...]]:

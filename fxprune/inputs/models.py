@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 import warnings
 from collections.abc import Iterable
 from itertools import chain
@@ -19,6 +18,7 @@ from torch import nn
 
 from fxprune.errors import InputError, nearest, said, shown
 from fxprune.inputs.checkpoints import load_into, read_state_dict
+from fxprune.inputs.user_code import called, named_in_file
 
 __all__ = ["load_model"]
 
@@ -101,29 +101,9 @@ def _module(name: str) -> Any:
 
 
 def _from_file(path: Path, factory: str) -> nn.Module:
-    if not path.is_file():
-        raise InputError(f"there is no file {str(path)!r}")
-    unique = f"_fxprune_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(unique, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has a loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent.resolve()))  # like `python file.py`: its neighbours can be imported
-    try:
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a script may end the process
-            raise InputError(f"{path} cannot be run: {type(error).__name__}: {said(error)}") from error
-        if not hasattr(module, factory):
-            raise InputError(f"{path} has no {factory!r}{nearest(factory, vars(module))}")
-        built = getattr(module, factory)
-        if not isinstance(built, nn.Module):
-            try:
-                built = built()
-            except (Exception, SystemExit) as error:
-                raise InputError(f"{path}:{factory}() failed: {type(error).__name__}: {said(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
+    built = named_in_file(path, factory)
+    if not isinstance(built, nn.Module):
+        built = called(built, f"{path}:{factory}", path)
     if not isinstance(built, nn.Module):
         raise InputError(f"{path}:{factory} gave a {type(built).__name__}, not an nn.Module")
     return built

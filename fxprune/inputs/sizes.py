@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.tracing.labelling.quick_shapes import QuickShapes
 from fxprune.tracing.skeleton import skeleton_of
 
-__all__ = ["infer_example_inputs"]
+__all__ = ["infer_example_inputs", "timm_config"]
 
 _STRIDES = (4, 8, 16, 32)  # of feature maps
 _NO_GRIDS = {"patch_size", "kernel_size", "stride", "padding", "dilation", "dim"}  # pairs of numbers that are no sizes of maps
@@ -30,8 +30,8 @@ def infer_example_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:
     module = type(model).__module__
     if module.startswith("torchvision.models."):
         shapes = _torchvision_shapes(model, module.removeprefix("torchvision.models."))
-    elif isinstance(_timm_config(model), Mapping):
-        shapes = _timm_shapes(model, _timm_config(model))
+    elif isinstance(timm_config(model), Mapping):
+        shapes = _timm_shapes(model, timm_config(model))
     else:
         return None
 
@@ -39,7 +39,8 @@ def infer_example_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:
     return tuple(torch.empty(2, *shape, dtype=dtype, device="meta") for shape in shapes) or None
 
 
-def _timm_config(model: nn.Module) -> Any:
+def timm_config(model: nn.Module) -> Any:
+    """The configuration that timm gave a model; None of any other."""
     return getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
 
 

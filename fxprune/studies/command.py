@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fxprune.codegen.files import write_text
 from fxprune.criteria import resolve
-from fxprune.inputs.batches import load_batches, random_batches
+from fxprune.inputs.batches import random_batches
+from fxprune.inputs.data import DataSpec
 from fxprune.studies.aura_map import aura_map
 from fxprune.studies.results import Study
 from fxprune.studies.running import study
@@ -29,13 +30,13 @@ class Wanted:
 
     Attributes:
         criteria: their names.
-        data: a file for `load_batches`.
+        data: what criteria observe, if anything.
         out: the folder for files, if there are to be any.
         plots: draw pictures into it.
     """
 
     criteria: Sequence[str]
-    data: Path | None = None
+    data: DataSpec | None = None
     out: Path | None = None
     plots: bool = True
 
@@ -60,10 +61,9 @@ def run(
         from fxprune.studies.plots import require
 
         require()
-    batches, note = _batches(model, inputs, wanted, options["seed"])
+    batches, notes = _batches(model, inputs, wanted, options["seed"])
     found: Study = step("studying", lambda: study(model, wanted.criteria, inputs, data=batches, **options))
-    if note:
-        found = dataclasses.replace(found, notes=(*found.notes, note))
+    found = dataclasses.replace(found, notes=(*found.notes, *notes))
     out = wanted.out
     if out is None:
         return found, []
@@ -83,14 +83,16 @@ def run(
 
 def _batches(
     model: nn.Module, inputs: tuple[Tensor, ...] | None, wanted: Wanted, seed: int
-) -> tuple[list[tuple[Any, ...]] | None, str]:
-    """What criteria observe, if any wants to; and a note where that is no data."""
+) -> tuple[Iterable[Any] | None, tuple[str, ...]]:
+    """What criteria observe, if any wants to; and what to know of it."""
     if wanted.data is not None:
-        return load_batches(wanted.data, model), ""
+        loader = wanted.data.loader(model)
+        return loader, loader.notes
     watching = [name for name in wanted.criteria if getattr(resolve(name), "needs_data", False)]
     if not watching:
-        return None, ""
-    return random_batches(model, inputs, seed), (
+        return None, ()
+    note = (
         f"the model was observed on random inputs with random labels: scores of {', '.join(watching)} say nothing about "
-        "real data; give --data FILE.npz"
+        "real data; give --data"
     )
+    return random_batches(model, inputs, seed), (note,)
