@@ -12,7 +12,13 @@ from fxprune.labels import table
 __all__ = ["operators_put_back"]
 
 # Each of these writes a column of the table when it is imported, once: before anything is remembered.
-WRITERS = ("passes.arguments", "passes.resize_leaves", "statistics.kinds", "tracing.quick_leaves", "tracing.quick_shapes")
+WRITERS = (
+    "passes.arguments",
+    "passes.resize_leaves",
+    "statistics.kinds",
+    "tracing.labelling.quick_leaves",
+    "tracing.labelling.quick_shapes",
+)
 
 
 @contextmanager
