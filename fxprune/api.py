@@ -10,16 +10,15 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.criteria import resolve, score_groups
+from fxprune.criteria import normalization_of, resolve, score_groups
 from fxprune.errors import PlanMismatch
 from fxprune.inputs.acceptance import check_model, check_values
-from fxprune.options import AttentionPolicy, Criterion, PruneOptions, Ratio, Scope, check_flag, check_seed
+from fxprune.options import AttentionPolicy, Criterion, Normalization, PruneOptions, Ratio, Scope, check_flag, check_seed
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
-from fxprune.planning.nothing import why_nothing
 from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import chosen, policy_of
-from fxprune.planning.report import Checks, Clock, Report, plan_of
+from fxprune.planning.report import Checks, Clock, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
 from fxprune.rewrite import Rewritten, rewrite
 from fxprune.submodules.target import Target, analyze, pair_of, trace
@@ -34,6 +33,7 @@ def prune(
     *,
     criterion: Criterion = "l2",
     scope: Scope = "global",
+    normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
     max_ratio: float = 0.95,
     round_to: int = 1,
@@ -56,6 +56,8 @@ def prune(
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
         scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the ratio.
+        normalization: by what a group's scores are divided for one ranking over all groups: their ``"max"``, ``"mean"`` or
+            ``"l2"`` norm, ``"gaussian"`` (standardised) or ``"none"``. None: what suits the criterion, mostly the maximum.
         ignore: names or globs of modules or parameters that keep all their channels.
         max_ratio: no group loses more than this.
         round_to: kept channels of each group are a multiple of this.
@@ -80,9 +82,10 @@ def prune(
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify = Clock(), check_flag(verify, "verify")
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
-    what = (model, submodules, example_inputs)
-    target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization)
+    target, made, rewritten = _decide(
+        (model, submodules, example_inputs), options, clock, data=data, loss=loss, batches=batches
+    )
     return _finish(target, made, rewritten, verify, clock)
 
 
@@ -93,6 +96,7 @@ def plan(
     *,
     criterion: Criterion = "l2",
     scope: Scope = "global",
+    normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
     max_ratio: float = 0.95,
     round_to: int = 1,
@@ -108,9 +112,8 @@ def plan(
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed)
-    what = (model, submodules, example_inputs)
-    return _decide(what, options, Clock(), data=data, loss=loss, batches=batches)[1]
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization)
+    return _decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
@@ -174,12 +177,12 @@ def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **o
     target.check_criterion(criterion)
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
-    scores = score_groups(criterion, target.model, analysis, **observed)
+    scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
     gone = chosen(policy, analysis, scores)
     clock("score and select")
     rewritten = rewrite(analysis, gone)
     clock("rewrite")
-    stored = options.to_json() | target.described()
+    stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
     return target, document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten
 
 
@@ -189,10 +192,7 @@ def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, cloc
         check_values(target.model, "leave the comparison out, verify=False")
     slim, parts = target.fill(rewritten)
     clock("slice")
-    report = Report(plan, {k: dict(v) for k, v in rewritten.context.counters.items()}, rewritten.frozen)
-    traced = rewritten.cut.analysis.traced
-    report.notes.extend([*traced.notes, *filter(None, [why_nothing(plan)])])
-    report.refused.update(traced.refused)
+    report = rewritten.report(plan)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")

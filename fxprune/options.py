@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -12,6 +12,7 @@ from fxprune.errors import InputError, nearest, said, shown
 __all__ = [
     "AttentionPolicy",
     "Criterion",
+    "Normalization",
     "PruneOptions",
     "Ratio",
     "Scope",
@@ -19,6 +20,7 @@ __all__ = [
     "check_flag",
     "check_names",
     "check_seed",
+    "one_of",
     "real",
     "several",
 ]
@@ -26,6 +28,7 @@ __all__ = [
 Ratio = float | Mapping[str, float]
 Scope = Literal["global", "layer"]  # the policies of the package; any registered name will do
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
+Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]
 _MOST = 100_000  # entries of a list that a user gives
 
@@ -49,6 +52,7 @@ class PruneOptions:
     round_to: int = 1
     attention: AttentionPolicy = "head_dim"
     seed: int = 0
+    normalization: Normalization | None = None  # what suits the criterion
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -63,6 +67,8 @@ class PruneOptions:
         if checked["round_to"] is None or checked["round_to"] < 1:
             raise InputError(f"round_to must be a whole number of at least 1, not {shown(self.round_to)}")
         check_attention(self.attention)
+        if self.normalization is not None:
+            one_of("normalization", self.normalization, get_args(Normalization))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -98,12 +104,20 @@ def check_attention(policy: Any) -> AttentionPolicy:
     Raises:
         InputError: it is none.
     """
-    known = get_args(AttentionPolicy)
-    if not isinstance(policy, str) or policy not in known:
-        names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
-        raise InputError(f"attention must be {names}, not {shown(policy)}{nearest(policy, known)}")
-    found: AttentionPolicy = policy  # type: ignore[assignment]  # one of them, as just checked
+    found: AttentionPolicy = one_of("attention", policy, get_args(AttentionPolicy))  # type: ignore[assignment]
     return found
+
+
+def one_of(argument: str, value: Any, known: Sequence[str]) -> str:
+    """The value, if it is one of the known ones.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(value, str) or value not in known:
+        names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+        raise InputError(f"{argument} must be {names}, not {shown(value)}{nearest(value, known)}")
+    return value
 
 
 def check_seed(seed: Any) -> int:

@@ -15,6 +15,9 @@ from fxprune.analysis.cut import Cut
 from fxprune.errors import NothingToPrune, PruneError
 from fxprune.passes.base import Context, Mismatch, run_passes
 from fxprune.passes.registry import pipeline
+from fxprune.planning.nothing import why_nothing
+from fxprune.planning.plan import Plan
+from fxprune.planning.report import Report
 from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import in_its_mode
@@ -40,6 +43,13 @@ class Rewritten:
     def cut(self) -> Cut:
         """What went in the end."""
         return self.context.cut
+
+    def report(self, plan: Plan) -> Report:
+        """What was done by a plan and is known before the result is checked."""
+        counters = {name: dict(count) for name, count in self.context.counters.items()}
+        traced = self.cut.analysis.traced
+        notes = [*traced.notes, *filter(None, [why_nothing(plan)])]
+        return Report(plan, counters, self.frozen, notes=notes, refused={**traced.refused})
 
 
 def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) -> Rewritten:

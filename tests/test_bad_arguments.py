@@ -107,6 +107,7 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
         name: functools.partial(lambda name, value: pruned(**{name: value}), name)
         for name in "ratio example_inputs criterion scope ignore max_ratio round_to attention verify seed submodules".split()
     },
+    "normalization": lambda value: pruned(normalization=value),
     "seed of random": lambda value: pruned(criterion="random", seed=value),
     "data": lambda value: pruned(criterion="apoz", data=value, batches=2),
     "data of gradients": lambda value: pruned(criterion="taylor", data=value, batches=2),

@@ -115,7 +115,7 @@ def test_plan_first_and_apply_it_later(run, net, tmp_path):
 
 def test_options_reach_prune(run, net):
     options = ["--scope", "layer", "--criterion", "random", "--ignore", "conv1", "--ignore", "conv2"]
-    options += ["--max-ratio", "0.6", "--round-to", "4", "--attention", "heads", "--seed", "7"]
+    options += ["--max-ratio", "0.6", "--round-to", "4", "--attention", "heads", "--seed", "7", "--normalization", "l2"]
     _, out, _ = run("prune", net, "--ratio", 0.5, *SIZE, *options, "--json")
     document = json.loads(out)
     assert document["options"] == {
@@ -123,6 +123,7 @@ def test_options_reach_prune(run, net):
         "criterion": "random",
         "ignore": ["conv1", "conv2"],
         "max_ratio": 0.6,
+        "normalization": "l2",
         "ratio": 0.5,
         "round_to": 4,
         "scope": "layer",

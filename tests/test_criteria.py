@@ -39,10 +39,18 @@ def two_layers() -> tuple[Group, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"), [("mean", [1.5, 4.0]), ("sum", [3.0, 8.0]), ("max", [2.0, 7.0]), ("first", [1.0, 7.0])]
+    ("how", "expected"),
+    [("mean", [1.5, 4.0]), ("sum", [3.0, 8.0]), ("max", [2.0, 7.0]), ("first", [1.0, 7.0]), ("rank", [0.75, 0.75])],
 )
 def test_reductions(how: Any, expected: list[float]) -> None:
     assert reduce(torch.tensor([[1.0, 7.0], [2.0, 1.0]]), how).tolist() == expected
+
+
+def test_ranks_do_not_see_the_size_of_scores_and_ties_share_one() -> None:
+    places = torch.tensor([[0.0, 0.0, 3.0, 2.0], [100.0, 900.0, 300.0, 200.0]])
+    expected = [(1.5 + 1) / 8, (1.5 + 4) / 8, (4 + 3) / 8, (3 + 2) / 8]
+    assert reduce(places, "rank").tolist() == pytest.approx(expected)
+    assert reduce(places * torch.tensor([[1e6], [1e-6]]), "rank").tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +78,14 @@ def test_normalisation_keeps_the_order_of_negative_scores(how: Any) -> None:
     assert normalize(scores, how).argsort().tolist() == scores.argsort().tolist()
 
 
+def test_groups_are_divided_by_their_maximum_unless_it_does_not_suit() -> None:
+    others = {n: made.normalization for n in registry._NAMES if (made := criteria.resolve(n)).normalization != "max"}  # type: ignore[attr-defined]
+    assert others == {"bn_relu": "none", "cpmc": "none", "lamp": "none", "random": "none"}
+    group, tensors = two_layers()
+    found, raw = (L2(normalization=n)(group, tensors) for n in (None, "none"))  # type: ignore[arg-type]
+    assert found.tolist() == pytest.approx((raw / raw.max()).tolist())
+
+
 def test_members_are_reduced() -> None:
     group, tensors = two_layers()
     a, b = tensors["a.weight"].abs().sum(1), tensors["b.weight"].abs().sum((1, 2, 3))
@@ -94,7 +110,7 @@ def test_a_group_without_producers_asks_everyone() -> None:
 
 @pytest.mark.parametrize("options", [{"reduction": "median"}, {"normalization": "l3"}])
 def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="must be one of"):
+    with pytest.raises(InputError, match=r"must be '.*' or '.*', not"):
         criteria.resolve("l1", **options)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from support.activations import CLASSES, Net, bits, brute_force, data, maps_of, scored
 from torch import nn
+
+from fxprune import criteria
 
 
 @pytest.mark.parametrize(
@@ -15,7 +19,7 @@ from torch import nn
 )
 def test_against_the_formula(name: str) -> None:
     model, batches = Net().eval(), data()
-    options = {"corrected": False} if name in ("aura_mi", "hist_mi") else {}
+    options: dict[str, Any] = {"corrected": False, "reduction": "mean"} if name in ("aura_mi", "hist_mi") else {}
     found = scored(name, model, batches, **options)
     assert found.tolist() == pytest.approx(brute_force(name, model, batches), rel=1e-4, abs=1e-6)
 
@@ -47,11 +51,31 @@ def test_hrel_against_its_definition() -> None:
         return bits(np.clip(np.linalg.eigvalsh(kernel / np.trace(kernel)), 1e-300, None))
 
     target = np.exp(-squared(labels) / 0.01)
-    mean = np.mean([squared(maps[:, c]) for c in range(6)], 0)
-    grid = [mean.mean() * 10 ** (2 * e) for e in np.linspace(-1, 1, 9)]
-    width = max(grid, key=lambda w: (np.exp(-mean / w) * target).sum() / np.linalg.norm(np.exp(-mean / w)))
+    whole = squared(maps.reshape(5, -1))  # of the layer's output, not of its channels' mean
+    grid = (np.sqrt(whole).mean() * np.linspace(0.1, 10, 300)) ** 2
+    width = max(grid, key=lambda w: (np.exp(-whole / w) * target).sum() / np.linalg.norm(np.exp(-whole / w)))
+    assert width > 2 * squared(maps[:, 0]).mean()  # a channel alone would have a much smaller one
     expected = []
     for c in range(6):
         kernel = np.exp(-squared(maps[:, c]) / width)
         expected.append(entropy_of(kernel) + entropy_of(target) - entropy_of(kernel * target))
     assert scored("hrel", model, batches).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_flat_map_says_nothing_to_the_softmax_entropy() -> None:
+    """The channel of least score is constant, and goes first."""
+    model, batches = Net().eval(), data()
+    with torch.no_grad():
+        model.norm.weight[2] = 0  # whatever its filter finds
+    found = scored("sfm_softmax", model, batches)
+    assert found.argmin() == 2 and float(found[2]) == 0 and float(found.sort().values[1]) > 0
+
+
+@pytest.mark.parametrize("name", ["aura_mi", "hist_mi"])
+def test_information_of_shared_channels_is_ranked_block_by_block(name: str) -> None:
+    """Of these two alone: where a block's values are a thousand times larger, that block would decide."""
+    made: Any = criteria.resolve(name)
+    assert made.reduction == "rank" and criteria.resolve("sfm").reduction == criteria.resolve("hrank").reduction == "mean"  # type: ignore[attr-defined]
+    quiet, loud = torch.tensor([3e-3, 2e-3, 1e-3, 0.0]), torch.tensor([1.0, 3.0, 2.0, 0.5])
+    expected = torch.tensor([6.0, 7.0, 5.0, 2.0])
+    assert torch.allclose(made.settle([quiet, loud]), expected.double() / 7)

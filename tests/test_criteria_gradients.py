@@ -50,6 +50,28 @@ def test_taylor_is_weight_times_gradient(name: str) -> None:
     assert scored(name, model, batches).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+def test_joint_taylor_lets_the_weights_of_a_channel_cancel_and_batches_not() -> None:
+    model, batches = network(), data()
+    sums = [(model[0].weight.detach().double() * gradient(model, *b)).sum((1, 2, 3)) for b in batches]
+    found = scored("taylor_joint", model, batches)
+    assert found.tolist() == pytest.approx((sum(s.abs() for s in sums) / len(sums)).tolist(), rel=1e-4)
+    assert bool((found < scored("taylor", model, batches)).all())
+    assert torch.equal(found, scored("taylor", model, batches, form="joint"))
+    with pytest.raises(InputError, match="form must be 'l1', 'l2' or 'joint', not 'l3'"):
+        criteria.resolve("taylor", form="l3")
+
+
+def test_joint_taylor_adds_all_entries_of_a_channel_before_the_absolute_value() -> None:
+    """After a flatten a channel owns several columns of the layer that reads it."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2))
+    images, labels = torch.randn(6, 1, 2, 2), torch.arange(6) % 2
+    cross_entropy(model(images), labels).backward()
+    made, read = ((w * w.grad).detach().double() for w in (model[0].weight, model[3].weight))  # type: ignore[operator]
+    expected = made.sum((1, 2, 3)).abs() + read.unflatten(1, (3, 4)).sum((0, 2)).abs()
+    found = scored("taylor_joint", model, [(images, labels)], reduction="sum", consumers=True)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
 def test_fisher_is_the_mean_squared_gradient_of_single_images() -> None:
     model, batches = network(), data()
     squares = [gradient(model, x[None], y[None]).square() for b in batches for x, y in zip(*b, strict=True)]
@@ -83,7 +105,7 @@ def test_hutchinson_is_exact_where_the_hessian_is_diagonal() -> None:
     assert found.tolist() == pytest.approx((model[0].weight.detach().square().sum(1) / 2).tolist(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["taylor", "taylor_l2", "hessian"])
+@pytest.mark.parametrize("name", ["taylor", "taylor_l2", "taylor_joint", "hessian"])
 def test_permuting_channels_permutes_scores(name: str) -> None:
     model, batches, order = network(), data(), torch.randperm(4)
     other = copy.deepcopy(model)
@@ -95,7 +117,7 @@ def test_permuting_channels_permutes_scores(name: str) -> None:
     assert scored(name, other, batches).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["taylor", "taylor_l2", "hessian"])
+@pytest.mark.parametrize("name", ["taylor", "taylor_l2", "taylor_joint", "hessian"])
 def test_scaling_between_layers_changes_nothing(name: str) -> None:
     """w -> a w, next layer's w -> w / a leaves the function, and w * gradient, as they are."""
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -22,12 +22,27 @@ def test_cpmc_counts_what_goes() -> None:
     made = criteria.resolve("cpmc", parameters=2.0, macs=3.0)
     criteria.prepare(made, model, analysis)
     w = [model[i].weight.detach().double().abs() for i in (0, 2, 4)]
-    magnitudes = [w[0].sum(1) + w[1].sum(0), w[1].sum(1) + w[2].sum(0)]
+    b = [model[i].bias.detach().double().abs() for i in (0, 2)]
+    magnitudes = [w[0].sum(1) + b[0] + w[1].sum(0), w[1].sum(1) + b[1] + w[2].sum(0)]
     params, macs = [3 + 1 + 5, 4 + 1 + 2], [3 + 5, 4 + 2]
     top = max(float(m.max()) for m in magnitudes)
     for group, magnitude, p, m in zip(analysis.free, magnitudes, params, macs, strict=True):
         expected = magnitude / top / (2 * p / max(params) + 3 * m / max(macs))
         assert made(group, tensors).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_cpmc_weighs_what_it_counts() -> None:
+    """A channel that differs from another in its bias alone has more weight for the same parameters."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.PReLU(2), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+        model[0].bias[1] = 2.0
+    analysis = fxprune.analyze(model, torch.randn(1, 1, 4, 4))
+    made = criteria.resolve("cpmc")
+    criteria.prepare(made, model, analysis)
+    low, high = made(analysis.free[0], dict(model.named_parameters()) | dict(model.named_buffers())).tolist()
+    assert high / low == pytest.approx((2.0 + 5 * 0.5) / (6 * 0.5))  # weight, bias, slope, scale, shift, consumer
 
 
 def test_cpmc_adds_scale_and_shift_of_norms() -> None:
@@ -39,7 +54,7 @@ def test_cpmc_adds_scale_and_shift_of_norms() -> None:
     criteria.prepare(made, model, analysis)
     found = made(analysis.free[0], dict(model.named_parameters()) | dict(model.named_buffers()))
     total = model[0].weight.abs().sum((1, 2, 3)) + model[3].weight.abs().sum((0, 2, 3))
-    total = total + model[1].weight.abs() + model[1].bias.abs()
+    total = total + model[1].weight.abs() + model[1].bias.abs()  # and no running statistics
     assert found.tolist() == pytest.approx((total / total.max()).tolist(), rel=1e-6)
 
 

@@ -113,7 +113,7 @@ def test_l1(setting: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, _ = setting
     theirs = importance.GroupMagnitudeImportance(p=1, target_types=LAYERS)
     assert_agree(model, images, theirs, criteria.resolve("l1", consumers=True))
-    for _, one, other in pairs(model, images, theirs, criteria.resolve("l1", consumers=True)):
+    for _, one, other in pairs(model, images, theirs, criteria.resolve("l1", consumers=True, normalization="mean")):
         assert torch.allclose(one, other, rtol=1e-4)  # both are scaled to a mean of 1
 
 
@@ -144,7 +144,7 @@ def test_batch_norm_scale(setting: tuple[nn.Module, Tensor, Tensor]) -> None:
         found = theirs(group)
         return torch.zeros(len(group[0].idxs)) if found is None else found
 
-    found = [p for p in pairs(model, images, asked, criteria.resolve("bn_scale")) if p[1].any()]
+    found = [p for p in pairs(model, images, asked, criteria.resolve("bn_scale", normalization="mean")) if p[1].any()]
     assert len(found) == (12 if hasattr(model, "layer4") else 1)
     assert all(torch.allclose(one, other, rtol=1e-5) for _, one, other in found)
 

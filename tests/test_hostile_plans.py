@@ -139,6 +139,7 @@ HOSTILE: dict[str, Any] = {
     "ratio huge": changed(put("options", "ratio", 10**400)),
     "ratio code": changed(put("options", "ratio", "__import__('os').system('true')")),
     "attention unknown": changed(put("options", "attention", ["head_dim"])),
+    "normalization unknown": changed(put("options", "normalization", "most")),
     "ignore a number": changed(put("options", "ignore", 3)),
     "ignore numbers": changed(put("options", "ignore", [3])),
     "ignore a deep pattern": changed(put("options", "ignore", ["*a" * 500 + "[!"])),

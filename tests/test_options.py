@@ -29,6 +29,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "multiple of nothing": ({"round_to": 0}, "round_to must be a whole number of at least 1"),
     "multiple of a part": ({"round_to": 8.0}, "round_to must be a whole number of at least 1"),
     "multiple by truth": ({"round_to": True}, "round_to must be a whole number of at least 1"),
+    "unknown normalization": ({"normalization": "mx"}, "'gaussian' or 'none', not 'mx' (did you mean 'max'?)"),
+    "normalization that is no text": ({"normalization": 1}, "normalization must be 'max', 'mean'"),
     "unknown attention": ({"attention": "head"}, "did you mean 'heads'?"),
 }
 
@@ -43,7 +45,14 @@ def test_values_out_of_range_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"ratio": 0.01}, {"ratio": {"conv*": 0.0, "fc": 0.5}}, {"max_ratio": 1}, {"round_to": 64}, {"attention": "none"}],
+    [
+        {"ratio": 0.01},
+        {"ratio": {"conv*": 0.0, "fc": 0.5}},
+        {"max_ratio": 1},
+        {"round_to": 64},
+        {"attention": "none"},
+        {"normalization": "none"},
+    ],
     ids=str,
 )
 def test_values_at_the_ends_are_taken(options: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Slopes(GradientObserver):
         return gradients.of_batch()
 
     def receive(self, sums: Mapping[Key, Sums], analysis: Analysis) -> None:
-        self.found = {key: s["entries"] / s["batches"] for key, s in sums.items()}
+        self.found = {key: s["channels"] / s["batches"] for key, s in sums.items()}
 
 
 def test_observers_need_not_be_criteria() -> None:

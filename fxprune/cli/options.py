@@ -25,6 +25,8 @@ __all__ = [
     "MaxRatio",
     "Mean",
     "Model",
+    "Normalization",
+    "NormalizationOption",
     "Ratio",
     "RoundTo",
     "Scope",
@@ -46,6 +48,16 @@ class Attention(str, Enum):
     NONE = "none"
 
 
+class Normalization(str, Enum):
+    """How groups are made comparable: see `fxprune.prune`."""
+
+    MAX = "max"
+    MEAN = "mean"
+    L2 = "l2"
+    GAUSSIAN = "gaussian"
+    NONE = "none"
+
+
 class Unit(str, Enum):
     """What a study ranks: see `fxprune.study`."""
 
@@ -63,6 +75,10 @@ Criterion = Annotated[
 ]
 Scope = Annotated[
     str, typer.Option(help="global: one ranking over all groups; layer: the ratio in every group; or another policy's name.")
+]
+NormalizationOption = Annotated[
+    Normalization | None,
+    typer.Option(help="By what a group's scores are divided for one ranking. Default: what suits the criterion, mostly max."),
 ]
 Ignore = Annotated[
     list[str] | None,

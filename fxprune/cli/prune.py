@@ -39,6 +39,7 @@ def prune(
     model: given.Model,
     ratio: given.Ratio = None,
     scope: given.Scope = "global",
+    normalization: given.NormalizationOption = None,
     criterion: given.Criterion = "l2",
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
@@ -69,7 +70,8 @@ def prune(
     _check(plan, ratio, plan_only or submodule or data)
     options: dict[str, Any] = {}
     if ratio is not None:
-        chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed)
+        scaled: Any = None if normalization is None else normalization.value
+        chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (out is not None)) as step:

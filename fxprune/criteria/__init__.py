@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from fxprune.criteria.base import Criterion, Tensors
 from fxprune.criteria.registry import names, register, resolve
-from fxprune.criteria.scoring import prepare, score_groups
+from fxprune.criteria.scoring import normalization_of, prepare, score_groups
 
-__all__ = ["Criterion", "Tensors", "names", "prepare", "register", "resolve", "score_groups"]
+__all__ = ["Criterion", "Tensors", "names", "normalization_of", "prepare", "register", "resolve", "score_groups"]

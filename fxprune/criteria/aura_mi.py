@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxprune.criteria.aura_entropy import AuraCriterion
-from fxprune.criteria.base import Normalization
+from fxprune.criteria.base import Reduction
 from fxprune.criteria.entropy import counted, entropy
 from fxprune.criteria.observing import Sums
 from fxprune.statistics.maps import Maps
@@ -34,7 +34,7 @@ class AuraMI(AuraCriterion):
     """
 
     needs_labels = True
-    default_normalization: Normalization = "max"
+    default_reduction: Reduction = "rank"
 
     def __init__(self, *args: Any, corrected: bool = True, **options: Any) -> None:
         super().__init__(*args, **options)

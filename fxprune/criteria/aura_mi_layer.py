@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.criteria.aura_entropy import AuraCriterion
-from fxprune.criteria.base import Normalization, Tensors
+from fxprune.criteria.base import Tensors
 from fxprune.criteria.entropy import entropy, levels
 from fxprune.criteria.observing import Key, Sums
 from fxprune.errors import InputError
@@ -37,7 +37,6 @@ class AuraMILayer(AuraCriterion):
     """
 
     needs_analysis = True
-    default_normalization: Normalization = "max"
 
     def __init__(self, *args: Any, bins: int = 8, partners: int = 64, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError, nearest
+from fxprune.options import Normalization, one_of
 
 __all__ = ["Criterion", "Normalization", "Reduction", "Tensors", "normalize", "reduce"]
 
-Reduction = Literal["mean", "sum", "max", "first"]
-Normalization = Literal["none", "mean", "max", "l2", "gaussian"]
+Reduction = Literal["mean", "sum", "max", "first", "rank"]
 Tensors = Mapping[str, Tensor]  # parameters and buffers by name, with the user's weights
 
 
@@ -27,9 +26,12 @@ class Criterion:
     scaled for a ranking over all groups, and whether the slices of the next layers count.
 
     Args:
-        reduction: ``"mean"``, ``"sum"``, ``"max"`` over places, or ``"first"``: the first in the order of the graph.
-        normalization: ``"none"``, or divide a group's scores by their ``"mean"``, ``"max"`` or ``"l2"`` norm, or
-            standardise them (``"gaussian"``). The order inside a group never changes. None: what suits the criterion.
+        reduction: ``"mean"``, ``"sum"``, ``"max"`` over places; ``"first"``: the first in the order of the graph; or
+            ``"rank"``: the mean over places of the channel's rank there, so that none of them decides by the size of its
+            scores. None: what suits the criterion, which is the mean where it does not say otherwise.
+        normalization: divide a group's scores by their ``"max"``, ``"mean"`` or ``"l2"`` norm, standardise them
+            (``"gaussian"``), or ``"none"``. The order inside a group never changes. None: what suits the criterion, which
+            is the maximum where it does not say otherwise.
         consumers: count the next layers' input slices too (criteria that read weights).
         seed: for criteria that draw random numbers.
 
@@ -40,18 +42,20 @@ class Criterion:
 
     needs_data = False
     needs_analysis = False
-    default_normalization: Normalization = "mean"
+    default_reduction: Reduction = "mean"
+    default_normalization: Normalization = "max"
 
     def __init__(
         self,
-        reduction: Reduction = "mean",
+        reduction: Reduction | None = None,
         normalization: Normalization | None = None,
         consumers: bool = False,
         seed: int = 0,
     ) -> None:
-        self.reduction = cast(Reduction, _one_of("reduction", reduction, get_args(Reduction)))
+        reduction = self.default_reduction if reduction is None else reduction
+        self.reduction = cast(Reduction, one_of("reduction", reduction, get_args(Reduction)))
         normalization = self.default_normalization if normalization is None else normalization
-        self.normalization = cast(Normalization, _one_of("normalization", normalization, get_args(Normalization)))
+        self.normalization = cast(Normalization, one_of("normalization", normalization, get_args(Normalization)))
         self.consumers, self.seed = bool(consumers), seed
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
@@ -71,6 +75,8 @@ def reduce(scores: Tensor, how: Reduction) -> Tensor:
     """``[places, channels]`` -> ``[channels]``."""
     if how == "first":
         return scores[0]
+    if how == "rank":
+        return torch.stack([_ranks(place) for place in scores]).mean(0)
     if how == "max":
         return scores.amax(0)
     return scores.sum(0) if how == "sum" else scores.mean(0)
@@ -93,7 +99,8 @@ def normalize(score: Tensor, how: Normalization) -> Tensor:
     return score / scale if scale > 0 else torch.zeros_like(score)
 
 
-def _one_of(argument: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise InputError(f"{argument} must be one of {', '.join(known)}, not {value!r}{nearest(str(value), known)}")
-    return value
+def _ranks(scores: Tensor) -> Tensor:
+    """Ranks ``[channels]`` over their number, from ``1 / channels`` to 1; equal scores share the mean of theirs."""
+    ordered, _ = scores.sort()
+    below, upto = (torch.searchsorted(ordered, scores, right=right) for right in (False, True))
+    return (below + upto + 1).to(scores.dtype) / (2 * len(scores))

@@ -11,8 +11,6 @@ from torch import Tensor
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Normalization, Tensors
-from fxprune.criteria.norms import norms_of
-from fxprune.criteria.weights import members_with
 from fxprune.errors import InputError
 from fxprune.statistics.weights import channel_weights
 
@@ -22,8 +20,9 @@ __all__ = ["CPMC"]
 class CPMC(Criterion):
     """``w_c / (lambda_p p_c + lambda_m m_c)``, each term over its maximum in the whole network.
 
-    ``w_c`` is the l1 norm of what the channel owns in the layers that produce it, in those that read it, and in its norms'
-    scale and shift; ``p_c`` the parameters and ``m_c`` the multiply-accumulates that go with it, its consumers' included.
+    ``w_c`` is the l1 norm of all parameters that the channel owns: in the layers that produce it, biases included, in those
+    that read it, and in its norms' scale and shift; ``p_c`` is the number of these parameters, and ``m_c`` that of the
+    multiply-accumulates that go with it, its consumers' included.
     Removal is cheap where little weight goes with many parameters and much computation. Reconstruction: that the three
     aspects cover the filter and the next layer's slice, and are normalised over the network, is published; how they are
     combined is a choice made here. `reduction` and `consumers` have no effect: all members always add up.
@@ -42,11 +41,13 @@ class CPMC(Criterion):
             raise InputError("the weights of parameters and macs must not be negative, nor both zero")
         self.lambdas = (parameters, macs)
         self._costs: dict[str, float] = {}
+        self._parameters: frozenset[str] = frozenset()
         self._largest = 1.0
 
     def prepare(self, analysis: Analysis, tensors: Tensors) -> None:
         """Find the network-wide maxima and each group's cost; all channels of a group cost the same."""
         whole = analysis.cut()
+        self._parameters = frozenset(analysis.parameter_names)
         costs = {}
         for group in analysis.free:
             cut = analysis.cut({group.id: [0]})
@@ -56,21 +57,18 @@ class CPMC(Criterion):
             name: sum(weight * part / top for weight, part, top in zip(self.lambdas, cost, most, strict=True))
             for name, cost in costs.items()
         }
-        self._largest = max((float(_magnitude(g, tensors).max()) for g in analysis.free), default=0.0) or 1.0
+        self._largest = max((float(self._magnitude(g, tensors).max()) for g in analysis.free), default=0.0) or 1.0
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         if group.id not in self._costs:
             raise InputError(f"cpmc has not seen the network of group {group.id!r}: call fxprune.criteria.prepare first")
         tiny = torch.finfo(torch.float64).tiny
-        return self.settle([_magnitude(group, tensors) / self._largest / max(self._costs[group.id], tiny)])
+        return self.settle([self._magnitude(group, tensors) / self._largest / max(self._costs[group.id], tiny)])
 
-
-def _magnitude(group: Group, tensors: Tensors) -> Tensor:
-    """l1 norm ``[channels]`` of what each channel owns, running statistics aside."""
-    total = torch.zeros(group.size, dtype=torch.float64)
-    for member in members_with(group, "producer", "consumer"):
-        total += channel_weights(tensors[member.name], member).abs().sum((1, 2)).double().cpu()
-    for norm in norms_of(group, tensors):
-        scale, shift = norm.values(tensors)
-        total += (scale.abs() + shift.abs()).sum(1)
-    return total
+    def _magnitude(self, group: Group, tensors: Tensors) -> Tensor:
+        """l1 norm ``[channels]`` of the parameters that each channel owns; running statistics are none."""
+        total = torch.zeros(group.size, dtype=torch.float64)
+        for member in group.members:
+            if member.name in self._parameters:
+                total += channel_weights(tensors[member.name], member).abs().sum((1, 2)).double().cpu()
+        return total

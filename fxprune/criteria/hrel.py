@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fxprune.criteria.base import Normalization
 from fxprune.criteria.observing import ActivationCriterion, Sums
+from fxprune.errors import InputError
 from fxprune.statistics.maps import Maps
 
 __all__ = ["HRel"]
@@ -25,20 +25,25 @@ class HRel(ActivationCriterion):
 
     ``H = -sum l log2 l`` over the eigenvalues of a Gaussian kernel matrix ``exp(-d^2 / width^2)`` of the batch's images,
     scaled to trace 1; the joint entropy is that of the entrywise product of both matrices. The width for one-hot labels is
-    0.1; that of a layer is, of a grid, the one whose kernel of mean squared distances aligns best with the labels'. The
-    original smooths the width over batches; here each batch has its own, so that shares of the data can be merged.
-    Scores depend on the batch size (100 in the paper): about ``channels * batch^3`` operations a batch.
+    0.1. That of a layer, for each of its channels, is the one of a grid whose kernel of the layer's whole output (all channels
+    as one vector) aligns best with the labels': from a tenth to ten times the mean distance between images there, in equal
+    steps.
+
+    The authors' code (github.com/sarvanichinthapalli/HRel) begins at 0.3 whatever the scale of the activations, smooths the
+    width over epochs (here each batch has its own, so that shares of the data can be merged), and removes a share of each
+    layer. Scores depend on the batch size (100 in the paper): about ``channels * batch^3`` operations a batch.
 
     Args:
-        widths: size of the grid, from a tenth to ten times the root mean squared distance.
+        widths: size of the grid.
     """
 
     needs_labels = True
-    default_normalization: Normalization = "max"
 
-    def __init__(self, *args: Any, widths: int = 9, **options: Any) -> None:
+    def __init__(self, *args: Any, widths: int = 300, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.widths = torch.logspace(-1, 1, widths, dtype=torch.float64).tolist()
+        if widths < 1:
+            raise InputError(f"widths must be at least 1, not {widths}")
+        self.widths = widths
 
     def observe(self, maps: Maps) -> Sums:
         assert maps.labels is not None
@@ -57,11 +62,11 @@ class HRel(ActivationCriterion):
         return sums["information"] / sums["batches"]
 
     def _width(self, points: Tensor, label_kernel: Tensor) -> float:
-        """The squared width: the best of the grid on the mean squared distances of all channels."""
-        distances = torch.stack([_squared_distances(p).sum(0) for p in points.split(64)]).sum(0, keepdim=True) / len(points)
-        scale = float(distances.mean()) or 1.0
-        best: float = max(self.widths, key=lambda w: float(_alignment(_kernel(distances, scale * w * w), label_kernel)))
-        return scale * best * best
+        """The squared width: the best of the grid on the distances between the outputs of all channels together."""
+        distances = torch.stack([_squared_distances(p).sum(0) for p in points.split(64)]).sum(0)
+        mean = float(distances.sqrt().mean()) or 1.0  # of equal images any width will do
+        grid = torch.linspace(mean / 10, mean * 10, self.widths, dtype=torch.float64).square().tolist()
+        return max(grid, key=lambda squared: float(_alignment(_kernel(distances, squared), label_kernel[0])))
 
 
 def _squared_distances(points: Tensor) -> Tensor:
@@ -78,7 +83,8 @@ def _kernel(squared_distances: Tensor, squared_width: float) -> Tensor:
 
 
 def _alignment(kernel: Tensor, other: Tensor) -> Tensor:
-    return (kernel * other).sum((-1, -2)) / (kernel.flatten(1).norm(dim=1) * other.norm())
+    """Cosine of the angle between two matrices."""
+    return (kernel * other).sum() / (kernel.norm() * other.norm())
 
 
 def _entropy(kernel: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxprune.analysis.analysis import Analysis
@@ -87,7 +86,7 @@ class GradientCriterion(ObservingCriterion, GradientObserver):
     """
 
     def measure(self, total: Tensor, batches: float, images: float) -> Tensor:
-        """Scores ``[channels]`` of one member from its entries' sums over all batches."""
+        """Scores ``[channels]`` of one member from the sums over all batches."""
         raise NotImplementedError
 
     def speaks(self, group: Group) -> list[Member]:
@@ -97,12 +96,10 @@ class GradientCriterion(ObservingCriterion, GradientObserver):
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         self._check(group)
         scores = []
-        for member in self.speaks(group):
-            sums = self._sums.get((member.name, member.axis))
-            if sums is None:  # a buffer: no gradient reaches it
-                continue
-            total = sums["entries"][torch.from_numpy(member.indices)].sum(1)
-            scores.append(self.measure(total, float(sums["batches"]), float(sums["images"])))
+        for number in range(len(self.speaks(group))):
+            sums = self._sums.get((group.id, number))
+            if sums is not None:  # of a buffer: no gradient reaches it
+                scores.append(self.measure(sums["channels"], float(sums["batches"]), float(sums["images"])))
         if not scores:
             return L2(self.reduction, self.normalization)(group, tensors)
         return self.settle(scores)

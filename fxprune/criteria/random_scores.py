@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis.groups import Group
-from fxprune.criteria.base import Criterion, Tensors
+from fxprune.criteria.base import Criterion, Normalization, Tensors
 
 __all__ = ["Random"]
 
 
 class Random(Criterion):
     """Uniform scores, drawn from the seed and the group's id: the same plan on every run and device."""
+
+    default_normalization: Normalization = "none"
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + zlib.crc32(group.id.encode())) % (1 << 63))

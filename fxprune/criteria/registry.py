@@ -38,6 +38,7 @@ _NAMES = {
     "sfm": "fxprune.criteria.sfm:SFM",
     "sfm_softmax": "fxprune.criteria.sfm:SFMSoftmax",
     "taylor": "fxprune.criteria.taylor:Taylor",
+    "taylor_joint": "fxprune.criteria.taylor:TaylorJoint",
     "taylor_l2": "fxprune.criteria.taylor:TaylorL2",
     "wanda": "fxprune.criteria.wanda:Wanda",
     "whc": "fxprune.criteria.distances:WHC",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,21 @@ from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
+from fxprune.criteria.base import Criterion, normalize
 from fxprune.errors import InputError, NothingToPrune, PruneError, said, shown
 from fxprune.inputs.acceptance import check_finite, check_values
+from fxprune.options import Normalization
 from fxprune.state import named_tensors
 from fxprune.statistics.gathering import gather
 
-__all__ = ["prepare", "prepare_together", "score_groups", "scores_of"]
+__all__ = [
+    "normalization_of",
+    "prepare",
+    "prepare_together",
+    "score_groups",
+    "scores_of",
+    "without_normalization",
+]
 
 
 def prepare(
@@ -58,8 +68,18 @@ def prepare_together(
             )
 
 
-def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Analysis, **observed: Any) -> dict[str, np.ndarray]:
-    """``{group id: scores [channels] in float64}`` of the free groups; `observed` are the arguments of `prepare`.
+def score_groups(
+    criterion: Callable[..., Any],
+    model: nn.Module,
+    analysis: Analysis,
+    normalization: Normalization | None = None,
+    **observed: Any,
+) -> dict[str, np.ndarray]:
+    """``{group id: scores [channels] in float64}`` of the free groups.
+
+    Args:
+        normalization: how the scores of groups are made comparable, whatever criterion gives them; None: as it does itself.
+        observed: the arguments of `prepare`.
 
     Raises:
         NothingToPrune: there are none.
@@ -73,11 +93,29 @@ def score_groups(criterion: Callable[..., Any], model: nn.Module, analysis: Anal
     try:
         with _naming(name):
             prepare(criterion, model, analysis, **observed)
+        found = criterion if normalization is None else without_normalization(criterion)
         with torch.no_grad():
-            return {group.id: scores_of(criterion, group, tensors, name) for group in analysis.free}
+            scores = {group.id: scores_of(found, group, tensors, name) for group in analysis.free}
     except InputError:
         check_values(model, "rank channels at random, criterion='random'")
         raise
+    if normalization is None:
+        return scores
+    return {group: normalize(torch.from_numpy(s), normalization).numpy() for group, s in scores.items()}
+
+
+def without_normalization(criterion: Callable[..., Any]) -> Callable[..., Any]:
+    """The criterion, or one that has seen the same and gives its scores as they are."""
+    if not isinstance(criterion, Criterion):
+        return criterion
+    plain = copy.copy(criterion)
+    plain.normalization = "none"
+    return plain
+
+
+def normalization_of(criterion: Callable[..., Any], given: Normalization | None) -> Normalization:
+    """How the scores of `score_groups` are normalised: as asked for, or as the criterion does; a plain function does not."""
+    return given or (criterion.normalization if isinstance(criterion, Criterion) else "none")
 
 
 def scores_of(criterion: Callable[..., Any], group: Group, tensors: Mapping[str, Tensor], name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -45,11 +46,12 @@ class SFM(ActivationCriterion):
 
 
 class SFMSoftmax(ActivationCriterion):
-    """Mean over images of ``-sum p log2 p``, ``p`` the softmax over positions of ``(F - mean F)^2``.
+    """Mean over images of ``log2(H W) + sum p log2 p``, ``p`` the softmax over positions of ``(F - mean F)^2``.
 
-    Published, as code, by Shao et al., Sensors 21:6601, 2021 (github.com/pinery-sls/filter_pruning), at the output of batch
-    norms, with the natural logarithm and summed: the ranking is the same. A constant map gives the entropy
-    of the uniform distribution, log2(H W), not 0: this estimator prefers flat maps.
+    Published: Shao et al., Sensors 21:6601, 2021. Their code (github.com/pinery-sls/filter_pruning) observes the output of
+    batch norms, takes the natural logarithm, scales each layer's entropies to [0, 1] and removes the *highest* of all. That
+    of a constant map is the highest there is, ``log2(H W)``: flat maps go. The score is how far the entropy stays below
+    it, so a constant map scores 0.
     """
 
     default_hook = "norm"
@@ -57,7 +59,8 @@ class SFMSoftmax(ActivationCriterion):
     def observe(self, maps: Maps) -> Sums:
         values = maps.values.flatten(3).double()
         shares = (values - values.mean(-1, keepdim=True)).square().softmax(-1)
-        return {"entropy": entropy(shares).mean(2).sum(0), "images": maps.images}
+        missing = (math.log2(shares.shape[-1]) - entropy(shares)).clamp_min(0)  # below zero by rounding alone
+        return {"missing": missing.mean(2).sum(0), "images": maps.images}
 
     def measure(self, sums: Sums) -> Tensor:
-        return sums["entropy"] / sums["images"]
+        return sums["missing"] / sums["images"]

@@ -12,7 +12,7 @@ The words of this package:
   channels occupy there. `Occupancy` knows the entries at every node; `Spots` finds the spots of a hook.
 * *Maps* are what there is to see of one batch at one spot; *gradients*, of one batch's loss for the weights.
 * The `Lookout` shows the maps of each spot to all observers that look there.
-* The *store* keeps sums in slots: one for each observer and spot, or for each observer, tensor and axis.
+* The *store* keeps sums in slots: one for each observer and spot, or for each observer and member.
 """
 
 from __future__ import annotations

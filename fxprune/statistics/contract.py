@@ -18,7 +18,7 @@ from fxprune.statistics.spot import Hook
 
 __all__ = ["ActivationObserver", "GradientObserver", "Key", "Observer", "Sums"]
 
-Key = tuple[str, int]  # (group id, number among its spots), or (tensor name, axis)
+Key = tuple[str, int]  # (group id, number among its spots, or among its members that speak)
 Sums = dict[str, Tensor]
 
 
@@ -62,7 +62,10 @@ class ActivationObserver(Observer):
 
 
 class GradientObserver(Observer):
-    """Looks at the gradients of one batch's loss for the weights that have a say about some group."""
+    """Looks at the gradients of one batch's loss for the weights that have a say about some group.
+
+    What is remembered of each of these members: ``channels [group.size]``, the number of ``batches`` and of ``images``.
+    """
 
     def speaks(self, group: Group) -> list[Member]:
         """The members of a group whose gradients are wanted."""
@@ -75,3 +78,7 @@ class GradientObserver(Observer):
     def fold(self, contribution: Tensor, axis: int) -> Tensor:
         """Sum ``[size of axis]`` of each entry's contribution."""
         return contribution.double().movedim(axis, 0).flatten(1).sum(1) if contribution.dim() > 1 else contribution.double()
+
+    def of_channels(self, contribution: Tensor) -> Tensor:
+        """What one batch adds ``[channels]``, from the sums over each channel's entries in one member: just these."""
+        return contribution

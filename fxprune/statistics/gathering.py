@@ -24,7 +24,7 @@ def gather(
     *,
     loss: Loss | None = None,
     batches: int | None = None,
-    calibration: int = 64,
+    calibration: int | None = None,
     classes: int | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = False,
@@ -36,8 +36,9 @@ def gather(
         data: any iterable of batches: tensors, pairs of inputs and labels, or mappings by the names of the inputs.
         loss: for criteria that use gradients: a function of the output and the labels; cross entropy if not given.
         batches: stop after so many.
-        calibration: images that fix the range of each channel's values, for criteria that count in bins; these first batches
-            run twice.
+        calibration: so many images, the first, fix the range of each channel's values, for criteria that count in bins; later
+            values beyond it go to its ends. None: all images do, and the data are read twice; of an iterator, which can be
+            read once only, the first 64. These images run through the model twice.
         classes: number of labels that are told apart; by default the size of the model's output, 100 at most. Larger
             labels are folded onto these (label modulo classes).
         autocast: run the model under ``torch.autocast`` with this dtype.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.groups import Member
 from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.batches import Batch, class_labels, read_batch
 from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
@@ -22,13 +23,15 @@ from fxprune.statistics.walk import Runner
 
 __all__ = ["Settings", "Statistics", "processes"]
 
+_FIRST = 64  # images that fix ranges where data can be read once only
+
 
 @dataclass(frozen=True, eq=False)
 class Settings:
     """How numbers are taken of a batch; see `gather`."""
 
     loss: Loss | None = None
-    calibration: int = 64
+    calibration: int | None = None
     classes: int | None = None
     autocast: torch.dtype | None = None
 
@@ -62,25 +65,32 @@ class Statistics:
         looking = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, ActivationObserver)]
         self._lookout = Lookout(self.runner, analysis, looking, self.store, self.classes)
         self._differentiating = [(i, c) for i, c in enumerate(self.criteria) if isinstance(c, GradientObserver)]
-        self._wanted = {i: self._keys(c) for i, c in self._differentiating}
-        names = {name for keys in self._wanted.values() for name, _ in keys}
+        self._wanted = {i: self._speaking(c) for i, c in self._differentiating}
+        names = {m.name for members in self._wanted.values() for m in members.values()}
         self._weights = {name: self.runner.tensors[name] for name in sorted(names)}
         self._inputs = [str(n.target) for n in analysis.traced.graph.nodes if n.op == "placeholder"]
 
-    def _keys(self, observer: GradientObserver) -> set[Key]:
-        """The weights, with axes, whose gradients an observer wants; a buffer has none."""
-        members = (m for g in self.analysis.free for m in observer.speaks(g))
-        return {(m.name, m.axis) for m in members if m.name in self.runner.tensors}
+    def _speaking(self, observer: GradientObserver) -> dict[Key, Member]:
+        """The weights whose gradients an observer wants; a buffer has none."""
+        members = (((g.id, number), m) for g in self.analysis.free for number, m in enumerate(observer.speaks(g)))
+        return {key: m for key, m in members if m.name in self.runner.tensors}
 
     def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
         """Add batches of data."""
+        total = batches if batches is not None else _length(data)
         source: Iterator[Any] = islice(_each(data), batches)
+        twice = False
         if self._lookout.wants_ranges and not self.store.ranges:
-            source = self._calibrate(source)
+            twice = self.settings.calibration is None and not isinstance(data, Iterator)
+            shown = _shown(source, "finding ranges", total) if progress and twice else source
+            seen = self._calibrate(shown, keep=not twice)
+            source = islice(_each(data), batches) if twice else chain(seen, source)
         before = self.store.images
-        for batch in _shown(source, batches if batches is not None else _length(data)) if progress else source:
+        for batch in _shown(source, "observing", total) if progress else source:
             self.add(batch)
         if self.store.images == before:
+            if twice and self.store.ranges:
+                raise InputError("data gives its batches once only: pass iter(data), whose first images then fix the ranges")
             raise InputError("data holds no batches: a generator that was used up, or an empty loader?")
 
     def add(self, batch: Any) -> None:
@@ -92,8 +102,13 @@ class Statistics:
             with self._casting():
                 found = criterion.observe(Gradients(self.runner, self._weights, read, self.settings.loss))
             counts = {"batches": torch.ones((), dtype=torch.float64), "images": torch.tensor(float(read.images)).double()}
-            for name, axis in self._wanted[i]:
-                self.store.add(i, (name, axis), {"entries": criterion.fold(found[name], axis), **counts})
+            folded: dict[tuple[str, int], Tensor] = {}
+            for key, member in self._wanted[i].items():
+                place = member.name, member.axis
+                if place not in folded:
+                    folded[place] = criterion.fold(found[member.name], member.axis)
+                indices = torch.from_numpy(member.indices).to(folded[place].device)
+                self.store.add(i, key, {"channels": criterion.of_channels(folded[place][indices].sum(1)), **counts})
         self.store.images += read.images
 
     def finish(self) -> None:
@@ -126,20 +141,23 @@ class Statistics:
         wanted = any(c.needs_labels for c in self.criteria if isinstance(c, ActivationObserver))
         return class_labels(batch, self.classes) if wanted else None
 
-    def _calibrate(self, source: Iterator[Any]) -> Iterator[Any]:
-        """Fix ranges on the first images, and give all batches back."""
-        first, images = [], 0
+    def _calibrate(self, source: Iterator[Any], keep: bool) -> list[Any]:
+        """Fix ranges: on the first images, whose batches are kept and given back, or on all there are, of which none is."""
+        enough = _FIRST if self.settings.calibration is None else self.settings.calibration
+        kept, images = [], 0
         for batch in source:
             read = read_batch(batch, self._inputs, self.runner.device)
+            self._labels(read)  # what is missing is said before the whole data were read
             with self._casting():
                 self._lookout.observe_ranges(read)
-            first.append(batch)
-            images += read.images
-            if images * processes() >= self.settings.calibration:
-                break
+            if keep:
+                kept.append(batch)
+                images += read.images
+                if images * processes() >= enough:
+                    break
         if processes() > 1:
             self.store.share_ranges(self.runner.device)
-        return chain(first, source)
+        return kept
 
 
 def _classes(analysis: Analysis) -> int:
@@ -176,7 +194,7 @@ def _each(data: Any) -> Iterator[Any]:
         raise InputError(f"data failed after {count} batches: {type(error).__name__}: {said(error)}") from error
 
 
-def _shown(source: Iterator[Any], total: int | None) -> Iterator[Any]:
+def _shown(source: Iterator[Any], doing: str, total: int | None) -> Iterator[Any]:
     from rich.progress import track
 
-    yield from track(source, "observing", total=total)
+    yield from track(source, doing, total=total)

@@ -11,7 +11,7 @@ from fxprune.errors import InputError
 
 __all__ = ["Slot", "Store"]
 
-Slot = tuple[int, str, int]  # number of the observer, then group id and number of the spot, or tensor name and axis
+Slot = tuple[int, str, int]  # number of the observer, then group id and number of the spot or member
 
 
 class Store:

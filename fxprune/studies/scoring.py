@@ -16,7 +16,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
 from fxprune.criteria.base import Criterion
 from fxprune.criteria.random_scores import Random
-from fxprune.criteria.scoring import prepare_together, scores_of
+from fxprune.criteria.scoring import prepare_together, scores_of, without_normalization
 from fxprune.criteria.weights import WeightCriterion
 from fxprune.errors import InputError, NothingToPrune, shown
 from fxprune.inputs.acceptance import check_finite, check_values
@@ -112,10 +112,7 @@ class Scoring:
             return {name: self._scored(name, criterion, tensors) for name, criterion in criteria.items()}
 
     def _scored(self, name: str, criterion: Callable[..., Any], tensors: Mapping[str, Tensor]) -> Scored:
-        plain = criterion
-        if isinstance(criterion, Criterion):
-            plain = copy.copy(criterion)
-            plain.normalization = "none"
+        plain = without_normalization(criterion)
         raw = {u.id: scores_of(plain, u, tensors, name) for u in self.units}
         if plain is criterion:
             return Scored(raw, raw)

@@ -119,7 +119,7 @@ def brute_force(name: str, model: Net, batches: list[tuple[Tensor, Tensor]]) -> 
         with torch.no_grad():
             before = torch.cat([model.norm(model.first(x)) for x, _ in batches]).double().numpy()
         powers = [[np.exp((m - m.mean()) ** 2) for m in before[:, c]] for c in channels]
-        return [np.mean([bits(p) for p in row]) for row in powers]
+        return [np.mean([6 - bits(p) for p in row]) for row in powers]  # maps are 8 x 8
     if name == "chip":
         result = np.zeros(maps.shape[1])
         for image in maps.reshape(len(maps), maps.shape[1], -1):
