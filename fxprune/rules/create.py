@@ -10,7 +10,7 @@ from fxprune.labels.table import rule
 @rule("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided")
 def fill(call: Call) -> None:
     """zeros: -> [a]; a size that the graph names is free"""
-    call.set([call.mode.sized(call.store, int(size)) for size in call.out.shape])
+    call.set([call.mode.sized(call.store, call.out.shape, d) for d in range(call.out.dim())])
 
 
 @rule("arange linspace logspace eye scalar_tensor tril_indices triu_indices randperm randint hann_window range")

@@ -75,12 +75,12 @@ def repeat(call: Call) -> None:
     """repeat: [a] -> [a + a]"""
     axes = [Axis(1)] * (call.out.dim() - call["self"].dim()) + list(call.axes(call["self"]))
     made = []
-    for axis, size in zip(axes, call.out.shape, strict=True):
+    for d, (axis, size) in enumerate(zip(axes, call.out.shape, strict=True)):
         times = int(size) // axis.size
         if times == 1:
             made.append(axis)
         elif axis.size == 1:
-            made.append(call.mode.sized(call.store, int(size)))
+            made.append(call.mode.sized(call.store, call.out.shape, d))
         else:
             made.append(call.store.copies(axis, times, each=False))
     call.set(made)

@@ -152,7 +152,7 @@ def expand(call: Call) -> None:
         elif call.name == "expand_as":
             made.append(call.axes(call["other"])[position])
         else:
-            made.append(call.mode.sized(call.store, size))
+            made.append(call.mode.sized(call.store, call.out.shape, call.out.dim() + position))
     call.set(made)
 
 

@@ -49,6 +49,11 @@ def _padded(h: Tensor) -> Tensor:
     return F.max_pool2d(h, 5)
 
 
+def _made_with_a_number_like_the_batch(h: Tensor) -> Tensor:
+    made = h.new_zeros((h.size(0), 1, h.size(2), 2))[..., :1]
+    return h + made.expand(made.size(0), 16, made.size(2), h.size(3)) + torch.ones(h.size(0), 2, 1, 1)[:, :1]
+
+
 def _upsampled(h: Tensor) -> Tensor:
     small = F.adaptive_avg_pool2d(h, 2)
     return h + F.interpolate(small, size=h.shape[2:], mode="bilinear", align_corners=False)
@@ -126,4 +131,5 @@ CASES = [
     case("parted by half", lambda h: torch.cat(h.split(h.shape[2] // 2, 2)[::-1], 2)),
     case("even places", lambda h: h[:, :, ::2, 1::2]),
     case("repeated places", lambda h: h.repeat_interleave(2, 2).repeat(1, 1, 1, 2)),
+    case("made with a number like the batch", _made_with_a_number_like_the_batch),
 ]

@@ -137,11 +137,28 @@ class LabelMode(DispatchMode):
         literal = [type(n) is int and n == size for n, size in zip(given, shape, strict=True)]
         return [(False, n, 0) if known else (True, *_product(n)) for n, known in zip(given, literal, strict=True)]
 
-    def sized(self, store: LabelStore, size: int) -> Axis:
-        """An axis of equal entries: free where its size is a number in the graph, which a rewrite can change."""
-        if self.is_literal(size):
+    def sized(self, store: LabelStore, shape: Sequence[int], position: int) -> Axis:
+        """An axis of equal entries, of a tensor of this shape: free where its size is a number in the graph, which a rewrite
+        can change."""
+        size = int(shape[position])
+        asked = self._asked(len(shape))
+        if self.is_literal(size) if asked is None else type(asked[position]) is int:
             return store.fresh(size)
         return Axis(size, None, size > 1)
+
+    def _asked(self, rank: int) -> Sequence[Any] | None:
+        """What the graph node names as the sizes of a tensor, one for each axis; None if it names none.
+
+        By place: another size that follows the input may be the same number.
+        """
+        if self.arguments is None:
+            return None
+        args, kwargs = self.arguments
+        lists = [v for v in (*args, kwargs.get("size"), kwargs.get("shape")) if isinstance(v, (tuple, list))]
+        for given in (*lists, args[1:], args):
+            if len(given) == rank and all(type(n) is int or isinstance(n, fx.Node) for n in given):
+                return given
+        return None
 
     # -- running an operator ---------------------------------------------------------------------------------------
 
