@@ -17,6 +17,7 @@ _LAZY = {
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
+    "repair": "fxprune.recovery.repair",
     "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
     "verify": "fxprune.api",
@@ -32,7 +33,9 @@ _LAZY = {
 }
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
-_PACKAGES = "analysis codegen criteria inputs labels passes planning proofs rules statistics studies submodules tracing".split()
+_PACKAGES = """
+    analysis codegen criteria inputs labels passes planning proofs recovery rules statistics studies submodules tracing
+""".split()
 
 __all__ = [
     "Analysis",
@@ -53,6 +56,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "repair",
     "rule",
     "save",
     "study",
@@ -82,5 +86,6 @@ if TYPE_CHECKING:
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
+    from fxprune.recovery.repair import repair
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

@@ -20,6 +20,7 @@ from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import chosen, policy_of
 from fxprune.planning.report import Checks, Clock, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
+from fxprune.recovery.repair import checked_repair, repaired
 from fxprune.rewrite import Rewritten, rewrite
 from fxprune.submodules.target import Target, analyze, pair_of, trace
 
@@ -44,6 +45,7 @@ def prune(
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
+    repair: Iterable[Any] | None = None,
 ) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
 
@@ -67,13 +69,13 @@ def prune(
         data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
         batches: observe so many batches at most.
-        submodules: names or globs of modules of a model that cannot be recorded whole (``["backbone"]`` of a detector). Ratio
-            and scope hold for all of them together; their outputs keep all channels, as the rest of the model reads them.
+        submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
+        repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
-        With `submodules`, a copy of the model in which those are GraphModules, which alone the report counts. To keep it, store
-        the plan and the state_dict: ``apply(model, plan, verify=False)`` makes a model that takes them.
+        With `submodules`, a copy of the model in which those are GraphModules; ratio, scope and report are of all of them. To
+        keep it, store the plan and the state_dict: ``apply(model, plan, verify=False)`` makes a model that takes them.
 
     Raises:
         InputError: an argument is out of range or names nothing.
@@ -81,12 +83,11 @@ def prune(
         NothingToPrune: no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
-    clock, verify = Clock(), check_flag(verify, "verify")
+    clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization)
-    target, made, rewritten = _decide(
-        (model, submodules, example_inputs), options, clock, data=data, loss=loss, batches=batches
-    )
-    return _finish(target, made, rewritten, verify, clock)
+    what = (model, submodules, example_inputs)
+    target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
+    return repaired(_finish(target, made, rewritten, verify, clock), model, repair)
 
 
 def plan(
@@ -192,9 +193,8 @@ def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, cloc
         check_values(target.model, "leave the comparison out, verify=False")
     slim, parts = target.fill(rewritten)
     clock("slice")
-    report = rewritten.report(plan)
+    report = rewritten.report(plan, clock.seconds)
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")
-    report.seconds = clock.seconds
     return target.hand_over(slim, parts, report, check=verify)

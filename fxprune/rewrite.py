@@ -44,12 +44,12 @@ class Rewritten:
         """What went in the end."""
         return self.context.cut
 
-    def report(self, plan: Plan) -> Report:
-        """What was done by a plan and is known before the result is checked."""
+    def report(self, plan: Plan, seconds: dict[str, float]) -> Report:
+        """What was done by a plan and is known before the result is checked; `seconds` may grow."""
         counters = {name: dict(count) for name, count in self.context.counters.items()}
         traced = self.cut.analysis.traced
         notes = [*traced.notes, *filter(None, [why_nothing(plan)])]
-        return Report(plan, counters, self.frozen, notes=notes, refused={**traced.refused})
+        return Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
 
 
 def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) -> Rewritten:

@@ -11,6 +11,7 @@ from fxprune.planning.fidelity import Fidelity
 
 if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
+    from fxprune.planning.repaired import Repaired
 
 __all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
 
@@ -84,6 +85,7 @@ class Report:
         seconds: of each step.
         refused: a mode (evaluation or training) that could not be recorded -> why; the slim model runs in the other alone.
         notes: what to know, in sentences: a batch that is fixed, and why; what bound where nothing was removed.
+        repair: what `fxprune.repair` did, if it was called.
     """
 
     plan: Plan
@@ -93,6 +95,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    repair: Repaired | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -136,6 +139,7 @@ class Report:
             "seconds": self.seconds,
             "modes": self.modes,
             "notes": self.notes,
+            "repair": None if self.repair is None else self.repair.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -144,6 +148,7 @@ class Report:
         return (
             f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
+            + ("" if self.repair is None else f"\n{self.repair}")
             + "".join(f"\nNote: {note}" for note in self.notes)
         )
 

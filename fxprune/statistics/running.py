@@ -21,7 +21,7 @@ from fxprune.statistics.lookout import Lookout
 from fxprune.statistics.store import Store
 from fxprune.statistics.walk import Runner
 
-__all__ = ["Settings", "Statistics", "processes"]
+__all__ = ["Settings", "Statistics", "each_batch", "processes"]
 
 _FIRST = 64  # images that fix ranges where data can be read once only
 
@@ -78,13 +78,13 @@ class Statistics:
     def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
         """Add batches of data."""
         total = batches if batches is not None else _length(data)
-        source: Iterator[Any] = islice(_each(data), batches)
+        source: Iterator[Any] = islice(each_batch(data), batches)
         twice = False
         if self._lookout.wants_ranges and not self.store.ranges:
             twice = self.settings.calibration is None and not isinstance(data, Iterator)
             shown = _shown(source, "finding ranges", total) if progress and twice else source
             seen = self._calibrate(shown, keep=not twice)
-            source = islice(_each(data), batches) if twice else chain(seen, source)
+            source = islice(each_batch(data), batches) if twice else chain(seen, source)
         before = self.store.images
         for batch in _shown(source, "observing", total) if progress else source:
             self.add(batch)
@@ -177,7 +177,7 @@ def _length(data: Any) -> int | None:
     return len(data) if hasattr(data, "__len__") else None
 
 
-def _each(data: Any) -> Iterator[Any]:
+def each_batch(data: Any) -> Iterator[Any]:
     """The batches of what a user gave.
 
     Raises:

@@ -1,0 +1,1 @@
+"""A pruned model that works: repair without labels, and what else brings accuracy back."""

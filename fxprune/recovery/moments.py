@@ -1,0 +1,92 @@
+"""Sums over rows that determine a least-squares fit, and the error of any fit: their size does not grow with the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Change", "Moments"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to the weights ``[groups, inputs, outputs]`` and to the bias ``[groups, outputs]``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Moments:
+    """Of rows ``x [n, groups, inputs]``, what they leave unexplained ``r [n, groups, outputs]``, and what is to be explained
+    ``y`` of the same shape. All sums are in float64.
+
+    Args:
+        free: whether a mean of ``r`` costs nothing, since the layer's bias, or the norm that follows, takes it.
+    """
+
+    def __init__(self, free: bool) -> None:
+        self.free, self.count = free, 0
+        self.x = self.r = self.y = self.xx = self.xr = self.rr = self.yy = torch.zeros(())
+
+    def add(self, x: Tensor, r: Tensor, y: Tensor) -> None:
+        """Add some rows."""
+        x, r, y = (v.double().transpose(0, 1) for v in (x, r, y))  # [groups, n, ...]
+        new = (x.sum(1), r.sum(1), y.sum(1), x.mT @ x, x.mT @ r, (r * r).sum(1), (y * y).sum(1))
+        old = (self.x, self.r, self.y, self.xx, self.xr, self.rr, self.yy)
+        self.x, self.r, self.y, self.xx, self.xr, self.rr, self.yy = (
+            (a + b) if self.count else b for a, b in zip(old, new, strict=True)
+        )
+        self.count += x.shape[1]
+
+    @property
+    def finite(self) -> bool:
+        """Whether there are rows, and all their values are finite."""
+        sums = (self.xx, self.xr, self.rr, self.yy)
+        return self.count > 0 and all(bool(torch.isfinite(v).all()) for v in sums)
+
+    @property
+    def spread(self) -> float:
+        """Sum of squares of ``y`` around its mean."""
+        return float((self.yy - self.y**2 / max(self.count, 1)).clamp_min(0).sum())
+
+    def solve(self, ridge: float, bias: bool) -> Change | None:
+        """Ridge towards no change: ``(G + ridge * mean(diag G) I)^-1 X^T R`` with ``G = X^T X``, of centred ``X`` and ``R``
+        where means are free; None where numbers do not suffice for it.
+
+        Args:
+            bias: the layer has one, which takes the mean: ``mean(r) - mean(x) W``.
+        """
+        gram, product = self.xx, self.xr
+        n = max(self.count, 1)
+        if self.free:
+            gram = gram - self.x.unsqueeze(2) * self.x.unsqueeze(1) / n
+            product = product - self.x.unsqueeze(2) * self.r.unsqueeze(1) / n
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        scale = diagonal.mean(1)
+        scale = torch.where(scale > 0, scale * ridge, torch.ones_like(scale))  # inputs that are always zero
+        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(scale.unsqueeze(1).expand_as(diagonal)))
+        if bool(failed.any()):
+            return None
+        weight = torch.cholesky_solve(product, factor)
+        if not bool(torch.isfinite(weight).all()):
+            return None
+        shift = (self.r - torch.einsum("gd,gdo->go", self.x, weight)) / n if bias else None
+        return Change(weight, shift)
+
+    def error(self, change: Change | None) -> float:
+        """Sum of squares that a change leaves unexplained."""
+        total, mean = self.rr, self.r
+        n = max(self.count, 1)
+        if change is not None:
+            w = change.weight
+            total = total - 2 * (w * self.xr).sum(1) + (w * (self.xx @ w)).sum(1)
+            mean = mean - torch.einsum("gd,gdo->go", self.x, w)
+            if change.bias is not None:
+                total = total - 2 * change.bias * mean + n * change.bias**2
+                mean = mean - n * change.bias
+        # Without a bias, the norm that follows takes what is left of the mean.
+        if self.free and (change is None or change.bias is None):
+            total = total - mean**2 / n
+        return float(total.clamp_min(0).sum())

@@ -1,0 +1,105 @@
+"""A model and what was pruned of it, side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxprune.analysis.analysis import analyze_model
+from fxprune.analysis.cut import Cut
+from fxprune.errors import InputError, PlanMismatch
+from fxprune.inputs.acceptance import check_model, check_values
+from fxprune.inputs.examples import example_of
+from fxprune.labels.store import axes_in
+from fxprune.planning.plan import Plan, fingerprint
+from fxprune.planning.report import report_of
+from fxprune.state import clone_tensors, named_parts, named_tensors, place_of, set_modes, sliced
+from fxprune.tracing.graphs.module import build
+
+__all__ = ["Pair"]
+
+
+class Pair:
+    """The recorded original over copies of its tensors, and a copy of the slim model, both in evaluation mode.
+
+    Attributes:
+        cut: what went.
+        dense, slim: the two.
+        device: that both are on.
+    """
+
+    def __init__(self, cut: Cut, dense: fx.GraphModule, slim: fx.GraphModule, origin: Mapping[str, fx.Node]) -> None:
+        self.cut, self.dense, self.slim = cut, dense, slim
+        self.device = place_of(dense)[0]
+        self._origin = origin
+        self._modes = [(part, part.training) for _, part in named_parts(slim, once=True)]
+        dense.eval(), slim.eval()
+        self._tensors = named_tensors(dense)
+
+    @classmethod
+    def of(cls, slim: Any, model: nn.Module) -> Pair:
+        """
+        Raises:
+            InputError: these are not a model and what `prune` or `apply` made of one like it.
+        """
+        plan = _plan_of(slim)
+        check_model(model)
+        check_values(model, "repair where the weights are")
+        if fingerprint(model) != plan.fingerprint:
+            raise InputError("slim was not made from a model like this one: names or shapes of parameters differ")
+        if place_of(model)[0] != place_of(slim)[0]:
+            raise InputError(f"the model is on {place_of(model)[0]} and slim on {place_of(slim)[0]}: move one to the other")
+        args, named = example_of(plan.example)
+        analysis = analyze_model(model, args, named, attention=plan.settings.attention, ignore=plan.settings.ignore)
+        if (why := analysis.traced.refused.get("evaluation")) is not None:
+            raise InputError(f"a repair runs the model in evaluation, which could not be recorded: {why}")
+        try:
+            cut = analysis.cut(plan.gone(analysis.free))
+        except PlanMismatch as error:
+            raise InputError(f"slim was not made from a model like this one: {error}") from error
+        constants = {name: value.to(place_of(model)[0]) for name, value in analysis.traced.constants.items()}
+        dense, origin = build(analysis.traced, model, constants)
+        clone_tensors(dense)  # what a forward writes into its buffers stays here
+        return cls(cut, dense, copy.deepcopy(slim), {new.name: old for new, old in origin.items()})
+
+    def names(self, dense: Mapping[str, fx.Node], slim: Mapping[str, fx.Node]) -> set[str]:
+        """Nodes that both graphs have, as the same operation."""
+        return {n for n, node in slim.items() if n in dense and (dense[n].op, dense[n].target) == (node.op, node.target)}
+
+    def loses_inputs(self, name: str) -> bool:
+        """Whether channels went of what the node `name` is called with first."""
+        source = next(iter(self._origin[name].all_input_nodes), None)
+        if source is None:
+            return False
+        return any(self.cut.kept(axis) is not None for axis in axes_in(self.cut.analysis.traced.axes[source]))
+
+    def kept_of(self, name: str, value: Tensor) -> Tensor | None:
+        """What is kept of a value of the node `name` of the original; None where that is not known at this size."""
+        axes = self.cut.analysis.traced.axes[self._origin[name]]
+        kept = {d: k for d, axis in enumerate(axes) if (k := self.cut.kept(axis)) is not None}
+        if value.dim() != len(axes) or any(value.shape[d] != axes[d].size for d in kept):
+            return None
+        return sliced(value, kept) if kept else value
+
+    def kept_tensor(self, name: str) -> Tensor:
+        """What is kept of a tensor of the original."""
+        return sliced(self._tensors[name], self.cut.tensors.get(name, {}))
+
+    def result(self) -> fx.GraphModule:
+        """The slim model in the modes that it came with."""
+        set_modes(self._modes)
+        return self.slim
+
+
+def _plan_of(slim: Any) -> Plan:
+    report = report_of(slim) if isinstance(slim, nn.Module) else None
+    if report is None:
+        raise InputError("slim must be what fxprune.prune or fxprune.apply returned")
+    if report.plan.options.get("submodules") or not isinstance(slim, fx.GraphModule):
+        raise InputError("a repair needs the model as one graph, and slim is a model of which submodules were pruned")
+    if any(t.is_meta for t in named_tensors(slim, once=True).values()):
+        raise InputError("slim is on the meta device and has no values")
+    return report.plan

@@ -1,0 +1,168 @@
+"""The loop of a repair: one layer or norm after the other, each on what the repaired ones before it give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxprune import nested
+from fxprune.inputs.batches import Batch
+from fxprune.planning.repaired import SiteRepair
+from fxprune.recovery.chunks import held_back
+from fxprune.recovery.layers import Layer, Norm, Site, sites_of
+from fxprune.recovery.moments import Change, Moments
+from fxprune.recovery.norms import NormMode, Running, Spread, distance, matched
+from fxprune.recovery.pair import Pair
+from fxprune.recovery.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
+from fxprune.recovery.shelf import Shelf
+from fxprune.recovery.walking import Walk
+
+__all__ = ["Repairing", "Settings"]
+
+_WIDEST = 8192  # inputs of a layer whose Gram matrix is solved
+_WORSE = "images that were held back are not better off"
+_STRANGE = "its values are not finite, or of other sizes than those that were recorded"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `fxprune.repair`."""
+
+    positions: int = 48
+    ridge: float = 1e-3
+    norms: NormMode = "match"
+    seed: int = 0
+    memory: float = 2**31
+
+
+class Repairing:
+    """A repair of ``pair.slim`` in place."""
+
+    def __init__(self, pair: Pair, settings: Settings) -> None:
+        self.pair, self.settings = pair, settings
+        self._shelf = Shelf(settings.memory)
+        self._dense, self._slim = Walk(pair.dense, self._shelf), Walk(pair.slim, self._shelf)
+        names = pair.names(self._dense.nodes, self._slim.nodes)
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._images: list[int] = []
+        self.sites = [site for site in sites_of(pair.slim, names) if self._wanted(site)]
+
+    def _wanted(self, site: Site) -> bool:
+        if isinstance(site, Layer):
+            return self.pair.loses_inputs(site.node)
+        return self.settings.norms != "keep"
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many are learned from, and how many are held back."""
+        held = sum(n for chunk, n in enumerate(self._images) if held_back(chunk))
+        return sum(self._images) - held, held
+
+    def read(self, chunks: Iterable[Batch]) -> None:
+        """Take the images in, and see what the slim model makes of those that are held back."""
+        unrepaired = Walk(self.pair.slim, self._shelf)
+        for chunk, batch in enumerate(chunks):
+            for walk in (self._dense, self._slim):
+                walk.start(chunk, batch.inputs)
+            if held_back(chunk):
+                unrepaired.start(chunk, batch.inputs)
+                self._shelf.put((self, chunk), {unrepaired.last: unrepaired.output(chunk)})
+            self._images.append(batch.images)
+
+    def __call__(self, site: Site) -> SiteRepair:
+        """Repair one layer or norm; they come in the order of the graph."""
+        return self._layer(site) if isinstance(site, Layer) else self._norm(site)
+
+    def output_errors(self) -> tuple[float, float]:
+        """Of the model's output on the images that were held back, as a share of its variance: of the slim model as it was,
+        and as it is. Once all sites are done."""
+        wrong, total, square, count = [0.0, 0.0], 0.0, 0.0, 0
+        for chunk in range(len(self._images)):
+            if not held_back(chunk):
+                continue
+            (was,) = self._shelf.take((self, chunk)).values()
+            dense, *slims = (nested.tensors(v) for v in (self._dense.output(chunk), was, self._slim.output(chunk)))
+            for number, d in enumerate(dense):
+                if d.is_floating_point():
+                    d = d.double()
+                    total, square, count = total + float(d.sum()), square + float(d.square().sum()), count + d.numel()
+                    wrong = [w + float((d - s[number]).square().sum()) for w, s in zip(wrong, slims, strict=True)]
+        spread = square - total**2 / max(count, 1)
+        before, after = (w / spread if spread > 0 else w for w in wrong)
+        return before, after
+
+    # -- layers --------------------------------------------------------------------------------------------------------
+
+    def _layer(self, site: Layer) -> SiteRepair:
+        why = site.why
+        matrix = as_matrix(site.convolution, site.weight.detach())
+        if matrix.shape[1] > _WIDEST:
+            why = why or f"{matrix.shape[1]} inputs are more than {_WIDEST}"
+        if why:
+            return SiteRepair(site.name, "layer", float("nan"), float("nan"), why)
+        fit, held = self._moments(site, matrix.double())
+        if not (fit.finite and held.finite):
+            return SiteRepair(site.name, "layer", float("nan"), float("nan"), _STRANGE)
+        spread = max(held.spread, 1e-300)
+        before = held.error(None)
+        change = fit.solve(self.settings.ridge, bias=site.bias is not None)
+        after = before if change is None else held.error(change)
+        if change is None or not after < before:
+            return SiteRepair(site.name, "layer", before / spread, before / spread, _WORSE)
+        self._write(site, matrix, change)
+        return SiteRepair(site.name, "layer", before / spread, after / spread)
+
+    def _moments(self, site: Layer, matrix: Tensor) -> tuple[Moments, Moments]:
+        free = site.bias is not None or site.normed
+        fit, held = Moments(free), Moments(free)
+        groups = matrix.shape[0]
+        bias = None if site.bias is None else site.bias.detach().double().reshape(groups, -1)
+        for chunk, images in enumerate(self._images):
+            y = self.pair.kept_of(site.node, self._dense.value(chunk, site.node))
+            args, kwargs = self._slim.arguments(chunk, site.node)
+            x = args[0] if args else kwargs["input"]
+            if y is None:
+                continue
+            sizes = positions(site.convolution, y)
+            chosen = drawn(sizes, self.settings.positions * images, self._generator)
+            rows = patches_at(site.convolution, x, sizes, chosen).double()
+            wanted = outputs_at(site.convolution, y, chosen).double().unflatten(1, (groups, -1))
+            found = torch.einsum("ngd,gdo->ngo", rows, matrix)
+            (held if held_back(chunk) else fit).add(rows, wanted - found - (0 if bias is None else bias), wanted)
+        return fit, held
+
+    def _write(self, site: Layer, matrix: Tensor, change: Change) -> None:
+        with torch.no_grad():
+            site.weight.copy_(as_weight(site.convolution, matrix.double() + change.weight, site.weight))
+            if change.bias is not None:
+                assert site.bias is not None
+                site.bias.add_(change.bias.flatten().to(site.bias.dtype))
+
+    # -- norms ---------------------------------------------------------------------------------------------------------
+
+    def _norm(self, site: Norm) -> SiteRepair:
+        norm, spreads = site.module, [Spread() for _ in range(4)]
+        source = str(self._dense.nodes[site.node].all_input_nodes[0].name)
+        for chunk in range(len(self._images)):
+            for number, walk in enumerate((self._dense, self._slim)):
+                args, kwargs = walk.arguments(chunk, site.node)
+                x = args[0] if args else kwargs["input"]
+                x = self.pair.kept_of(source, x) if walk is self._dense else x
+                if x is not None:
+                    spreads[2 * held_back(chunk) + number].add(x)
+        if not all(spread.finite for spread in spreads):
+            return SiteRepair(site.name, "norm", float("nan"), float("nan"), _STRANGE)
+        before: Running = (norm.running_mean.double(), norm.running_var.double())  # type: ignore[union-attr]
+        running: Running = tuple(self.pair.kept_tensor(f"{site.name}.running_{what}").double() for what in ("mean", "var"))  # type: ignore[assignment]
+        new = matched(spreads[0], spreads[1], running, norm.eps, self.settings.norms)
+        measure: Callable[[Any], float] = lambda with_: distance(norm, spreads[2], spreads[3], running, with_)  # noqa: E731
+        if not measure(new) < measure(before):
+            return SiteRepair(site.name, "norm", measure(before), measure(before), _WORSE)
+        with torch.no_grad():
+            norm.running_mean.copy_(new[0])  # type: ignore[union-attr]
+            norm.running_var.copy_(new[1])  # type: ignore[union-attr]
+        return SiteRepair(site.name, "norm", measure(before), measure(new))
