@@ -22,8 +22,10 @@ _LAZY = {
     "trace": "fxprune.api",
     "verify": "fxprune.api",
     "why": "fxprune.api",
+    "finetune": "fxprune.recovery.finetune.verb",
     "load": "fxprune.codegen",
     "save": "fxprune.codegen",
+    "FinetuneOptions": "fxprune.recovery.finetune.options",
     "Analysis": "fxprune.analysis.analysis",
     "Group": "fxprune.analysis.groups",
     "Member": "fxprune.analysis.groups",
@@ -39,6 +41,7 @@ _PACKAGES = """
 
 __all__ = [
     "Analysis",
+    "FinetuneOptions",
     "Group",
     "InputError",
     "Member",
@@ -53,6 +56,7 @@ __all__ = [
     "Unfaithful",
     "analyze",
     "apply",
+    "finetune",
     "load",
     "plan",
     "prune",
@@ -86,6 +90,8 @@ if TYPE_CHECKING:
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
+    from fxprune.recovery.finetune.options import FinetuneOptions
+    from fxprune.recovery.finetune.verb import finetune
     from fxprune.recovery.repair import repair
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

@@ -86,6 +86,7 @@ class Report:
         refused: a mode (evaluation or training) that could not be recorded -> why; the slim model runs in the other alone.
         notes: what to know, in sentences: a batch that is fixed, and why; what bound where nothing was removed.
         repair: what `fxprune.repair` did, if it was called.
+        finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
     """
 
     plan: Plan
@@ -96,6 +97,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     repair: Repaired | None = None
+    finetuning: dict[str, Any] | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -140,6 +142,7 @@ class Report:
             "modes": self.modes,
             "notes": self.notes,
             "repair": None if self.repair is None else self.repair.to_dict(),
+            "finetuning": self.finetuning,
         }
 
     def __str__(self) -> str:
