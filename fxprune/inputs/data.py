@@ -109,7 +109,7 @@ class DataSpec:
         if self.seed is not None:
             order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
         picked = Subset(dataset, order[: self.limit].tolist())
-        return Batches(lambda: DataLoader(picked, self.batch_size))
+        return Batches(lambda: DataLoader(picked, self.batch_size), dataset=picked)
 
 
 def load_data(source: str, model: nn.Module, **options: Any) -> Loader | Batches:

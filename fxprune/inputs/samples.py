@@ -104,11 +104,13 @@ class Batches:
     Attributes:
         make: gives an iterable of batches.
         limit: the first batches that hold so many samples.
+        dataset: what they are batches of, where that is known.
     """
 
     make: Callable[[], Iterable[Any]]
     limit: int | None = None
     notes: tuple[str, ...] = ()
+    dataset: Dataset[Any] | None = None
 
     def __post_init__(self) -> None:
         _check(1, self.limit)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset, default_collate
 
 from fxprune import nested
 from fxprune.errors import InputError, PruneError, said, shown
+from fxprune.inputs.samples import Batches as NamedBatches
+from fxprune.inputs.samples import Loader, Samples
 from fxprune.recovery.finetune import chance
 from fxprune.recovery.finetune.options import FinetuneOptions
 
@@ -72,11 +74,21 @@ def batches_of(loader: Any, options: FinetuneOptions, process: int, processes: i
     Raises:
         InputError: `loader` is no source of batches, or cannot be read as often as it must.
     """
+    loader = _unordered(loader)
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         return _OfDataset(loader, options, process, processes)
     if isinstance(loader, IterableDataset):
         raise InputError("an IterableDataset gives single images: wrap it in a torch.utils.data.DataLoader with a batch size")
     return _OfIterable(loader, options, process, processes)
+
+
+def _unordered(loader: Any) -> Any:
+    """The Dataset behind what `fxprune.inputs.data.load_data` gave, whose order would be the same in each epoch."""
+    if isinstance(loader, Loader):
+        return loader.samples if len(loader.order) == len(loader.samples) else Subset(loader.samples, loader.order.tolist())
+    if isinstance(loader, NamedBatches) and loader.dataset is not None:
+        return loader.dataset
+    return loader
 
 
 class _OfDataset(Batches):
@@ -129,8 +141,13 @@ class _Repeatable(Dataset[Any]):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __getitems__(self, numbers: Sequence[int]) -> Any:
-        if type(self.dataset) is TensorDataset:  # which draws nothing
-            return [tensor[torch.tensor(numbers)] for tensor in self.dataset.tensors]
+        dataset, picked = self.dataset, list(numbers)
+        while type(dataset) is Subset:
+            picked, dataset = [dataset.indices[number] for number in picked], dataset.dataset
+        if type(dataset) is TensorDataset:  # which draws nothing, as little as the next
+            return [tensor[torch.tensor(picked)] for tensor in dataset.tensors]
+        if isinstance(dataset, Samples):
+            return list(dataset.batch(picked))
         samples = [self._sample(number) for number in numbers]
         try:
             return default_collate(samples)
