@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from criteria_cost import Row, Task, reads_data, score
 from criteria_data import Batches, Cifar, batches
-from torch import Tensor, nn
+from torch import nn
 
 import fxprune
-from fxprune.planning.plan import Plan
+from fxprune.analysis.analysis import Analysis
+from fxprune.options import PruneOptions
+from fxprune.planning.policies import chosen, policy_of
+from fxprune.rewrite import rewrite, with_weights
 
-__all__ = ["accuracy_tasks", "plan_for"]
+__all__ = ["EXAMPLE", "Gone", "accuracy", "accuracy_tasks", "gone_for", "slim_for"]
 
-_EXAMPLE = (2, 3, 32, 32)
+EXAMPLE = (2, 3, 32, 32)
+Gone = dict[str, np.ndarray]  # group id -> channels that go
 
 
 def accuracy_tasks(network: str, model: nn.Module, data: Cifar, options: argparse.Namespace) -> Iterator[tuple[Row, Task]]:
@@ -37,36 +43,46 @@ def _measured(
 ) -> list[Row]:
     if name == "none":
         return [{"scope": "", "cut": 0.0, "accuracy": accuracy(model, test)}]
-    analysis = fxprune.analyze(model, torch.zeros(_EXAMPLE))
+    analysis = fxprune.analyze(model, torch.zeros(EXAMPLE))
     scores = score(name, model, analysis, calibration if reads_data(name) else None)
     rows = []
     for scope in scopes:
         for cut in cuts:
-            plan = plan_for(model, scores, cut, scope)
-            slim = fxprune.apply(model, plan, verify=False)
-            fewer = [1 - after / before for before, after in (plan.macs, plan.params)]
-            rows.append({"scope": scope, "cut": cut, "accuracy": accuracy(slim, test), "macs": fewer[0], "params": fewer[1]})
+            slim, fewer = slim_for(model, analysis, gone_for(analysis, scores, cut, scope))
+            rows.append({"scope": scope, "cut": cut, "accuracy": accuracy(slim, test), **fewer})
     return rows
 
 
-def plan_for(model: nn.Module, scores: dict[str, Tensor], cut: float, scope: str) -> Plan:
-    """The plan that comes nearest to removing a share `cut` of the MACs, by bisection on the ratio."""
+def gone_for(analysis: Analysis, scores: Mapping[str, Any], cut: float, scope: str = "global") -> Gone:
+    """What goes so that a share `cut` of the MACs does, as nearly as bisection on the ratio finds it.
 
-    def made(ratio: float) -> Plan:
-        example = torch.zeros(_EXAMPLE)
-        return fxprune.plan(model, ratio, example, criterion=lambda group, _: scores[group.id], scope=scope)  # type: ignore[arg-type]
+    Args:
+        scores: group id -> scores ``[channels]``, comparable between groups.
+    """
+    ranked = {name: np.asarray(found, np.float64) for name, found in scores.items()}
 
-    def miss(plan: Plan) -> float:
-        return 1 - plan.macs[1] / plan.macs[0] - cut
+    def made(ratio: float) -> Gone:
+        return chosen(policy_of(PruneOptions(ratio, scope=scope)), analysis, ranked)
+
+    def miss(gone: Gone) -> float:
+        return 1 - analysis.cut(gone).macs / analysis.macs() - cut
 
     low, high = 0.0, 0.95
     best = made(high)
     for _ in range(9):  # the ratio to 0.2 %
         middle = (low + high) / 2
         found = made(middle)
-        best = min(best, found, key=lambda p: abs(miss(p)))
+        best = min(best, found, key=lambda g: abs(miss(g)))
         low, high = (middle, high) if miss(found) < 0 else (low, middle)
     return best
+
+
+def slim_for(model: nn.Module, analysis: Analysis, gone: Gone) -> tuple[nn.Module, dict[str, float]]:
+    """The slim model, and the shares of the MACs and parameters that went."""
+    rewritten = rewrite(analysis, gone)
+    cut = rewritten.cut
+    fewer = {"macs": 1 - cut.macs / analysis.macs(), "params": 1 - cut.params / analysis.params()}
+    return with_weights(rewritten, model).eval(), fewer
 
 
 def accuracy(model: nn.Module, test: Batches) -> float:

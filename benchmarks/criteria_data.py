@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from models import CifarResNet
+from models import VGG16BN, CifarResNet
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -59,15 +59,19 @@ def batches(images: Tensor, labels: Tensor, size: int = 100) -> Batches:
 
 
 def load_network(file: Path) -> tuple[str, nn.Module]:
-    """A CIFAR ResNet with the weights of a file, in evaluation mode, and its name: the number of blocks tells the depth."""
+    """A network with the weights of a file, in evaluation mode, and its name: a CIFAR ResNet, whose number of blocks tells the
+    depth, or VGG-16 with batch norm."""
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise SystemExit(f"{file} cannot be read: {error}") from error
     blocks = sum(name.startswith("layer1.") and name.endswith(".conv1.weight") for name in weights)
-    if not blocks:
-        raise SystemExit(f"{file} holds no CIFAR ResNet: there is no layer1.0.conv1.weight")
-    depth = 6 * blocks + 2
-    model = CifarResNet(depth)
+    name, model = f"ResNet-{6 * blocks + 2}", None
+    if blocks:
+        model = CifarResNet(6 * blocks + 2)
+    elif "features.conv13.weight" in weights:
+        name, model = "VGG-16-BN", VGG16BN()
+    if model is None:
+        raise SystemExit(f"{file} holds neither a CIFAR ResNet nor VGG-16: there is no layer1.0.conv1.weight")
     model.load_state_dict(weights)
-    return f"ResNet-{depth}", model.eval()
+    return name, model.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 import criteria
 import numpy as np
 import pytest
+import ranking
 import torch
 from criteria_table import claims
 from models import CifarResNet
@@ -63,6 +64,32 @@ def test_cost_accuracy_and_stability(cifar: Path, monkeypatch: pytest.MonkeyPatc
     assert measure(cifar / "out", *options) == found  # what is there is not measured again
 
 
+def test_rankings_of_all_channels(cifar: Path) -> None:
+    options = ["--data", cifar, "--weights", cifar / "resnet8.safetensors", "--criteria", "l2", "random", "--seeds", 2]
+    options += ["--normalizations", "max", "none", "--cuts", 0.5, "--calibration", 10, "--test", 8, "--out", cifar / "out"]
+    ranking.main([str(option) for option in options])
+    log = cifar / "out" / "ranking.jsonl"
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    cells = [(r["criterion"], r["seed"], r["reduction"], r["normalization"]) for r in found]
+    kinds = [(reduction, how) for reduction in ("mean", "rank") for how in ("max", "none")]
+    assert cells == [(name, seed, *kind) for name, seed in (("l2", 0), ("random", 0), ("random", 1)) for kind in kinds]
+    assert all(r["macs"] == pytest.approx(0.5, abs=0.06) and 0 <= r["chosen_on"] <= 1 for r in found)
+    text = (cifar / "out" / "ranking.md").read_text()
+    assert "## ResNet-8, 50% fewer MACs" in text and "| random | rank | " in text
+    ranking.main([str(option) for option in options])  # what is there is not measured again
+    assert len(log.read_text().splitlines()) == len(found)
+
+
+def test_what_is_chosen_on_one_half_is_reported_on_the_other() -> None:
+    def row(reduction: str, one: float, other: float, seed: int = 0) -> dict:
+        shared = {"network": "n", "criterion": "c", "cut": 0.3, "images": 1, "test": 2, "normalization": "max", "seed": seed}
+        return {**shared, "reduction": reduction, "chosen_on": one, "reported_on": other}
+
+    rows = [row("mean", 0.5, 0.9), row("rank", 0.4, 0.1), row("rank", 0.8, 0.3, seed=1)]
+    lines = next(line for line in ranking.table(rows) if line.startswith("| criterion")).splitlines()[2:]
+    assert lines == ["| c | mean | 70.00 | rank max | 20.00 |", "| c | rank | 40.00 |  |  |"]
+
+
 @pytest.mark.slow
 def test_what_takes_too_long_is_stopped_and_not_tried_on_more_images(tmp_path: Path) -> None:
     options = ["--criteria", "chip", "--networks", "vgg16bn", "--images", 4, 50, "--seconds", 1, "--out", tmp_path]
@@ -99,5 +126,5 @@ def test_missing_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         measure(tmp_path, *options)
     assert "accuracy and stability need --data and --weights" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="holds no CIFAR ResNet"):
+    with pytest.raises(SystemExit, match="holds neither a CIFAR ResNet nor VGG-16"):
         measure(tmp_path, *options, "--data", tmp_path, "--weights", tmp_path / "other.safetensors")

@@ -15,7 +15,9 @@ __all__ = ["BatchNormScale"]
 class BatchNormScale(Criterion):
     """``|gamma_c|`` of the norms that scale a channel: batch norms, and other norms where there is no batch norm.
 
-    A group without a norm scores the l2 norm of its weights under the same reduction and normalisation.
+    The paper compares scales of all layers as they are, by one threshold (``normalization="none"``), after training with a
+    penalty that makes them comparable. A group without a norm scores the l2 norm of its weights under the same reduction
+    and normalisation.
     """
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:

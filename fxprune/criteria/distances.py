@@ -14,7 +14,8 @@ class FPGM(WeightCriterion):
     """``sum_j ||F_c - F_j||_2`` over the filters of a layer, flattened to ``[channels, n]``.
 
     Published: He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019. The
-    filters with the least sum are the nearest to the geometric median: the others can stand in for them.
+    filters with the least sum are the nearest to the geometric median: the others can stand in for them. The paper takes
+    the same share of every layer.
     """
 
     def score(self, weights: Tensor) -> Tensor:

@@ -65,8 +65,10 @@ class HRel(ActivationCriterion):
         """The squared width: the best of the grid on the distances between the outputs of all channels together."""
         distances = torch.stack([_squared_distances(p).sum(0) for p in points.split(64)]).sum(0)
         mean = float(distances.sqrt().mean()) or 1.0  # of equal images any width will do
-        grid = torch.linspace(mean / 10, mean * 10, self.widths, dtype=torch.float64).square().tolist()
-        return max(grid, key=lambda squared: float(_alignment(_kernel(distances, squared), label_kernel[0])))
+        grid = torch.linspace(mean / 10, mean * 10, self.widths, dtype=torch.float64, device=distances.device).square()
+        parts = grid[:, None, None].split(max(1, _ENTRIES // distances.numel()))
+        alignments = torch.cat([_alignments(_kernel(distances, part), label_kernel[0]) for part in parts])
+        return float(grid[alignments.argmax()])
 
 
 def _squared_distances(points: Tensor) -> Tensor:
@@ -78,13 +80,13 @@ def _squared_distances(points: Tensor) -> Tensor:
     return distances.clamp_min_(0)
 
 
-def _kernel(squared_distances: Tensor, squared_width: float) -> Tensor:
+def _kernel(squared_distances: Tensor, squared_width: float | Tensor) -> Tensor:
     return (-squared_distances / squared_width).exp()
 
 
-def _alignment(kernel: Tensor, other: Tensor) -> Tensor:
-    """Cosine of the angle between two matrices."""
-    return (kernel * other).sum() / (kernel.norm() * other.norm())
+def _alignments(kernels: Tensor, other: Tensor) -> Tensor:
+    """Cosines of the angles between matrices ``[n, ...]`` and another one."""
+    return (kernels * other).sum((-1, -2)) / (kernels.flatten(1).norm(dim=1) * other.norm())
 
 
 def _entropy(kernel: Tensor) -> Tensor:

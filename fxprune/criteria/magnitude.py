@@ -10,7 +10,10 @@ __all__ = ["L1", "L2"]
 
 
 class L1(WeightCriterion):
-    """``sum |w|`` over a channel's slice ``[rows, K]`` of each producing weight."""
+    """``sum |w|`` over a channel's slice ``[rows, K]`` of each producing weight.
+
+    The paper ranks the filters of each layer by themselves, and sets the share of each layer by hand.
+    """
 
     def score(self, weights: Tensor) -> Tensor:
         return weights.abs().sum((1, 2))
