@@ -34,7 +34,7 @@ RICH = {
     "mixup": 0.4,
     "cutmix": 1.0,
     "ema": 0.8,
-    "crop": 1,
+    "shift": 1,
     "flip": True,
     "clip_norm": 0.5,
     "label_smoothing": 0.1,
@@ -306,7 +306,7 @@ def test_cutmix_takes_a_box_and_its_share_of_the_label() -> None:
 
 def test_images_are_moved_and_mirrored() -> None:
     image = torch.arange(1.0, 10).reshape(1, 1, 3, 3).expand(200, 1, 3, 3)
-    options = FinetuneOptions(crop=1, flip=True)
+    options = FinetuneOptions(shift=1, flip=True)
     rows = torch.arange(200)
     found = moved(image, options, 0, rows, 200)
     padded = F.pad(image[:1], (1, 1, 1, 1))
@@ -341,7 +341,7 @@ def test_processes_share_a_batch_in_pairs(total: int, processes: int) -> None:
 @pytest.mark.parametrize("kind", ["dataset", "list"])
 def test_two_processes_see_what_one_would(kind: str) -> None:
     """Order, samples, moves, mixing: put together, the shares are the batches of one process."""
-    options = FinetuneOptions(batch_size=6, crop=1, flip=True, mixup=0.5, cutmix=0.5, drop_last=False)
+    options = FinetuneOptions(batch_size=6, shift=1, flip=True, mixup=0.5, cutmix=0.5, drop_last=False)
     source = Noisy() if kind == "dataset" else [tuple(t[i : i + 6] for t in data().tensors) for i in range(0, 22, 6)]
     mixer = Mixer(options, CLASSES)
 

@@ -54,7 +54,7 @@ SETTINGS = {
     "log_every": 1,
     "mixup": 0.3,
     "cutmix": 0.5,
-    "crop": 1,
+    "shift": 1,
     "flip": True,
     "ema": 0.7,
     "clip_norm": 1.0,

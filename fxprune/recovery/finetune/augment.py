@@ -13,7 +13,7 @@ __all__ = ["moved"]
 
 
 def moved(images: Tensor, options: FinetuneOptions, step: int, rows: Tensor, total: int) -> Tensor:
-    """Images padded by `options.crop` zeros on each side and cropped at random, half of them mirrored if `options.flip`.
+    """Images padded by `options.shift` zeros on each side and cropped at random, half of them mirrored if `options.flip`.
 
     He et al. 2016, section 4.2. What is drawn depends on the seed, the step and an image's place in the whole batch.
 
@@ -24,10 +24,10 @@ def moved(images: Tensor, options: FinetuneOptions, step: int, rows: Tensor, tot
     """
     n, _, height, width = images.shape
     draws = chance.generator(options.seed, "augment", step)
-    down, right = torch.randint(2 * options.crop + 1, (2, total), generator=draws)[:, rows].to(images.device)
+    down, right = torch.randint(2 * options.shift + 1, (2, total), generator=draws)[:, rows].to(images.device)
     mirror = (torch.rand(total, generator=draws)[rows] < 0.5).to(images.device)
-    if options.crop:
-        padded = F.pad(images, (options.crop,) * 4)
+    if options.shift:
+        padded = F.pad(images, (options.shift,) * 4)
         y = down[:, None] + torch.arange(height, device=images.device)
         x = right[:, None] + torch.arange(width, device=images.device)
         picked = torch.arange(n, device=images.device)[:, None, None]

@@ -55,7 +55,7 @@ class Lessons:
             self._try(part, options)
         self._check_range(part.labels)
         part.labels = nested.map(lambda v: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v, part.labels)
-        if options.crop or options.flip:
+        if options.shift or options.flip:
             part = _with_images(part, moved(_images(part), options, step, part.rows, part.total))
         if self.mixer is not None:
             images, part.labels = self.mixer(_images(part), part.labels, step)
@@ -93,11 +93,11 @@ class Lessons:
             taught = self._tried(self.teacher, "the teacher", part)
             if not isinstance(taught, Tensor) or taught.shape != output.shape:
                 raise InputError(f"the teacher must give what the model gives, {_kind(output)}, not {_kind(taught)}")
-        if options.crop or options.flip or options.cutmix or options.mixup:
+        if options.shift or options.flip or options.cutmix or options.mixup:
             images = _images(part)
             if images.dim() != 4 or not images.is_floating_point():
                 raise InputError(
-                    f"crop, flip, mixup and cutmix need float images [n, channels, height, width], not {_kind(images)}"
+                    f"shift, flip, mixup and cutmix need float images [n, channels, height, width], not {_kind(images)}"
                 )
         if self.objective.loss is None and part.labels is not None:
             self._check_labels(part.labels, output)

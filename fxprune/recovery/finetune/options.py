@@ -36,7 +36,7 @@ _RANGES = {
     "temperature": (0, False, _INF, False),
     "distill_weight": (0, True, 1, True),
 }
-_COUNTS = {"epochs": 1, "batch_size": 1, "warmup_steps": 0, "crop": 0, "checkpoint_every": 0, "log_every": 1, "workers": 0}
+_COUNTS = {"epochs": 1, "batch_size": 1, "warmup_steps": 0, "shift": 0, "checkpoint_every": 0, "log_every": 1, "workers": 0}
 _FLAGS = ("nesterov", "decay_norms", "ema_warmup", "flip", "drop_last", "sync_norms")
 # What may change between a run and its continuation: it has no say in the weights.
 _FREE = ("checkpoint_every", "log_every", "workers", "device")
@@ -69,7 +69,7 @@ class FinetuneOptions:
         mixup, cutmix: alpha of the Beta distribution of timm's mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019); 0: none.
             With both, each batch is mixed in one of the two ways.
         mix_prob: share of batches that are mixed.
-        crop: images are moved by up to so many pixels each way, zeros coming in (He et al. 2016, section 4.2, with 4).
+        shift: images are moved by up to so many pixels each way, zeros coming in (He et al. 2016, section 4.2, with 4).
         flip: half of the images are mirrored, left and right.
         ema: decay of timm's moving average of weights and statistics, whose model is then returned; 0: none.
         ema_warmup: let that decay grow with the number of steps, for short runs.
@@ -106,7 +106,7 @@ class FinetuneOptions:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
-    crop: int = 0
+    shift: int = 0
     flip: bool = False
     ema: float = 0.0
     ema_warmup: bool = False
