@@ -281,6 +281,36 @@ def test_the_average_is_that_of_the_formula() -> None:
     assert found.meta["finetuning"]["averaged"]
 
 
+def test_a_mask_of_infinities_stays_what_it_is() -> None:
+    """A buffer of attention, of which a plain average would make NaN."""
+
+    class Masked(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([0.0, -math.inf, 0.0]))
+
+        def forward(self, x):
+            return super().forward(x) + self.mask.exp()
+
+    found = fxprune.finetune(Masked(), data(), ema=0.5, **QUICK)
+    assert found.mask.tolist() == [0.0, -math.inf, 0.0] and torch.isfinite(found.head.weight).all()
+
+
+def test_pruned_submodules_are_trained_in_their_model() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Net(dropout=0.0)
+
+        def forward(self, x):
+            return self.part(x) * (2.0 if float(x.sum()) > 0 else 1.0)  # which no graph can hold
+
+    slim = fxprune.prune(Outer(), 0.3, torch.zeros(2, 2, 6, 6), submodules="part")
+    found = fxprune.finetune(slim, data(), **QUICK)
+    assert type(found) is Outer and not same(found, slim)
+    assert found.meta["fxprune"].finetuning["steps"] == 6 and slim.meta["fxprune"].finetuning is None
+
+
 @pytest.mark.parametrize("count", [6, 7])
 def test_mixup_is_the_formula(count: int) -> None:
     options = FinetuneOptions(mixup=1.0, label_smoothing=0.3, seed=4)

@@ -125,7 +125,7 @@ class _OfDataset(Batches):
             batch_sampler=mine[start:],
             num_workers=options.workers,
             collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=options.device != "cpu" and torch.cuda.is_available(),
         )
         reader = iter(loader)
         for picked, whole in zip(rows[start:], wholes[start:], strict=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, PruneError, shown
@@ -243,7 +244,9 @@ def _average(model: nn.Module, options: FinetuneOptions) -> Any:
         return None
     from timm.utils.model_ema import ModelEmaV3
 
-    return ModelEmaV3(model, decay=options.ema, use_warmup=options.ema_warmup)
+    # The average of infinity (in a mask of attention) with itself would be NaN: then buffers are taken as they are.
+    masked = any(b.is_floating_point() and not torch.isfinite(b).all() for b in model.buffers())
+    return ModelEmaV3(model, decay=options.ema, use_warmup=options.ema_warmup, exclude_buffers=masked)
 
 
 def _measured(given: Any) -> dict[str, float]:

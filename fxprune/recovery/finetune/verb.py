@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, shown
-from fxprune.inputs.acceptance import check_finite, check_model, check_values
+from fxprune.inputs.acceptance import check_model, check_values, some
 from fxprune.options import check_flag
 from fxprune.planning.report import report_of
 from fxprune.recovery.finetune import chance
 from fxprune.recovery.finetune.distributed import accelerator_of
 from fxprune.recovery.finetune.loop import Task, Training
 from fxprune.recovery.finetune.options import FinetuneOptions, options_of
-from fxprune.state import named_tensors
 
 __all__ = ["finetune"]
 
@@ -111,8 +110,10 @@ def _check(slim: Any, teacher: Any) -> None:
     low = next((n for n, p in slim.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
     if low is not None:
         raise InputError(f"{low!r} is in half precision, in which small steps vanish: give slim.float(), and precision='bf16'")
-    tensors = named_tensors(slim, once=True)
-    check_finite(tensors, tensors)
+    # Parameters alone: a mask of attention, which is a buffer, may well hold infinity.
+    wrong = [name for name, p in slim.named_parameters() if not torch.isfinite(p).all()]
+    if wrong:
+        raise InputError(f"training cannot start from weights that are NaN or infinite: {some(wrong)}; load other weights")
 
 
 def _folder(out: Any) -> Path | None:
