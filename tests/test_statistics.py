@@ -119,28 +119,29 @@ def test_a_gpu_gives_the_same_scores() -> None:
 # -- several processes -----------------------------------------------------------------------------------------------------
 
 
-def share(rank: int, world: int, port: int, folder: str) -> None:
+def share(rank: int, world: int, port: int, folder: str, calibration: int | None) -> None:
     import os
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    found = all_scores(model(), batches((4, 4, 4, 4))[rank::world], calibration=8)
+    found = all_scores(model(), batches((4, 4, 4, 4))[rank::world], calibration=calibration)
     torch.distributed.destroy_process_group()
     save_file({str(i): s for i, s in enumerate(found)}, f"{folder}/{rank}.safetensors")
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Any) -> None:
+@pytest.mark.parametrize("calibration", [8, None], ids=["ranges of the first images", "ranges of all images"])
+def test_two_processes_equal_one(tmp_path: Any, calibration: int | None) -> None:
     import socket
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(share, (2, port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(share, (2, port, str(tmp_path), calibration), nprocs=2)
     torch.manual_seed(0)
-    expected = all_scores(model(), batches((4, 4, 4, 4)), calibration=8)
+    expected = all_scores(model(), batches((4, 4, 4, 4)), calibration=calibration)
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
         assert_close([found[str(i)] for i in range(len(SOME))], expected)
