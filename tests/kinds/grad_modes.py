@@ -180,6 +180,18 @@ def _set_value(model: Any, h: Tensor) -> Tensor:
     return model.c(h)
 
 
+class Learning(nn.Module):
+    """Takes gradients in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Linear(16, 16)
+
+    def forward(self, h: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.training):
+            return self.c(h)
+
+
 CASES = [
     Case("no_grad", net(_off, c=_linear), rows),
     Case("a gate without gradients", net(_half_of_a_sum, c=_linear), rows),
@@ -209,4 +221,10 @@ CASES = [
     ),
     Case("a question about gradients inside no_grad", net(_answered_question, c=_linear), rows),
     Case("questions about compilers", net(_set_value, c=_linear), rows),
+    Case("of a part with a number", net(lambda m, h: m.parts(h), parts=lambda: nn.Sequential(nn.ReLU(), Learning())), rows),
+    Case(
+        "of a part called class",
+        net(lambda m, h: m.parts["class"](h), parts=lambda: nn.ModuleDict({"class": Learning()})),
+        rows,
+    ),
 ]

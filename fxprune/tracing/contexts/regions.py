@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
+from fxprune.tracing.graphs.part_names import written
+
 __all__ = ["OUTSIDE", "Autocast", "Region", "entered", "region_of", "same_region"]
 
 # Whether gradients are on: yes, no, as the caller has it; or that in evaluation and in training, where they differ.
@@ -80,7 +82,7 @@ class Region:
 
     def headers(self, torch: str = "torch", training: str = "") -> list[str]:
         """The contexts as code, outermost first: what stands between ``with`` and the colon."""
-        training = training or f"self.{self.flag}"
+        training = training or written("self", self.flag)
         found = []
         if self.device is not None:
             found.append(f'{torch}.device("{self.device}")')

@@ -12,7 +12,7 @@ from torch.fx.graph import _format_target
 
 from fxprune.errors import TraceError
 
-__all__ = ["check_names", "is_plain", "with_names"]
+__all__ = ["check_names", "is_plain", "with_names", "written"]
 
 
 @lru_cache(maxsize=4096)
@@ -57,12 +57,13 @@ def with_names(body: list[str], nodes: Iterable[fx.Node], root: str) -> list[str
         name = line.partition(" = ")[0].partition(":")[0].strip()
         if name in odd:
             target = odd[name]
-            line = line.replace(_format_target(root, target), _written(root, target), 1)
+            line = line.replace(_format_target(root, target), written(root, target), 1)
         lines.append(line)
     return lines
 
 
-def _written(root: str, target: str) -> str:
+def written(root: str, target: str) -> str:
+    """How code reaches what a dotted name stands for, whatever its parts are called."""
     for name in target.split("."):
         root = f"{root}.{name}" if name.isidentifier() and is_plain(name) else f"getattr({root}, {name!r})"
     return root
