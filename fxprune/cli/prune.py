@@ -22,6 +22,7 @@ from fxprune.cli.output import (
     show_plan,
     show_written,
 )
+from fxprune.cli.repairing import check_repair, repaired, show_repair
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions
 
@@ -61,24 +62,30 @@ def prune(
         Path | None, typer.Option(help="Apply this plan.json instead of making a plan.", show_default=False)
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare the result with the masked original.")] = True,
+    repair: Annotated[
+        int | None,
+        typer.Option(min=2, help="Fit what is left to N images of --data, without labels; 640 are plenty.", show_default=False),
+    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Say what would go, without doing it.")] = False,
     as_json: given.Json = False,
 ) -> None:
     """Prune MODEL, and write the smaller model as Python source and safetensors."""
     from fxprune import Plan, api
 
-    _check(plan, ratio, plan_only or submodule or data)
+    check_repair(repair, data, submodule or plan_only)
+    _check(plan, ratio, plan_only or submodule or (data and repair is None))
     options: dict[str, Any] = {}
     if ratio is not None:
         scaled: Any = None if normalization is None else normalization.value
         chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled)
         options = given.keywords(chosen)
     slim, written = None, []
-    with Steps(as_json, total=2 + (out is not None)) as step:
+    with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
         stored = None if plan is None else Plan.from_json(read_text(plan))
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
-        observed = data_spec(data, inputs, (mean, std, crop), batches=batches, seed=seed)
+        shaping = (mean, std, crop)
+        observed = data_spec(data, inputs, shaping, batches=batches, seed=seed)
         options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, observed, batches)}
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))
@@ -87,6 +94,8 @@ def prune(
                 slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
             else:
                 slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
+            if repair is not None and (images := data_spec(data, inputs, shaping, limit=repair, seed=seed)) is not None:
+                slim = step("repairing", lambda: repaired(net, slim, images))
             made = slim.meta["fxprune"].plan
         if out is not None:
             written = step("writing", lambda: _save(made, slim, out))
@@ -103,7 +112,8 @@ def _check(plan: Path | None, ratio: float | None, others: Any) -> None:
         raise InputError("give --ratio, to make a plan, or --plan FILE, to apply one")
     if plan is not None and (ratio is not None or others):
         raise InputError(
-            "--plan FILE applies a plan that was made before: leave out --ratio, --plan-only, --submodule and --data"
+            "--plan FILE applies a plan that was made before: leave out --ratio, --plan-only, --submodule, "
+            "and --data where there is no --repair"
         )
 
 
@@ -144,4 +154,5 @@ def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool)
     show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
     if report is not None and report.checks is not None:
         show_errors(console, report.checks)
+    show_repair(console, None if report is None else report.repair)
     show_written(console, written)

@@ -17,14 +17,14 @@ class SiteRepair:
         kind: ``"layer"`` or ``"norm"``.
         before, after: of a layer, the squared difference from the dense layer's output at the channels that are kept, as a
             share of that output's variance, with the weights that it had and has now; both run after repaired layers. Of a
-            norm, the same of mean and deviation of what leaves it.
+            norm, the same of mean and deviation of what leaves it. None where it could not be measured.
         kept: why it is as it was; empty if it was repaired.
     """
 
     name: str
     kind: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     kept: str = ""
 
 

@@ -23,11 +23,12 @@ class Moments:
     ``y`` of the same shape. All sums are in float64.
 
     Args:
-        free: whether a mean of ``r`` costs nothing, since the layer's bias, or the norm that follows, takes it.
+        bias: the layer has one, which takes a mean of ``r``.
+        normed: the norm that follows takes it, so that it costs nothing.
     """
 
-    def __init__(self, free: bool) -> None:
-        self.free, self.count = free, 0
+    def __init__(self, bias: bool, normed: bool) -> None:
+        self.bias, self.normed, self.count = bias, normed, 0
         self.x = self.r = self.y = self.xx = self.xr = self.rr = self.yy = torch.zeros(())
 
     def add(self, x: Tensor, r: Tensor, y: Tensor) -> None:
@@ -51,16 +52,13 @@ class Moments:
         """Sum of squares of ``y`` around its mean."""
         return float((self.yy - self.y**2 / max(self.count, 1)).clamp_min(0).sum())
 
-    def solve(self, ridge: float, bias: bool) -> Change | None:
+    def solve(self, ridge: float) -> Change | None:
         """Ridge towards no change: ``(G + ridge * mean(diag G) I)^-1 X^T R`` with ``G = X^T X``, of centred ``X`` and ``R``
-        where means are free; None where numbers do not suffice for it.
-
-        Args:
-            bias: the layer has one, which takes the mean: ``mean(r) - mean(x) W``.
+        where somebody takes the mean, and ``mean(r) - mean(x) W`` for the bias; None where numbers do not suffice for it.
         """
         gram, product = self.xx, self.xr
         n = max(self.count, 1)
-        if self.free:
+        if self.bias or self.normed:
             gram = gram - self.x.unsqueeze(2) * self.x.unsqueeze(1) / n
             product = product - self.x.unsqueeze(2) * self.r.unsqueeze(1) / n
         diagonal = gram.diagonal(dim1=1, dim2=2)
@@ -72,7 +70,7 @@ class Moments:
         weight = torch.cholesky_solve(product, factor)
         if not bool(torch.isfinite(weight).all()):
             return None
-        shift = (self.r - torch.einsum("gd,gdo->go", self.x, weight)) / n if bias else None
+        shift = (self.r - torch.einsum("gd,gdo->go", self.x, weight)) / n if self.bias else None
         return Change(weight, shift)
 
     def error(self, change: Change | None) -> float:
@@ -86,7 +84,6 @@ class Moments:
             if change.bias is not None:
                 total = total - 2 * change.bias * mean + n * change.bias**2
                 mean = mean - n * change.bias
-        # Without a bias, the norm that follows takes what is left of the mean.
-        if self.free and (change is None or change.bias is None):
+        if self.normed:
             total = total - mean**2 / n
         return float(total.clamp_min(0).sum())

@@ -24,6 +24,8 @@ from fxprune.recovery.walking import Walk
 __all__ = ["Repairing", "Settings"]
 
 _WIDEST = 8192  # inputs of a layer whose Gram matrix is solved
+_SAME = 1e-10  # an error that is rounding
+_ALIKE = "it does what the dense one does"
 _WORSE = "images that were held back are not better off"
 _STRANGE = "its values are not finite, or of other sizes than those that were recorded"
 
@@ -103,22 +105,23 @@ class Repairing:
         if matrix.shape[1] > _WIDEST:
             why = why or f"{matrix.shape[1]} inputs are more than {_WIDEST}"
         if why:
-            return SiteRepair(site.name, "layer", float("nan"), float("nan"), why)
+            return SiteRepair(site.name, "layer", None, None, why)
         fit, held = self._moments(site, matrix.double())
         if not (fit.finite and held.finite):
-            return SiteRepair(site.name, "layer", float("nan"), float("nan"), _STRANGE)
+            return SiteRepair(site.name, "layer", None, None, _STRANGE)
         spread = max(held.spread, 1e-300)
         before = held.error(None)
-        change = fit.solve(self.settings.ridge, bias=site.bias is not None)
+        change = None if before / spread <= _SAME else fit.solve(self.settings.ridge)
         after = before if change is None else held.error(change)
         if change is None or not after < before:
-            return SiteRepair(site.name, "layer", before / spread, before / spread, _WORSE)
+            why = _ALIKE if before / spread <= _SAME else _WORSE
+            return SiteRepair(site.name, "layer", before / spread, before / spread, why)
         self._write(site, matrix, change)
         return SiteRepair(site.name, "layer", before / spread, after / spread)
 
     def _moments(self, site: Layer, matrix: Tensor) -> tuple[Moments, Moments]:
-        free = site.bias is not None or site.normed
-        fit, held = Moments(free), Moments(free)
+        normed = site.normed and self.settings.norms != "keep"
+        fit, held = (Moments(site.bias is not None, normed) for _ in range(2))
         groups = matrix.shape[0]
         bias = None if site.bias is None else site.bias.detach().double().reshape(groups, -1)
         for chunk, images in enumerate(self._images):
@@ -155,13 +158,14 @@ class Repairing:
                 if x is not None:
                     spreads[2 * held_back(chunk) + number].add(x)
         if not all(spread.finite for spread in spreads):
-            return SiteRepair(site.name, "norm", float("nan"), float("nan"), _STRANGE)
+            return SiteRepair(site.name, "norm", None, None, _STRANGE)
         before: Running = (norm.running_mean.double(), norm.running_var.double())  # type: ignore[union-attr]
         running: Running = tuple(self.pair.kept_tensor(f"{site.name}.running_{what}").double() for what in ("mean", "var"))  # type: ignore[assignment]
         new = matched(spreads[0], spreads[1], running, norm.eps, self.settings.norms)
         measure: Callable[[Any], float] = lambda with_: distance(norm, spreads[2], spreads[3], running, with_)  # noqa: E731
-        if not measure(new) < measure(before):
-            return SiteRepair(site.name, "norm", measure(before), measure(before), _WORSE)
+        if measure(before) <= _SAME or not measure(new) < measure(before):
+            why = _ALIKE if measure(before) <= _SAME else _WORSE
+            return SiteRepair(site.name, "norm", measure(before), measure(before), why)
         with torch.no_grad():
             norm.running_mean.copy_(new[0])  # type: ignore[union-attr]
             norm.running_var.copy_(new[1])  # type: ignore[union-attr]
