@@ -17,7 +17,7 @@ _LAZY = {
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
-    "repair": "fxprune.recovery.repair",
+    "repair": "fxprune.recovery.repair.verb",
     "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
     "verify": "fxprune.api",
@@ -92,6 +92,6 @@ if TYPE_CHECKING:
     from fxprune.planning.report import Report
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune
-    from fxprune.recovery.repair import repair
+    from fxprune.recovery.repair.verb import repair
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

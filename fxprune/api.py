@@ -20,7 +20,7 @@ from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import chosen, policy_of
 from fxprune.planning.report import Checks, Clock, plan_of
 from fxprune.proofs.verify import check_rewrite, verify_pair
-from fxprune.recovery.repair import checked_repair, repaired
+from fxprune.recovery.repair.verb import checked_repair, repaired
 from fxprune.rewrite import Rewritten, rewrite
 from fxprune.submodules.target import Target, analyze, pair_of, trace
 

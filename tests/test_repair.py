@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.planning.repaired import Repaired
-from fxprune.recovery.moments import Moments
-from fxprune.recovery.norms import Spread, distance, matched
-from fxprune.recovery.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
-from fxprune.recovery.shelf import Shelf
+from fxprune.recovery.repair.moments import Moments
+from fxprune.recovery.repair.norms import Spread, distance, matched
+from fxprune.recovery.repair.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
+from fxprune.recovery.repair.shelf import Shelf
 
 torch.set_num_threads(1)
 
@@ -409,7 +409,7 @@ def test_a_layer_that_does_worse_on_images_held_back_keeps_its_weights() -> None
 
 def test_a_model_whose_output_does_worse_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     model, slim, x = linear()
-    monkeypatch.setattr("fxprune.recovery.repairing.Repairing.output_errors", lambda self: (0.1, 0.2))
+    monkeypatch.setattr("fxprune.recovery.repair.repairing.Repairing.output_errors", lambda self: (0.1, 0.2))
     fixed = fxprune.repair(slim, model, x)
     found = found_of(fixed)
     assert "from 0.1 to 0.2" in found.kept and found.before == found.after == 0.1 and not found.repaired

@@ -39,7 +39,7 @@ def check_repair(count: int | None, data: str | None, others: list[str] | bool |
 
 def repaired(net: nn.Module, slim: Any, images: DataSpec) -> Any:
     """The slim model, repaired."""
-    from fxprune.recovery.repair import repair
+    from fxprune.recovery.repair.verb import repair
 
     return repair(slim, net, images.loader(net))
 

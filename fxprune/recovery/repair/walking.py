@@ -9,7 +9,7 @@ from torch import fx
 
 from fxprune.errors import InputError
 from fxprune.inputs.examples import own_copy
-from fxprune.recovery.shelf import Shelf
+from fxprune.recovery.repair.shelf import Shelf
 from fxprune.state import named_tensors
 from fxprune.statistics.walk import failing
 from fxprune.tracing.contexts.regions import entered

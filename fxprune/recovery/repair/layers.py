@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from fxprune.recovery.norms import BatchNorm
-from fxprune.recovery.patches import CONVOLUTIONS, TRANSPOSED
+from fxprune.recovery.repair.norms import BatchNorm
+from fxprune.recovery.repair.patches import CONVOLUTIONS, TRANSPOSED
 from fxprune.state import named_tensors, tensor_names
 
 __all__ = ["Layer", "Norm", "Site", "sites_of"]

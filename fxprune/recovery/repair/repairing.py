@@ -12,14 +12,14 @@ from torch import Tensor
 from fxprune import nested
 from fxprune.inputs.batches import Batch
 from fxprune.planning.repaired import SiteRepair
-from fxprune.recovery.chunks import held_back
-from fxprune.recovery.layers import Layer, Norm, Site, sites_of
-from fxprune.recovery.moments import Change, Moments
-from fxprune.recovery.norms import NormMode, Running, Spread, distance, matched
-from fxprune.recovery.pair import Pair
-from fxprune.recovery.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
-from fxprune.recovery.shelf import Shelf
-from fxprune.recovery.walking import Walk
+from fxprune.recovery.repair.chunks import held_back
+from fxprune.recovery.repair.layers import Layer, Norm, Site, sites_of
+from fxprune.recovery.repair.moments import Change, Moments
+from fxprune.recovery.repair.norms import NormMode, Running, Spread, distance, matched
+from fxprune.recovery.repair.pair import Pair
+from fxprune.recovery.repair.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
+from fxprune.recovery.repair.shelf import Shelf
+from fxprune.recovery.repair.walking import Walk
 
 __all__ = ["Repairing", "Settings"]
 

@@ -14,11 +14,11 @@ from fxprune.errors import InputError, shown
 from fxprune.options import check_flag, check_seed, real
 from fxprune.planning.repaired import Repaired
 from fxprune.planning.report import Report
-from fxprune.recovery.chunks import chunks_of
-from fxprune.recovery.layers import Site
-from fxprune.recovery.norms import NormMode
-from fxprune.recovery.pair import Pair
-from fxprune.recovery.repairing import Repairing, Settings
+from fxprune.recovery.repair.chunks import chunks_of
+from fxprune.recovery.repair.layers import Site
+from fxprune.recovery.repair.norms import NormMode
+from fxprune.recovery.repair.pair import Pair
+from fxprune.recovery.repair.repairing import Repairing, Settings
 
 __all__ = ["checked_repair", "repair", "repaired"]
 
