@@ -308,7 +308,7 @@ def test_stored_values_share_memory_as_they_did(tmp_path: Any) -> None:
     other: Any = node.graph.placeholder("y")
     weight, value = nn.Parameter(torch.ones(3)), torch.arange(12.0).reshape(3, 4)
     shelf = Shelf(limit=0)
-    shelf.put(("walk", 0), {node: (value, weight), other: [value.T[1:], 3]}, [weight])
+    shelf.put(("walk", 0), {node: (value, weight), other: [value.T[1:], 3]}, {weight.untyped_storage().data_ptr()})
     assert shelf.stored == 1 and shelf.held == 0
     env = shelf.take(("walk", 0))
     assert torch.equal(env[node][0], value) and env[node][1] is weight and env[other][1] == 3

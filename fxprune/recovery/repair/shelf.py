@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,12 @@ class Shelf:
         self.stored = 0  # environments that went to files
         self._of: dict[tuple[Any, int], tuple[Env | _Stored, int]] = {}
 
-    def put(self, key: tuple[Any, int], env: Env, own: Iterable[Tensor] = ()) -> None:
-        """Keep an environment; `own`: tensors of the model, which stay what they are."""
-        spared = {t.untyped_storage().data_ptr() for t in own}
+    def put(self, key: tuple[Any, int], env: Env, own: Container[int] = ()) -> None:
+        """Keep an environment; `own`: addresses of the model's tensors, which stay what they are."""
         memory: dict[int, Any] = {}
         for tensor in nested.tensors(list(env.values())):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in spared:
+            if storage.data_ptr() not in own:
                 memory[storage.data_ptr()] = storage
         size = sum(storage.nbytes() for storage in memory.values())
         if self.held + size <= self.limit:

@@ -38,7 +38,7 @@ class Walk:
         self._place = {node: number for number, node in enumerate(self._all)}
         needed = in_evaluation(self.module.graph)
         self.nodes = {n.name: n for n in self._all if n.name in needed}
-        self._own = list(named_tensors(module).values())
+        self._own = {t.untyped_storage().data_ptr() for t in named_tensors(module).values()}
         self._shelf = shelf
         self._next: dict[int, int] = {}
         self._last: dict[fx.Node, list[fx.Node]] = {}
@@ -68,13 +68,6 @@ class Walk:
         node = self.nodes[name]
         env = self._shelf.take((self, chunk))
         value = self._run(chunk, env, self._place[node] + 1)
-        self._shelf.put((self, chunk), env, self._own)
-        return value
-
-    def held(self, chunk: int, name: str) -> Any:
-        """The value of the node `name`, which has run, if a later one reads it; else None."""
-        env = self._shelf.take((self, chunk))
-        value = env.get(self.nodes[name])
         self._shelf.put((self, chunk), env, self._own)
         return value
 
