@@ -100,3 +100,20 @@ def test_plans_keep_inputs_of_every_form() -> None:
         text = slim.meta["fxprune"].plan.to_json()
         again = fxprune.apply(model, fxprune.Plan.from_json(text))
         assert torch.allclose(again(*example), slim(*example))
+
+
+class Adds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, more: list[Tensor]) -> Tensor:
+        return self.b(self.a(x) + sum(more))
+
+
+def test_a_file_asserts_how_long_a_list_is() -> None:
+    model, more = Adds(), [MASK, MASK]
+    rebuilt = rebuild(fxprune.trace(model, (X, more)))
+    assert torch.allclose(rebuilt(X, more), model(X, more))
+    with pytest.raises(AssertionError, match="recorded with 2 entries of more"):
+        rebuilt(X, more[:1])

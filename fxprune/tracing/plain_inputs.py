@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["in_order", "placeholders"]
 
 _PLAIN = (bool, int, float, complex, str, type(None))
+_LEN = len  # while a model is recorded, the name stands for the recorder's own
 
 
 def in_order(model: nn.Module, count: int, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _part(recorder: Recorder, node: fx.Node, value: Any, name: str) -> Any:
         return recorder.wrap(node, value)
     entries = nested.entries(value)
     if form == "mapping" or (form == "sequence" and not hasattr(value, "_fields")):
-        length = _add(recorder, len, (node,), len(value))
+        length = _add(recorder, _LEN, (node,), len(value))
         _assert(recorder, operator.eq, length, len(value), f"recorded with {len(value)} entries of {name}")
     parts = {}
     for key, part in entries.items():
