@@ -20,6 +20,7 @@ _LAZY = {
     "repair": "fxprune.recovery.repair.verb",
     "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
+    "validate": "fxprune.recovery.validation",
     "verify": "fxprune.api",
     "why": "fxprune.api",
     "finetune": "fxprune.recovery.finetune.verb",
@@ -32,6 +33,7 @@ _LAZY = {
     "Plan": "fxprune.planning.plan",
     "Report": "fxprune.planning.report",
     "Study": "fxprune.studies.results",
+    "Validation": "fxprune.planning.validation",
 }
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
@@ -54,6 +56,7 @@ __all__ = [
     "Study",
     "TraceError",
     "Unfaithful",
+    "Validation",
     "analyze",
     "apply",
     "finetune",
@@ -65,6 +68,7 @@ __all__ = [
     "save",
     "study",
     "trace",
+    "validate",
     "verify",
     "why",
 ]
@@ -90,8 +94,11 @@ if TYPE_CHECKING:
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
+    from fxprune.planning.validation import Validation
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune
+    from fxprune.recovery.repair import repair
     from fxprune.recovery.repair.verb import repair
+    from fxprune.recovery.validation import validate
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

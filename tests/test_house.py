@@ -31,7 +31,8 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Only the table of operators names the rules that it loads, and only the package itself finds its passes.
 LOOSE_FILES = {"__init__", "_layout", "api", "errors", "nested", "options", "rebinding", "rewrite", "state"}
-VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair"}  # public: their arguments are what users may say
+# Public: their arguments are what users may say.
+VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate"}
 
 
 def files() -> list[Path]:

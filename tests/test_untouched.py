@@ -12,8 +12,8 @@ from torch import nn
 
 import fxprune
 from fxprune.proofs.fidelity import check_fidelity
-from fxprune.proofs.untouched import untouched
 from fxprune.tracing.tracer import trace_graph
+from fxprune.tracing.untouched import untouched
 from tests.networks.proved import Net
 
 

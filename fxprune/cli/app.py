@@ -1,4 +1,4 @@
-"""The `fxprune` command: prune, inspect, verify, finetune, study, demo, one file each.
+"""The `fxprune` command: prune, inspect, verify, finetune, validate, study, demo, one file each.
 
 Results go to stdout, notes and progress to stderr. An error that fxprune raises on purpose is one sentence on
 stderr and exit code 2; a check that fails is exit code 1.
@@ -21,6 +21,7 @@ from fxprune.cli.options import Json, Seed
 from fxprune.cli.output import print_json, quiet
 from fxprune.cli.prune import prune
 from fxprune.cli.study import study
+from fxprune.cli.validate import validate
 from fxprune.cli.verify import verify
 from fxprune.errors import PruneError
 
@@ -36,6 +37,9 @@ app.command(epilog="Example: fxprune prune timm:resnet50 --ratio 0.5 --checkpoin
 app.command(epilog="Example: fxprune inspect timm:resnet50 layer3.0.conv2")(inspect)
 app.command(epilog="Example: fxprune verify timm:convnext_tiny --ratio 0.3")(verify)
 app.command(epilog="Example: fxprune finetune slim/ --data images/ --teacher timm:resnet50 --out tuned/")(finetune)
+app.command(epilog="Example: fxprune validate timm:resnet50 --checkpoint weights.safetensors --slim slim/ --data images:val")(
+    validate
+)
 app.command(cls=ManyValues, epilog="Example: fxprune study timm:resnet50 --criteria l1 l2 fpgm --out study/")(study)
 
 

@@ -13,9 +13,9 @@ from fxprune import nested
 from fxprune.errors import InputError
 from fxprune.inputs.examples import random_like, settle_inputs
 
-__all__ = ["Batch", "class_labels", "random_batches", "read_batch"]
+__all__ = ["LABELS", "Batch", "class_labels", "random_batches", "read_batch"]
 
-_LABELS = ("label", "labels", "target", "targets", "y")
+LABELS = ("label", "labels", "target", "targets", "y")  # names of labels in a batch that is a mapping
 _RANDOM_BATCHES = 8
 
 
@@ -43,7 +43,7 @@ def read_batch(batch: Any, names: Sequence[str], device: torch.device) -> Batch:
         if missing:
             raise InputError(f"a batch has no {missing[0]!r}, an input of the model: it has {', '.join(map(str, batch))}")
         inputs = [batch[n] for n in names]
-        labels = next((batch[k] for k in _LABELS if k in batch and k not in names), None)
+        labels = next((batch[k] for k in LABELS if k in batch and k not in names), None)
     elif isinstance(batch, (list, tuple)):
         inputs = list(batch)
         if len(inputs) == len(names) + 1:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fxprune.errors import InputError, nearest, said
+from fxprune.errors import InputError, nearest, said, shown
 
-__all__ = ["called", "named_in_file", "named_in_module"]
+__all__ = ["called", "named_by", "named_in_file", "named_in_module"]
 
 
 def named_in_file(path: Path, name: str) -> Any:
@@ -52,6 +52,18 @@ def named_in_module(module: str, name: str) -> Any:
         except (Exception, SystemExit) as error:
             raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {said(error)}") from error
     return _named(found, name, f"module {module!r}")
+
+
+def named_by(text: str) -> Any:
+    """What ``file.py:NAME`` or ``module:NAME`` names.
+
+    Raises:
+        InputError: there is no such thing.
+    """
+    where, _, name = text.rpartition(":")
+    if not where or not name:
+        raise InputError(f"{shown(text)} is not of the form file.py:NAME or module:NAME")
+    return named_in_file(Path(where), name) if where.endswith(".py") else named_in_module(where, name)
 
 
 def called(function: Any, where: str, beside: Path | None = None) -> Any:

@@ -12,6 +12,7 @@ from fxprune.planning.fidelity import Fidelity
 if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
     from fxprune.planning.repaired import Repaired
+    from fxprune.planning.validation import Validation
 
 __all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
 
@@ -98,6 +99,7 @@ class Report:
     refused: dict[str, str] = field(default_factory=dict)
     repair: Repaired | None = None
     finetuning: dict[str, Any] | None = None
+    validation: Validation | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -143,6 +145,7 @@ class Report:
             "notes": self.notes,
             "repair": None if self.repair is None else self.repair.to_dict(),
             "finetuning": self.finetuning,
+            "validation": None if self.validation is None else self.validation.to_dict(),
         }
 
     def __str__(self) -> str:

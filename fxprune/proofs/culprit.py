@@ -12,10 +12,10 @@ from fxprune import nested
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.trials import Trial
-from fxprune.proofs.untouched import seed_all
 from fxprune.state import named_parts
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.tracer import Traced
+from fxprune.tracing.untouched import seed_all
 
 __all__ = ["dtypes_apart", "first_difference"]
 

@@ -19,11 +19,11 @@ from fxprune.proofs.outcomes import Outcome, apart, call
 from fxprune.proofs.precision import tolerance_of
 from fxprune.proofs.rounding import may_be_rounding
 from fxprune.proofs.trials import Trial, batches_of, bound_axes, other_sizes, work_of
-from fxprune.proofs.untouched import twin_of, untouched
 from fxprune.state import place_of
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import MODES
 from fxprune.tracing.tracer import Traced
+from fxprune.tracing.untouched import twin_of, untouched
 
 __all__ = ["Proof", "check_fidelity", "prove_fidelity", "recording_of"]
 

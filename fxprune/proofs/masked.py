@@ -21,11 +21,11 @@ from fxprune.proofs.norm_references import arguments_of_layer
 from fxprune.proofs.one_precision import in_one_precision
 from fxprune.proofs.precision import precision_of, tolerance_of
 from fxprune.proofs.references import Whole, reference_of
-from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import named_tensors, place_of, sliced
 from fxprune.tracing.contexts.regions import entered
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import without_checks
+from fxprune.tracing.untouched import seed_all, twin_of
 
 __all__ = ["MaskedRun", "SizesMixed", "masked_error", "masked_run"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.examples import own_copy, random_like
-from fxprune.proofs.untouched import twin_of
 from fxprune.state import place_of
+from fxprune.statistics.costs import seconds_in_turns
 from fxprune.tracing.skeleton import skeleton_of
+from fxprune.tracing.untouched import twin_of
 
 __all__ = ["count_macs", "latency"]
 
@@ -46,20 +47,16 @@ def _flops(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> in
     return int(counter.get_total_flops())
 
 
+def _run(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return module(*own_copy(args), **own_copy(named))
+
+
 def latency(model: nn.Module, slim: nn.Module, analysis: Analysis, rounds: int = 7) -> tuple[float, float]:
     """Median seconds of one forward each, measured in turns on the example inputs."""
     device, dtype = place_of(model)
     args, named = (random_like(v, device, dtype) for v in analysis.traced.example)
     training = "evaluation" in analysis.traced.refused
     pair = (twin_of(model).train(training), twin_of(slim).train(training))
-    seconds: tuple[list[float], list[float]] = ([], [])
-    with torch.no_grad():
-        for turn in range(rounds + 1):
-            for module, found in zip(pair, seconds, strict=True):
-                start = time.perf_counter()
-                module(*own_copy(args), **own_copy(named))
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                if turn:
-                    found.append(time.perf_counter() - start)
-    return float(np.median(seconds[0])), float(np.median(seconds[1]))
+    runs = [partial(_run, module, args, named) for module in pair]
+    original, other = seconds_in_turns(runs, device, rounds)
+    return float(np.median(original)), float(np.median(other))

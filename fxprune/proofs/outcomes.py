@@ -13,8 +13,8 @@ from fxprune import nested
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.trials import Trial
-from fxprune.proofs.untouched import seed_all
 from fxprune.state import named_tensors
+from fxprune.tracing.untouched import seed_all
 
 __all__ = ["Outcome", "apart", "call"]
 

@@ -12,8 +12,8 @@ from fxprune.proofs.errors import relative_error
 from fxprune.proofs.occurrences import Occurrences
 from fxprune.proofs.one_precision import in_one_precision
 from fxprune.proofs.precision import precision_of
-from fxprune.proofs.untouched import seed_all, twin_of
 from fxprune.state import copied, place_of, replace_tensors
+from fxprune.tracing.untouched import seed_all, twin_of
 
 __all__ = ["permutation_error"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fxprune import nested
 from fxprune.proofs.outcomes import apart, call
 from fxprune.proofs.trials import Trial
-from fxprune.proofs.untouched import twin_of
 from fxprune.state import named_tensors
+from fxprune.tracing.untouched import twin_of
 
 __all__ = ["may_be_rounding"]
 

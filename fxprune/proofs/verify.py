@@ -20,9 +20,9 @@ from fxprune.proofs.measure import count_macs, latency
 from fxprune.proofs.permutation import permutation_error
 from fxprune.proofs.precision import in_enough_precision
 from fxprune.proofs.randomize import randomize
-from fxprune.proofs.untouched import twin_of, untouched
 from fxprune.proofs.vacuous import hides_faults
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
+from fxprune.tracing.untouched import twin_of, untouched
 
 __all__ = ["check_rewrite", "verify_pair"]
 

@@ -1,4 +1,4 @@
-"""Models that run in a proof come out of it as they were: copies over the same memory, and a watch over that memory."""
+"""Models that run in a proof or a measurement come out as they were: copies over the same memory, and a watch over it."""
 
 from __future__ import annotations
 
