@@ -97,7 +97,6 @@ if TYPE_CHECKING:
     from fxprune.planning.validation import Validation
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune
-    from fxprune.recovery.repair import repair
     from fxprune.recovery.repair.verb import repair
     from fxprune.recovery.validation import validate
     from fxprune.studies.results import Study

@@ -89,7 +89,9 @@ def _loaded(dense: nn.Module, slim: Sequence[str]) -> dict[str, nn.Module]:
         plan = Path(name) / "plan.json"
         parts = plan.is_file() and not (Path(name) / "slim.py").exists()
         found[name] = _with_parts(dense, plan) if parts else codegen.load(Path(name))
-    return found if len(found) > 1 else {"slim": next(iter(found.values()))}
+    short = [Path(name).stem or name for name in found]
+    names = ["slim"] if len(found) == 1 else short if len({*short, "dense"}) > len(short) else list(found)
+    return dict(zip(names, found.values(), strict=True))
 
 
 def _with_parts(dense: nn.Module, file: Path) -> nn.Module:
