@@ -19,7 +19,7 @@ from fxprune.errors import InputError, PlanMismatch, PruneError
 from fxprune.planning.plan import Plan
 from fxprune.studies.results import Study
 
-SECONDS = 5.0  # that one plan may take on a busy machine; what hangs takes forever
+SECONDS = 20.0  # that one plan may take on a busy machine; what hangs takes forever
 
 
 class Net(nn.Module):
