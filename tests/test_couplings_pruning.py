@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 
 
-@each
+@some
 @pytest.mark.parametrize("scope", ["layer", pytest.param("global", marks=pytest.mark.slow)])
 def test_prune_keeps_shapes_and_verifies(net: Network, scope: str) -> None:
     model, slim = pruned(net.id, scope)
@@ -80,7 +80,7 @@ def test_every_free_group_shrinks(net: Network) -> None:
             assert after[name].shape[axis] == before[name].shape[axis]
 
 
-@each
+@some
 def test_macs_agree_with_the_counter(net: Network) -> None:
     model, _ = pruned(net.id, "layer")
     checks = verified(net.id, "layer")

@@ -13,9 +13,10 @@ from threads.base import PlainCnn
 
 import fxprune
 from fxprune.proofs.randomize import randomize
+from tests.kinds import sampled
 
 
-@pytest.mark.parametrize("name", THREADS)
+@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in THREADS]))
 def test_thread(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     THREADS[name](tmp_path)

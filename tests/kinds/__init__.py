@@ -23,6 +23,6 @@ ALL: list[tuple[str, Case]] = [
 ]
 
 
-def sampled(params: list[Any]) -> list[Any]:
-    """One parameter in three as it is, the others marked slow: what is long for each of them runs with ``-m slow``."""
-    return [p if i % 3 == 0 else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for i, p in enumerate(params)]
+def sampled(params: list[Any], every: int = 3) -> list[Any]:
+    """One parameter in `every` as it is, the others marked slow: what is long for each of them runs with ``-m slow``."""
+    return [p if i % every == 0 else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for i, p in enumerate(params)]

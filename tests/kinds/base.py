@@ -21,6 +21,7 @@ class Case:
         make: makes the model.
         inputs: ``inputs(batch)`` makes its positional inputs.
         refused: a part (regular expression) of the sentence that refuses it; empty where it must be recorded right.
+        kept: a part of the sentence that says why nothing of it can be pruned; empty where something must be.
         modes: those that can be recorded.
         batches: sizes at which the recording must do as the model does; recorded is the first.
     """
@@ -29,6 +30,7 @@ class Case:
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Any, ...]]
     refused: str = ""
+    kept: str = ""
     modes: tuple[str, ...] = ("evaluation", "training")
     batches: tuple[int, ...] = (2, 3, 1)
 

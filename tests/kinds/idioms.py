@@ -159,7 +159,7 @@ def _forks(model: nn.Module, h: Tensor) -> Tensor:
 CASES = [
     Case("a layer lent another weight", net(_lent, c=lambda: nn.Linear(16, 16)), rows),
     Case("a layer with its own weight, then another", net(_lent_twice, c=lambda: nn.Linear(16, 16)), rows),
-    Case("a layer lent a constant", net(_lent_constants, c=lambda: nn.Linear(16, 16)), rows),
+    Case("a layer lent a constant", net(_lent_constants, c=lambda: nn.Linear(16, 16)), rows, kept="a.weight: linear"),
     Case("a norm lent another weight", net(_lent_to_norm, norm=lambda: nn.BatchNorm1d(16)), rows, batches=(2, 3)),
     Case("data set", net(_sets_data), rows, refused=r"sets \.data of a tensor .*: write into it under torch\.no_grad"),
     Case("a random state of its own", net(_forks), rows, refused="fork_rng .*register it as a buffer"),

@@ -52,7 +52,7 @@ class Ran:
 
 def ran(operator: Callable[..., Any], *shapes: str, literals: frozenset[int] | None = None) -> Ran:
     """Run an operator on labelled tensors; `literals`: the sizes that its node names, if it is not part of a module."""
-    mode = LabelMode(node="call", arguments=None if literals is None else sorted(literals))
+    mode = LabelMode(node="call", arguments=None if literals is None else (tuple(sorted(literals)), {}))
     sources: dict[str, Axis] = {}
     inputs = []
     for shape in shapes:
