@@ -9,11 +9,12 @@ from support.codegen import Residual, assert_equal_bits, forward_text
 from torch.fx import symbolic_trace
 
 from fxprune.codegen import source_of
+from tests.kinds import sampled
 
 ZOO = ["resnet18", "googlenet", "shufflenet_v2_x0_5", "mobilenet_v3_small", "densenet121", "squeezenet1_1"]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", sampled([pytest.param(name, id=str(name)) for name in ZOO]))
 def test_torchvision_model(name: str) -> None:
     options = {"init_weights": False} if name == "googlenet" else {}
     model = torchvision.models.get_model(name, weights=None, **options).eval()

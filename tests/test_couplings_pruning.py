@@ -15,7 +15,7 @@ import fxprune
 
 
 @some
-@pytest.mark.parametrize("scope", ["layer", pytest.param("global", marks=pytest.mark.slow)])
+@each_scope
 def test_prune_keeps_shapes_and_verifies(net: Network, scope: str) -> None:
     model, slim = pruned(net.id, scope)
     for batch in (2, 3):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from tests.kinds import sampled
 
 LIST: list[Any] = []
 NUMBERS: dict[str, Any] = {"runs": 0}
@@ -112,7 +113,7 @@ def held() -> tuple[Any, ...]:
     return [*map(len, lists)], STORE.last, dict(NUMBERS), dict(TABLE), LAST, COUNT, dict(vars(to_itself))
 
 
-@pytest.mark.parametrize("kind", KEEPING)
+@pytest.mark.parametrize("kind", sampled([pytest.param(kind, id=str(kind)) for kind in KEEPING]))
 def test_what_a_refused_hook_kept_is_gone(kind: str) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     model.get_submodule("" if kind == "list" else "0").register_forward_hook(KEEPING[kind])

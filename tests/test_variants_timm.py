@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import fxprune
+from tests.kinds import sampled
 
 SMALL = {
     "test_resnet": ["features_only", "no classes, no pooling", "forward_features", "six channels"],
@@ -21,7 +22,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, variants in SMALL.items() for v in variants])
+@pytest.mark.parametrize(
+    ("name", "variant"), sampled([pytest.param(n, v, id=f"{n}-{v}") for n, variants in SMALL.items() for v in variants])
+)
 def test_small_models_of_timm(name: str, variant: str) -> None:
     check_timm(name, fewer=0.2, **VARIANTS[variant])
 
@@ -75,6 +78,7 @@ def test_features_that_hooks_keep() -> None:
     assert [g.id for g in analysis.free] == ["head.weight"] or not analysis.free  # the features themselves are the output
 
 
+@pytest.mark.slow
 def test_features_that_timm_keeps_by_hooks() -> None:
     check_timm("test_efficientnet", fewer=0.2, features_only=True, feature_cls="hook")
 

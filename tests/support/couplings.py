@@ -16,9 +16,8 @@ import fxprune
 from fxprune.proofs.randomize import randomize
 from tests.kinds import sampled
 
-SCOPES = ("layer", "global")
 each = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
-each_scope = pytest.mark.parametrize("scope", SCOPES)
+each_scope = pytest.mark.parametrize("scope", ["layer", pytest.param("global", marks=pytest.mark.slow)])
 some = pytest.mark.parametrize("net", sampled([pytest.param(net, id=name) for name, net in NETWORKS.items()]))
 
 
