@@ -20,6 +20,7 @@ def test_demo_keeps_its_promise(tmp_path):
     result = run(tmp_path, json=True)
     models = result["models"]
     assert models["dense"]["accuracy"] >= 0.975
+    assert models["repaired"]["accuracy"] >= models["dense"]["accuracy"] - 0.03
     assert models["fine-tuned"]["accuracy"] >= models["dense"]["accuracy"] - 0.01
     assert models["fine-tuned"]["macs"] == models["pruned"]["macs"] <= models["dense"]["macs"] / 2
     assert models["fine-tuned"]["parameters"] < models["dense"]["parameters"] / 2
@@ -44,7 +45,7 @@ def test_same_seed_same_bytes(tmp_path):
 def test_table(tmp_path, capsys):
     run(tmp_path, epochs=1)
     printed = capsys.readouterr().out
-    for word in ("accuracy", "MACs", "parameters", "latency", "dense", "pruned", "fine-tuned", "slim.py"):
+    for word in ("accuracy", "MACs", "parameters", "latency", "dense", "pruned", "repaired", "fine-tuned", "slim.py"):
         assert word in printed
 
 
