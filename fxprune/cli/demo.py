@@ -120,7 +120,7 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) ->
 
 
 def _rows(models: dict[str, nn.Module], data: Digits, latency: Sequence[float]) -> dict[str, dict[str, float]]:
-    report = models["pruned"].meta["fxprune"]  # type: ignore[index, union-attr]
+    report = models["pruned"].meta["fxprune"]  # type: ignore[index]
     return {
         name: {
             "accuracy": accuracy(model, data),
