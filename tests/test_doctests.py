@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.operators import operators_put_back
 from torch import nn
 
 import fxprune
 import fxprune.passes
+from fxprune.codegen import writers
 from fxprune.criteria import registry as criteria
+from fxprune.passes import registry as passes
 from fxprune.planning.policies import registry as policies
 
 # The passes lie beside the package in a checkout: only ever imported by their name in it.
@@ -42,10 +45,11 @@ def modules() -> list[str]:
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of their own; what they register is forgotten."""
     monkeypatch.chdir(tmp_path)
-    for registry in (criteria, policies):
+    for registry in (criteria, passes, policies, writers):
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     module = importlib.import_module(name)
-    assert doctest.testmod(module, extraglobs=given()).failed == 0
+    with operators_put_back():
+        assert doctest.testmod(module, extraglobs=given()).failed == 0
 
 
 def test_a_wrong_example_is_found() -> None:
