@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import math
 import sys
 import types
 from collections import UserDict, defaultdict
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.fx.immutable_collections import immutable_dict
 from torch.utils._pytree import SUPPORTED_NODES
 
-__all__ = ["entries", "form_of", "instances", "leaves", "map", "rebuilt", "tensors"]
+__all__ = ["entries", "form_of", "instances", "leaves", "map", "plain", "rebuilt", "tensors"]
 
 Kind = TypeVar("Kind")
 
@@ -200,6 +201,15 @@ def _rebuilt_mapping(value: Any, made: dict[Any, Any]) -> Any:
     if attributes:
         result.__dict__.update(attributes)
     return result
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of nested values: keys as text, lists, and None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parts(value: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fxprune import nested
 from fxprune.errors import InputError, nearest
 
 __all__ = ["Against", "Difference", "Estimate", "Figures", "Validation"]
@@ -131,18 +131,10 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts and lists for JSON; what is not finite becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = nested.plain(asdict(self))
         return plain
 
     def __str__(self) -> str:
         from fxprune.planning.validation_text import text_of
 
         return text_of(self)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,8 +40,7 @@ def prove_fidelity(traced: Traced, model: nn.Module, *, thorough: bool = False, 
     """Compare a recording with the model that it was made from.
 
     In evaluation, on the batch of the example and another one; `thorough`: with gradients, on more batches and sizes, and all
-    of it in training, too. In float64 where what differs may be
-    rounding.
+    of it in training, too. In float64 where what differs may be rounding.
 
     Raises:
         Unfaithful: they differ; the message names the first submodule whose output does.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from fxprune import nested
 from fxprune.errors import InputError, nearest
 from fxprune.planning.reading import document_of_text
 from fxprune.studies.distribution import WeightTests
@@ -164,7 +165,7 @@ class Study:
         document = asdict(self)
         for entry in document["applicability"]:
             entry["margins"] = {str(ratio): gaps for ratio, gaps in entry["margins"].items()}
-        plain: dict[str, Any] = _plain({"format": _FORMAT, "version": _VERSION, **document})
+        plain: dict[str, Any] = nested.plain({"format": _FORMAT, "version": _VERSION, **document})
         return plain
 
     def to_json(self) -> str:
@@ -211,14 +212,6 @@ class Study:
         ratios = [typed(float, ratio) for ratio in self.options["ratios"]]
         for entry in self.applicability:
             yield list(entry.margins) == ratios
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _known(values: Iterable[Number]) -> list[float]:
