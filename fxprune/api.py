@@ -45,6 +45,7 @@ def prune(
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
+    exact_norms: bool = False,
     repair: Iterable[Any] | None = None,
 ) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
@@ -58,8 +59,7 @@ def prune(
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
         scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the ratio.
-        normalization: by what a group's scores are divided for one ranking over all groups: their ``"max"``, ``"mean"`` or
-            ``"l2"`` norm, ``"gaussian"`` (standardised) or ``"none"``. None: what suits the criterion, mostly the maximum.
+        normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
         max_ratio: no group loses more than this.
         round_to: kept channels of each group are a multiple of this.
@@ -70,21 +70,20 @@ def prune(
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
         batches: observe so many batches at most.
         submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
+        exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
-        With `submodules`, a copy of the model in which those are GraphModules; ratio, scope and report are of all of them. To
-        keep it, store the plan and the state_dict: ``apply(model, plan, verify=False)`` makes a model that takes them.
+        With `submodules`, a copy of the model with GraphModules in it, and one report; to keep it, store plan and state_dict.
 
     Raises:
         InputError: an argument is out of range or names nothing.
-        TraceError: the forward cannot be recorded as one graph.
-        NothingToPrune: no channel may go.
+        TraceError, NothingToPrune: the forward cannot be recorded as one graph; no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization)
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization, exact_norms)
     what = (model, submodules, example_inputs)
     target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
     return repaired(_finish(target, made, rewritten, verify, clock), model, repair)
@@ -107,13 +106,14 @@ def plan(
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
+    exact_norms: bool = False,
 ) -> Plan:
     """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`.
 
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization)
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization, exact_norms)
     return _decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
 
 
@@ -130,7 +130,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     target = Target.of_plan(model, checked_plan(plan))
     analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")
-    rewritten = rewrite(analysis, plan.gone(analysis.free))
+    rewritten = rewrite(analysis, plan.gone(analysis.free), plan.settings.passes)
     if listed(rewritten.cut.tensors) != plan.kept:
         raise PlanMismatch("the plan contradicts itself: its groups and its kept indices differ")
     clock("rewrite")
@@ -181,7 +181,7 @@ def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **o
     scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
     gone = chosen(policy, analysis, scores)
     clock("score and select")
-    rewritten = rewrite(analysis, gone)
+    rewritten = rewrite(analysis, gone, options.passes)
     clock("rewrite")
     stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
     return target, document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten

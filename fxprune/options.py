@@ -53,6 +53,7 @@ class PruneOptions:
     attention: AttentionPolicy = "head_dim"
     seed: int = 0
     normalization: Normalization | None = None  # what suits the criterion
+    exact_norms: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -61,6 +62,7 @@ class PruneOptions:
             "round_to": _whole(self.round_to),
             "seed": check_seed(self.seed),
             "ignore": check_names(self.ignore, "ignore"),
+            "exact_norms": check_flag(self.exact_norms, "exact_norms"),
         }
         if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
             raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
@@ -79,9 +81,16 @@ class PruneOptions:
             return self.criterion
         return str(getattr(self.criterion, "__name__", type(self.criterion).__name__))
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The optional passes that the rewrite runs."""
+        return ("exact-norms",) if self.exact_norms else ()
+
     def to_json(self) -> dict[str, Any]:
-        """What a plan's document stores."""
+        """What a plan's document stores; of what is optional, what was asked for."""
         document = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.exact_norms:
+            del document["exact_norms"]
         ratio = dict(self.ratio) if isinstance(self.ratio, Mapping) else self.ratio
         return document | {"ratio": ratio, "criterion": self.criterion_name, "ignore": list(self.ignore)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,18 @@ class Rewritten:
         """What was done by a plan and is known before the result is checked; `seconds` may grow."""
         counters = {name: dict(count) for name, count in self.context.counters.items()}
         traced = self.cut.analysis.traced
-        notes = [*traced.notes, *filter(None, [why_nothing(plan)])]
-        return Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
+        notes = [*traced.notes, *filter(None, [why_nothing(plan)]), *self.context.notes]
+        report = Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
+        report.exact_norms = {**self.cut.exact_norms}
+        return report
 
 
-def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) -> Rewritten:
+def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]], passes: Collection[str] = ()) -> Rewritten:
     """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so.
+
+    Args:
+        gone: channels by group.
+        passes: optional ones that are asked for, by name.
 
     Raises:
         NothingToPrune: every group that should lose channels turned out frozen.
@@ -65,7 +71,7 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]]) 
         module, origin = build(analysis.traced, analysis.traced.skeleton, on_meta(constants))
         context = Context(analysis.cut(gone), origin, constants)
         try:
-            run_passes(module, pipeline("shapes"), context)
+            run_passes(module, pipeline("shapes", passes), context)
         except Mismatch as mismatch:
             failed = [name for name in mismatch.groups if name in gone]
             if not failed:

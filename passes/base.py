@@ -36,12 +36,14 @@ class Context:
         origin: node of the graph being rewritten -> node of the traced graph, whose values and labels are known.
         constants: real values of the graph's constants; passes may add some.
         counters: what each pass did.
+        notes: what else to know, in sentences of the report.
     """
 
     cut: Cut
     origin: dict[fx.Node, fx.Node]
     constants: dict[str, Tensor]
     counters: dict[str, Counter[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def traced(self) -> Traced:
@@ -89,10 +91,12 @@ class Pass:
         shapes: what holds of the nodes' shapes after the pass: ``"open"``, modules and tensors have changed, the graph has
             not, and does not run yet; ``"checked"``, the pass knows that each is as predicted; ``"unchecked"``, the runner
             finds out.
+        optional: it runs only where it is asked for.
     """
 
     name: ClassVar[str] = ""
     stage: ClassVar[Stage] = "shapes"
+    optional: ClassVar[bool] = False
     shapes: ClassVar[Literal["open", "checked", "unchecked"]] = "unchecked"
 
     def requires(self, module: fx.GraphModule, context: Context) -> None:

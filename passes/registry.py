@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from fxprune.errors import InputError, nearest
@@ -16,6 +16,7 @@ _NAMES = {
     "slice-tensors": "fxprune.passes.slice_tensors:SliceTensors",
     "resize-leaves": "fxprune.passes.resize_leaves:ResizeLeaves",
     "resize-arguments": "fxprune.passes.resize_arguments:ResizeArguments",
+    "exact-norms": "fxprune.passes.exact_norms:ExactNorms",
     "drop-unused": "fxprune.passes.drop_unused:DropUnused",
 }
 _registered: dict[str, type[Pass]] = {}
@@ -63,6 +64,6 @@ def pass_of(name: str) -> Pass:
     return make()
 
 
-def pipeline(stage: Stage) -> list[Pass]:
-    """The passes of a stage, in the order in which they run."""
-    return [step for step in map(pass_of, names()) if step.stage == stage]
+def pipeline(stage: Stage, asked: Collection[str] = ()) -> list[Pass]:
+    """The passes of a stage, in the order in which they run; of the optional ones, those that are asked for by name."""
+    return [step for step in map(pass_of, names()) if step.stage == stage and (not step.optional or step.name in asked)]

@@ -26,11 +26,13 @@ class Cut:
         analysis: labels and groups of the original.
         gone: ``{group id: channel numbers}``.
         mask: bool array ``[classes]``: what goes with them, composites included.
+        exact_norms: nodes of norms which a rewrite has made to count what goes as zeros -> the layers.
     """
 
     analysis: Analysis
     gone: dict[str, np.ndarray]
     mask: np.ndarray
+    exact_norms: dict[str, str] = field(default_factory=dict)
     _kept: dict[int, tuple[np.ndarray, np.ndarray | None]] = field(default_factory=dict, repr=False)
 
     def kept(self, axis: Axis) -> np.ndarray | None:

@@ -19,6 +19,7 @@ __all__ = [
     "Criterion",
     "Crop",
     "Data",
+    "ExactNorms",
     "Ignore",
     "InputSize",
     "Json",
@@ -87,6 +88,9 @@ Ignore = Annotated[
 MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
 RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
 AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
+ExactNorms = Annotated[
+    bool, typer.Option("--exact-norms", help="Layer, RMS and group norms count channels that went as zeros.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of fresh weights and of random choices.")]
 Checkpoint = Annotated[
     Path | None,

@@ -50,6 +50,7 @@ def prune(
     checkpoint: given.Checkpoint = None,
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
+    exact_norms: given.ExactNorms = False,
     data: given.Data = None,
     batches: given.Batches = None,
     mean: given.Mean = None,
@@ -77,7 +78,9 @@ def prune(
     options: dict[str, Any] = {}
     if ratio is not None:
         scaled: Any = None if normalization is None else normalization.value
-        chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled)
+        chosen = PruneOptions(
+            ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled, exact_norms
+        )
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:

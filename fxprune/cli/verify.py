@@ -28,13 +28,16 @@ def verify(
     checkpoint: given.Checkpoint = None,
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
+    exact_norms: given.ExactNorms = False,
     as_json: given.Json = False,
 ) -> None:
     """Prune MODEL with every parameter randomised, prove the result against the original, measure both."""
     from fxprune import api
     from fxprune.proofs.randomize import randomize
 
-    chosen = PruneOptions(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed)
+    chosen = PruneOptions(
+        ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, exact_norms=exact_norms
+    )
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)

@@ -86,6 +86,7 @@ class Report:
         seconds: of each step.
         refused: a mode (evaluation or training) that could not be recorded -> why; the slim model runs in the other alone.
         notes: what to know, in sentences: a batch that is fixed, and why; what bound where nothing was removed.
+        exact_norms: nodes of norms that count the channels that went as zeros (``exact_norms=True``) -> the layers.
         repair: what `fxprune.repair` did, if it was called.
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
     """
@@ -96,6 +97,7 @@ class Report:
     checks: Checks | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    exact_norms: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     repair: Repaired | None = None
     finetuning: dict[str, Any] | None = None
@@ -143,6 +145,7 @@ class Report:
             "seconds": self.seconds,
             "modes": self.modes,
             "notes": self.notes,
+            "exact_norms": sorted(set(self.exact_norms.values())),
             "repair": None if self.repair is None else self.repair.to_dict(),
             "finetuning": self.finetuning,
             "validation": None if self.validation is None else self.validation.to_dict(),

@@ -34,9 +34,10 @@ def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0
     """Relative difference between `slim` and `model` with the removed channels zeroed at every node.
 
     Where a statistic runs over removed channels (LayerNorm, softmax, mean, ...), it is taken over the kept ones with the
-    original's weights and settings, as `fxprune.proofs.references` has it, and put back among zeros. An operator without a
-    reference runs as the slim model has it: its settings are all that is not checked then. Both models run
-    in float32 or float64: `dtype`, or what `precision_of` says.
+    original's weights and settings, as `fxprune.proofs.references` has it, and put back among zeros; at the norms of
+    `Cut.exact_norms` over all channels, zeros included, by the original's operator. An operator without a reference runs as
+    the slim model has it: its settings are all that is not checked then. Both models run in float32 or float64: `dtype`, or
+    what `precision_of` says.
     """
     return masked_run(cut, model, slim, seed, dtype).error
 
@@ -127,7 +128,8 @@ class _Masked(fx.Interpreter):
 
     def _masked(self, n: fx.Node) -> Any:
         axes = self._axes(n)
-        if self.origin[n.name].name in self.traced.mode.statistics_nodes and self._loses(n):
+        old = self.origin[n.name].name
+        if old in self.traced.mode.statistics_nodes and old not in self.cut.exact_norms and self._loses(n):
             value = self._by_reference(n)
             return self._statistic(n, axes) if value is NotImplemented else self._expand(value, axes)
         value = super().run_node(n)

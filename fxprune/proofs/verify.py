@@ -12,8 +12,8 @@ from fxprune.analysis.analysis import analyze_model
 from fxprune.analysis.cut import Cut
 from fxprune.errors import InputError, NotEquivalent
 from fxprune.inputs.examples import example_of, settle_inputs
-from fxprune.planning.plan import Plan, fingerprint
-from fxprune.planning.report import Checks, report_of
+from fxprune.planning.plan import fingerprint
+from fxprune.planning.report import Checks, Report, report_of
 from fxprune.proofs.fidelity import prove_fidelity
 from fxprune.proofs.masked import MaskedRun, SizesMixed, masked_run
 from fxprune.proofs.measure import count_macs, latency
@@ -29,12 +29,14 @@ __all__ = ["check_rewrite", "verify_pair"]
 
 def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool, seed: int) -> Checks:
     """See `fxprune.verify`."""
-    plan = _plan_of(slim)
+    report = _report_of(slim)
+    plan = report.plan
     if fingerprint(model) != plan.fingerprint:
         raise InputError("slim was not made from a model like this one: names or shapes of parameters differ")
     args, named = example_of(plan.example) if example_inputs is None else settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=plan.settings.attention, ignore=plan.settings.ignore)
     cut = analysis.cut(plan.gone(analysis.free))
+    cut.exact_norms.update(report.exact_norms)
 
     with untouched(model, slim):
         random = randomize(twin_of(model, clone=True), seed)
@@ -133,8 +135,8 @@ def _refilled(slim: fx.GraphModule, cut: Cut, model: nn.Module) -> fx.GraphModul
     return new
 
 
-def _plan_of(slim: Any) -> Plan:
+def _report_of(slim: Any) -> Report:
     report = report_of(slim) if isinstance(slim, fx.GraphModule) else None
     if report is None:
         raise InputError("slim must be the GraphModule, or model with pruned submodules, of fxprune.prune or fxprune.apply")
-    return report.plan
+    return report

@@ -125,11 +125,16 @@ def registered() -> Iterator[None]:
 
 
 def test_the_package_runs_its_passes_in_order() -> None:
-    order = ["slice-tensors", "resize-leaves", "resize-arguments", "drop-unused"]
+    order = ["slice-tensors", "resize-leaves", "resize-arguments", "exact-norms", "drop-unused"]
     assert [name for name in passes.names() if name in order] == order
-    stages = {stage: [step.name for step in passes.pipeline(stage)] for stage in ("shapes", "weights")}
+    stages = {stage: [step.name for step in passes.pipeline(stage, passes.names())] for stage in ("shapes", "weights")}
     assert set(order) <= set(stages["shapes"])
     assert sorted([*stages["shapes"], *stages["weights"]]) == sorted(passes.names())
+
+
+def test_an_optional_pass_runs_where_it_is_asked_for() -> None:
+    plain, asked = (fxprune.prune(Net(), 0.5, X, exact_norms=flag).meta["fxprune"].counters for flag in (False, True))
+    assert "exact-norms" not in plain and asked == {**plain, "exact-norms": {}}
 
 
 def test_a_broken_graph_is_found_after_the_pass_that_broke_it() -> None:
