@@ -24,6 +24,8 @@ _LAZY = {
     "verify": "fxprune.api",
     "why": "fxprune.api",
     "finetune": "fxprune.recovery.finetune.verb",
+    "fold": "fxprune.recovery.over_parameters",
+    "over_parameterize": "fxprune.recovery.over_parameters",
     "load": "fxprune.codegen",
     "save": "fxprune.codegen",
     "FinetuneOptions": "fxprune.recovery.finetune.options",
@@ -60,7 +62,9 @@ __all__ = [
     "analyze",
     "apply",
     "finetune",
+    "fold",
     "load",
+    "over_parameterize",
     "plan",
     "prune",
     "repair",
@@ -97,6 +101,7 @@ if TYPE_CHECKING:
     from fxprune.planning.validation import Validation
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune
+    from fxprune.recovery.over_parameters import fold, over_parameterize
     from fxprune.recovery.repair.verb import repair
     from fxprune.recovery.validation import validate
     from fxprune.studies.results import Study

@@ -16,7 +16,7 @@ from fxprune.tracing.tracer import Traced
 
 __all__ = ["Context", "Mismatch", "Pass", "PassResult", "Stage", "run_passes"]
 
-Stage = Literal["shapes", "weights"]
+Stage = Literal["shapes", "weights", "training"]
 
 
 class Mismatch(PruneError):
@@ -87,7 +87,8 @@ class Pass:
     Attributes:
         name: in the registry and in reports.
         stage: ``"shapes"``: the model is on the meta device, and channels have yet to go; ``"weights"``: it holds the user's
-            kept weights (batch norms can be folded). The result of both is compared with the original.
+            kept weights (batch norms can be folded). The result of both is compared with the original. ``"training"``: no
+            rewrite runs it; a function of its own does, on a model that was pruned or on any other, with no context.
         shapes: what holds of the nodes' shapes after the pass: ``"open"``, modules and tensors have changed, the graph has
             not, and does not run yet; ``"checked"``, the pass knows that each is as predicted; ``"unchecked"``, the runner
             finds out.

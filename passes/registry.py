@@ -18,6 +18,8 @@ _NAMES = {
     "resize-arguments": "fxprune.passes.resize_arguments:ResizeArguments",
     "exact-norms": "fxprune.passes.exact_norms:ExactNorms",
     "drop-unused": "fxprune.passes.drop_unused:DropUnused",
+    "over-parameterize": "fxprune.passes.over_parameterize:OverParameterize",
+    "fold-factors": "fxprune.passes.fold_factors:FoldFactors",
 }
 _registered: dict[str, type[Pass]] = {}
 _Made = TypeVar("_Made", bound=type[Pass])

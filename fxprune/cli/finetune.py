@@ -24,8 +24,8 @@ __all__ = ["finetune"]
 
 # Options of the command that are options of `fxprune.finetune` by the same name.
 _SAME = (
-    "epochs batch_size optimizer lr weight_decay schedule warmup_steps label_smoothing mixup cutmix shift flip ema clip_norm "
-    "temperature distill_weight precision checkpoint_every workers seed"
+    "epochs batch_size optimizer lr weight_decay overparameterize schedule warmup_steps label_smoothing mixup cutmix shift "
+    "flip ema clip_norm temperature distill_weight precision checkpoint_every workers seed"
 ).split()
 
 
@@ -53,6 +53,10 @@ def finetune(
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.01,
     weight_decay: Annotated[float, typer.Option(help="Of weights; norms and biases have none.")] = 5e-4,
+    overparameterize: Annotated[
+        str | None,
+        typer.Option(help="do_conv: train convolutions with a second factor, which is folded after.", show_default=False),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine, step (with --set milestones=[...]) or constant.")] = "cosine",
     warmup_steps: Annotated[int, typer.Option(help="Steps over which the rate rises.")] = 0,
     label_smoothing: Annotated[float, typer.Option(help="Share of each label that is spread over all classes.")] = 0.0,

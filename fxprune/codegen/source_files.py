@@ -21,6 +21,7 @@ from fxprune.codegen.replacing import move
 from fxprune.codegen.source import class_name, mark_of, source_of
 from fxprune.codegen.writers import Writer
 from fxprune.errors import PruneError
+from fxprune.passes.do_conv import check_folded
 
 __all__ = ["SourceFiles", "execute", "generated"]
 
@@ -78,6 +79,7 @@ def generated(slim: torch.fx.GraphModule, stem: str = "slim") -> tuple[str, dict
         InputError, PruneError: as `source_of`; also where the generated model would have another state, or a tensor
             has no values.
     """
+    check_folded(slim, "the generated file would need fxprune for it")
     source = source_of(slim, stem)
     return source, _tensors(slim, _skeleton(slim, source))
 

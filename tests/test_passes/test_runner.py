@@ -127,9 +127,11 @@ def registered() -> Iterator[None]:
 def test_the_package_runs_its_passes_in_order() -> None:
     order = ["slice-tensors", "resize-leaves", "resize-arguments", "exact-norms", "drop-unused"]
     assert [name for name in passes.names() if name in order] == order
-    stages = {stage: [step.name for step in passes.pipeline(stage, passes.names())] for stage in ("shapes", "weights")}
+    stages = ("shapes", "weights", "training")
+    stages = {stage: [step.name for step in passes.pipeline(stage, passes.names())] for stage in stages}
     assert set(order) <= set(stages["shapes"])
-    assert sorted([*stages["shapes"], *stages["weights"]]) == sorted(passes.names())
+    assert stages["training"] == ["over-parameterize", "fold-factors"] and not stages["weights"]
+    assert sorted(name for stage in stages.values() for name in stage) == sorted(passes.names())
 
 
 def test_an_optional_pass_runs_where_it_is_asked_for() -> None:

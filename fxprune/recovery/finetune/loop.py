@@ -24,6 +24,7 @@ from fxprune.recovery.finetune.meter import Meter
 from fxprune.recovery.finetune.optimizers import optimizer_of
 from fxprune.recovery.finetune.options import FinetuneOptions
 from fxprune.recovery.finetune.schedule import rate
+from fxprune.recovery.over_parameters import folded_tensors, with_factors
 from fxprune.state import deep_copy, named_tensors
 from fxprune.tracing.graphs.one_mode import in_its_mode
 
@@ -55,7 +56,9 @@ class Training:
         self.task, self.accelerator, self.options = task, accelerator, task.options
         self.place = accelerator.process_index, accelerator.num_processes
         self.batches = batches_of(task.loader, task.options, *self.place)
-        self.model = deep_copy(task.slim).to(accelerator.device)
+        self.model = deep_copy(task.slim)
+        self.factors = None if task.options.overparameterize is None else with_factors(self.model)
+        self.model.to(accelerator.device)
         self.ema = _average(self.model, task.options)
         self.synchronised = synchronise_norms(self.model) if self.place[1] > 1 and task.options.sync_norms else 0
         optimizer = optimizer_of(self.model, task.options)
@@ -172,11 +175,10 @@ class Training:
         self.journal("epoch", self.step, **entry)
 
     def result(self) -> nn.Module:
-        """A copy of the slim model with the trained weights, the average of them if there is one."""
-        made = deep_copy(self.task.slim)
-        checkpoint.fill(
-            made, named_tensors(self.model if self.ema is None else self.ema.module, once=True), "the trained model"
-        )
+        """A copy of the slim model with the trained weights, the average of them if there is one; second factors are folded."""
+        made, source = deep_copy(self.task.slim), self.model if self.ema is None else self.ema.module
+        tensors = named_tensors(source, once=True) if self.factors is None else folded_tensors(source)
+        checkpoint.fill(made, tensors, "the trained model")
         return made
 
     def save(self) -> None:

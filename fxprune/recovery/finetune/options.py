@@ -59,6 +59,8 @@ class FinetuneOptions:
         lr: the highest learning rate, for the whole batch: nothing scales it by the number of processes.
         momentum, nesterov: of SGD (Sutskever et al. 2013).
         weight_decay: of SGD added to the gradient, of AdamW decoupled from it.
+        overparameterize: ``"do_conv"``: train convolutions with a second factor (`fxprune.over_parameterize`), and return them
+            folded. Both factors decay: the second one then draws to 0, where the kernel is the first one.
         decay_norms: whether it also holds for norms and biases (all parameters of one axis).
         schedule: ``"cosine"``, ``"step"`` or ``"constant"``: see `fxprune.recovery.finetune.schedule.rate`.
         warmup_steps: steps over which the rate rises to `lr`.
@@ -97,6 +99,7 @@ class FinetuneOptions:
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_norms: bool = False
+    overparameterize: str | None = None
     schedule: str = "cosine"
     warmup_steps: int = 0
     lr_min: float = 0.0
@@ -127,6 +130,8 @@ class FinetuneOptions:
         checked |= {name: _count(name, getattr(self, name), least) for name, least in _COUNTS.items()}
         checked |= {name: check_flag(getattr(self, name), name) for name in _FLAGS}
         checked["seed"] = check_seed(self.seed)
+        if self.overparameterize not in (None, "do_conv"):
+            raise InputError(f"overparameterize must be 'do_conv' or None, not {shown(self.overparameterize)}")
         checked["milestones"] = tuple(_count("milestones", m, 1) for m in several(self.milestones, "milestones"))
         if self.steps_per_epoch is not None:
             checked["steps_per_epoch"] = _count("steps_per_epoch", self.steps_per_epoch, 1)

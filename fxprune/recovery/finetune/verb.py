@@ -73,7 +73,8 @@ def finetune(
         images, learning rate and seconds, ``options``, ``steps``, and ``promise``: what a resumed run can rely on.
 
     Raises:
-        InputError: an argument is wrong, the first batch does not fit, or the checkpoint is of another run.
+        InputError: an argument is wrong, the first batch does not fit, no layer can be over-parameterised as asked, or the
+            checkpoint is of another run.
         PruneError: accelerate is missing, the loss is no number any more, or the disk refuses.
     """
     chosen = options_of(options, settings)
@@ -143,6 +144,7 @@ def _handed_over(training: Training) -> nn.Module:
         "resumed": training.resumed,
         "stopped": training.stopped,
         "averaged": training.ema is not None,
+        "over_parameterized": training.factors,
         "synchronised_norms": training.synchronised,
         "promise": training.batches.promise,
         "seconds": round(training.seconds, 3),

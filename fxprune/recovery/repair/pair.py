@@ -14,6 +14,7 @@ from fxprune.errors import InputError, PlanMismatch
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import example_of
 from fxprune.labels.store import axes_in
+from fxprune.passes.do_conv import check_folded
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import report_of
 from fxprune.state import clone_tensors, named_parts, named_tensors, place_of, set_modes, sliced
@@ -46,6 +47,7 @@ class Pair:
             InputError: these are not a model and what `prune` or `apply` made of one like it.
         """
         plan = _plan_of(slim)
+        check_folded(slim, "a repair fits plain weights")
         check_model(model)
         check_values(model, "repair where the weights are")
         if fingerprint(model) != plan.fingerprint:
