@@ -16,8 +16,9 @@ class SiteRepair:
         name: of the module, or of the weight of a layer that is no module.
         kind: ``"layer"`` or ``"norm"``.
         before, after: of a layer, the squared difference from the dense layer's output at the channels that are kept, as a
-            share of that output's variance, with the weights that it had and has now; both run after repaired layers. Of a
-            norm, the same of mean and deviation of what leaves it. None where it could not be measured.
+            share of that output's variance, with the weights that it had and has now; both run after repaired layers. Where
+            the output is added to a residual stream, the difference is that of the sum, in units of the layer. Of a norm, the
+            same of mean and deviation of what leaves it. None where it could not be measured.
         kept: why it is as it was; empty if it was repaired.
     """
 

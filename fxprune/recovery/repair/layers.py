@@ -11,7 +11,7 @@ from fxprune.recovery.repair.norms import BatchNorm
 from fxprune.recovery.repair.patches import CONVOLUTIONS, TRANSPOSED
 from fxprune.state import named_tensors, tensor_names
 
-__all__ = ["Layer", "Norm", "Site", "sites_of"]
+__all__ = ["Layer", "Norm", "Site", "norm_of", "sites_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def sites_of(slim: fx.GraphModule, names: set[str]) -> list[Site]:
     for node in slim.graph.nodes:
         if node.name not in names:
             continue
-        if (norm := _norm(slim, node)) is not None:
+        if (norm := norm_of(slim, node)) is not None:
             if readers[id(norm.module.running_mean)] == 1:
                 found.append(norm)
         elif (layer := _layer(slim, node, names)) is not None:
@@ -75,7 +75,7 @@ def _layer(slim: fx.GraphModule, node: fx.Node, names: set[str]) -> Layer | None
             return None
         convolution = None if kind is nn.Linear else module
         users = [user for user in node.users if user.name in names]
-        normed = bool(users) and all(_norm(slim, user) is not None for user in users)
+        normed = bool(users) and all(norm_of(slim, user) is not None for user in users)
         return Layer(node.name, str(node.target), module.weight, module.bias, convolution, normed)  # type: ignore[arg-type]
     if node.op != "call_function" or getattr(node.target, "__name__", "") != "linear":
         return None
@@ -90,7 +90,8 @@ def _layer(slim: fx.GraphModule, node: fx.Node, names: set[str]) -> Layer | None
     return Layer(node.name, name, tensors[name], None if bias is None else tensors[str(bias.target)], None)
 
 
-def _norm(slim: fx.GraphModule, node: fx.Node) -> Norm | None:
+def norm_of(slim: fx.GraphModule, node: fx.Node) -> Norm | None:
+    """The batch norm with running statistics that a node runs, if it does."""
     if node.op != "call_module":
         return None
     module = slim.get_submodule(str(node.target))

@@ -19,6 +19,7 @@ from fxprune.recovery.repair.norms import NormMode, Running, Spread, distance, m
 from fxprune.recovery.repair.pair import Pair
 from fxprune.recovery.repair.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
 from fxprune.recovery.repair.shelf import Shelf
+from fxprune.recovery.repair.streams import Stream, stream_of
 from fxprune.recovery.repair.walking import Walk
 
 __all__ = ["Repairing", "Settings"]
@@ -32,13 +33,14 @@ _STRANGE = "its values are not finite, or of other sizes than those that were re
 
 @dataclass(frozen=True)
 class Settings:
-    """See `fxprune.repair`."""
+    """See `fxprune.repair`; `streams`: layers make up for the error of what they are added to."""
 
     positions: int = 48
     ridge: float = 1e-3
     norms: NormMode = "match"
     seed: int = 0
     memory: float = 2**31
+    streams: bool = True
 
 
 class Repairing:
@@ -48,7 +50,7 @@ class Repairing:
         self.pair, self.settings = pair, settings
         self._shelf = Shelf(settings.memory)
         self._dense, self._slim = Walk(pair.dense, self._shelf), Walk(pair.slim, self._shelf)
-        names = pair.names(self._dense.nodes, self._slim.nodes)
+        names = self._names = pair.names(self._dense.nodes, self._slim.nodes)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._images: list[int] = []
         self.sites = [site for site in sites_of(pair.slim, names) if self._wanted(site)]
@@ -124,6 +126,7 @@ class Repairing:
         fit, held = (Moments(site.bias is not None, normed) for _ in range(2))
         groups = matrix.shape[0]
         bias = None if site.bias is None else site.bias.detach().double().reshape(groups, -1)
+        stream = stream_of(self.pair.dense, self.pair.slim, self._names, site.node) if self.settings.streams else None
         for chunk, images in enumerate(self._images):
             y = self.pair.kept_of(site.node, self._dense.value(chunk, site.node))
             args, kwargs = self._slim.arguments(chunk, site.node)
@@ -133,10 +136,19 @@ class Repairing:
             sizes = positions(site.convolution, y)
             chosen = drawn(sizes, self.settings.positions * images, self._generator)
             rows = patches_at(site.convolution, x, sizes, chosen).double()
-            wanted = outputs_at(site.convolution, y, chosen).double().unflatten(1, (groups, -1))
+            wanted = outputs_at(site.convolution, y, chosen).double()
+            if stream is not None and (both := self._others(stream, chunk, y)) is not None:
+                wanted += stream.lack(*(outputs_at(site.convolution, v, chosen).double() for v in both))
+            wanted = wanted.unflatten(1, (groups, -1))
             found = torch.einsum("ngd,gdo->ngo", rows, matrix)
             (held if held_back(chunk) else fit).add(rows, wanted - found - (0 if bias is None else bias), wanted)
         return fit, held
+
+    def _others(self, stream: Stream, chunk: int, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What `y` is added to, in the dense model and the slim; None where they are not of its shape."""
+        dense = self.pair.kept_of(stream.other, self._dense.ahead(chunk, stream.other))
+        slim = self._slim.ahead(chunk, stream.other)
+        return (dense, slim) if dense is not None and dense.shape == slim.shape == y.shape else None
 
     def _write(self, site: Layer, matrix: Tensor, change: Change) -> None:
         with torch.no_grad():

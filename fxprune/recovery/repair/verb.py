@@ -43,6 +43,9 @@ def repair(
 
         W <- W + ((X^T X + ridge * mean(diag(X^T X)) I)^-1 X^T R)^T        b <- mean(Y) - W mean(X)
 
+    Where the output is added to a residual stream, ``Y`` is what makes the sum the dense one: the dense output and the stream's
+    own error, so that errors do not pile up from block to block.
+
     Then each batch norm's running statistics are set so that what leaves it has the dense channel's mean and variance. Least
     squares after pruning are those of Luo et al., "ThiNet", ICCV 2017, section 3.2; here over all kept channels, by group of
     a grouped convolution, and with the ridge towards the kept weights.

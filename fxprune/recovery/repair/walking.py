@@ -71,6 +71,22 @@ class Walk:
         self._shelf.put((self, chunk), env, self._own)
         return value
 
+    def ahead(self, chunk: int, name: str) -> Any:
+        """What the node `name` will give, or gave; the chunk stays where it stands. What has yet to run for it runs twice."""
+        env = self._shelf.take((self, chunk))
+        early = self._interpreter.env = dict(env)
+        with torch.no_grad(), failing("the model"):
+            self._run_for(self.nodes[name], early)
+        self._interpreter.env = {}
+        self._shelf.put((self, chunk), env, self._own)
+        return early[self.nodes[name]]
+
+    def _run_for(self, node: fx.Node, env: dict[fx.Node, Any]) -> None:
+        if node not in env:
+            for needed in node.all_input_nodes:
+                self._run_for(needed, env)
+            env[node] = self._step(node)
+
     def output(self, chunk: int) -> Any:
         """What the graph gives, after which the chunk is done."""
         env = self._shelf.take((self, chunk))
