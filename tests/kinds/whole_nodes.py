@@ -147,6 +147,27 @@ def _reentrant(model: Any, h: Tensor) -> Tensor:
         return checkpoint(model.layers, h, use_reentrant=True)
 
 
+class Reentrant(nn.Module):
+    """Layers whose parameters learn only where their input follows from other parameters."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _reentrant(self, x)
+
+
+def _front() -> nn.Module:
+    return nn.Sequential(Reentrant(nn.Linear(8, 16)), nn.Linear(16, 16), Reentrant(nn.Linear(16, 4)))
+
+
+def _after_frozen() -> nn.Module:
+    made = nn.Sequential(nn.Linear(8, 16), Reentrant(nn.Linear(16, 16)), nn.Linear(16, 4))
+    made[0].requires_grad_(False)
+    return made
+
+
 def _sequential(model: Any, h: Tensor) -> Tensor:
     return checkpoint_sequential(model.layers, 2, h, use_reentrant=False)
 
@@ -171,6 +192,10 @@ CASES = [
     Case("a variable", net(lambda m, h: Variable(h) + h), rows),
     Case("checkpoint", net(lambda m, h: checkpoint(m.layers, h, use_reentrant=False), layers=_layers), rows),
     Case("reentrant checkpoint", net(_reentrant, layers=_layers), rows),
+    Case("reentrant checkpoint of the first layer", _front, rows),
+    Case("reentrant checkpoint after a frozen layer", _after_frozen, rows),
+    Case("reentrant checkpoint of a frozen model", lambda: _front().requires_grad_(False), rows),
+    Case("reentrant checkpoint cut off", net(lambda m, h: _reentrant(m, h.detach()) + h, layers=_layers), rows),
     Case("checkpoint of a sequence", net(_sequential, layers=_layers), rows),
     Case("vmap", net(lambda m, h: torch.func.vmap(torch.relu)(h)), rows, refused=r"torch\.func"),
     Case("grad", net(lambda m, h: torch.func.grad(lambda t: (t**2).sum())(h)), rows, refused=r"torch\.func"),

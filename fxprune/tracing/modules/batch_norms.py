@@ -96,7 +96,7 @@ class _Watch(TorchFunctionMode):
     def _unmeasured(self, given: dict[str, Any]) -> Tensor:
         """What looks like the result: the function itself takes thousands of calls on the meta device."""
         if self.module.training:
-            F._verify_batch_size(given["input"].size())
+            F._verify_batch_size(given["input"].size())  # type: ignore[attr-defined]
         return torch.empty_like(given["input"])
 
     def _as_the_base(self, given: dict[str, Any]) -> bool:

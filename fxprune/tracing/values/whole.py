@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.errors import TraceError
 from fxprune.tracing.places import line_running
+from fxprune.tracing.values.checkpointed import checkpointed
 from fxprune.tracing.values.proxy import proxies_in
 
 __all__ = ["is_whole", "patches"]
@@ -86,7 +87,7 @@ def _asked_of_functions(active: Active) -> Any:
             given = args if _sets_up(cls) else args[1:]  # past the context
             if cls is CheckpointFunction:  # which computes the same, and keeps less of it
                 run, _, *rest = given
-                return run(*rest)
+                return checkpointed(recorder, run, tuple(rest))
             return recorder.create_proxy("call_function", _whole(cls.apply, cls.__qualname__, cls.__module__), given, {})
 
         return recorded
