@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import fxprune
 from fxprune.errors import InputError
 from fxprune.inputs.data import DataSpec, load_data
 from fxprune.inputs.preparing import Preparation, preparation_of
@@ -58,6 +59,14 @@ def test_a_tree_is_read_as_torchvision_reads_it(tree: Path) -> None:
     assert torch.allclose(images, torch.stack([to_tensor(image) for image, _ in peer]))
     again = all_of(f"{tree}:train", batch_size=2)
     assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
+
+
+@pytest.mark.parametrize(("outputs", "told"), [(3, False), (4, True)])
+def test_a_missing_class_folder_is_told(outputs: int, told: bool, tree: Path) -> None:
+    """The numbers of the classes after it are those of their neighbours, and nothing else would show it."""
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, outputs))
+    found = fxprune.validate(model, model, load_data(str(tree / "train"), model), latency=False)
+    assert any("numbered wrongly" in note for note in found.notes) == told
 
 
 def test_a_folder_of_folders_wants_a_name(tree: Path) -> None:

@@ -37,6 +37,7 @@ class Show:
         self.first: Call | None = None
         self.images, self.notes = 0, list[str]()
         self.labelled: bool | None = None
+        self.classes: int | None = None  # that the dense model tells apart
 
     def all(self, batches: Iterable[Any]) -> None:
         """
@@ -88,7 +89,8 @@ class Show:
                 f"the model's output is {form}, no logits [{call.images}, classes], and the data have labels: say with metric= "
                 "or loss= what is to be measured, or give inputs alone"
             )
-        if class_numbers(call.labels, call.images, logits.shape[1]) is None:
+        self.classes = logits.shape[1]
+        if class_numbers(call.labels, call.images, self.classes) is None:
             form = f"{call.labels.dtype} {tuple(call.labels.shape)}" if hasattr(call.labels, "dtype") else shown(call.labels)
             raise InputError(
                 f"labels must be one class number an image, not {form}: say with metric= or loss= what is measured"
@@ -99,6 +101,15 @@ class Show:
             broken = int((tally.columns["said"] < 0).sum()) if "said" in tally.columns else 0
             if broken:
                 self.notes.append(f"the {name} model's output is not a number for {broken:,} images, which count as wrong")
+
+    def note_classes(self, loader: Any) -> None:
+        """Say where the data have fewer classes than the model: if a folder is missing, those after it have wrong numbers."""
+        there = getattr(getattr(loader, "samples", None), "classes", None)
+        if there is not None and self.classes is not None and there < self.classes:
+            self.notes.append(
+                f"the data have {there} classes, the model tells {self.classes} apart: if the folder of one is missing, those "
+                "after it are numbered wrongly"
+            )
 
     def costs(self, timed: bool) -> dict[str, Costs]:
         """What each model costs, on the first batch."""

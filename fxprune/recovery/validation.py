@@ -91,6 +91,7 @@ def validate(
     show = Show(models, metrics, loss, autocast)
     with untouched(*models.values()), evaluated(models.values(), show.notes):
         show.all(_shown(islice(each_batch(loader), limit), limit, progress))
+    show.note_classes(loader)
     # Without the watch, which takes time of every operator: buffers are put back, and parameters are not written in forward.
     with untouched(*models.values(), watch=False), evaluated(models.values(), []), buffers_put_back(models.values()):
         costs = show.costs(timed)
