@@ -368,25 +368,6 @@ def test_networks_without_batch_norms(kind: type[nn.Module], shape: tuple[int, .
     assert names >= ({"attention.out_proj.weight", "mlp.2"} if kind is Mixer else {"parts.5", "parts.8"})
 
 
-def test_a_layer_that_runs_twice_keeps_its_weights_and_the_report_says_so() -> None:
-    torch.manual_seed(0)
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.c(self.b(self.b(self.a(x))))
-
-    model, x = Twice(), torch.randn(60, 6)
-    fixed = fxprune.repair(fxprune.prune(model, 0.4, x[:2]), model, x)
-    found = {site.name: site for site in found_of(fixed).sites}
-    assert "several places" in found["b"].kept and not found["c"].kept
-    assert found["b"] not in found_of(fixed).repaired
-    assert str(found_of(fixed)).startswith("repaired 1 layers and 0 norms from")
-
-
 # -- what is held back, and what is refused --------------------------------------------------------------------------------
 
 

@@ -55,4 +55,6 @@ def show_repair(console: Console, found: Repaired | None) -> None:
     console.print(table)
     if len(found.sites) > _ROWS:
         console.print(f"... and {len(found.sites) - _ROWS} more: --json lists all", highlight=False)
+    for name, why in list(found.left.items())[:_ROWS]:
+        console.print(f"not considered: {name} ({why})", markup=False, highlight=False, soft_wrap=True)
     console.print(str(found), markup=False, highlight=False, soft_wrap=True)

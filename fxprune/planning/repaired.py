@@ -39,6 +39,7 @@ class Repaired:
         before, after: the squared difference of the model's output from the dense model's, as a share of that output's
             variance, on the images that were held back: of the model as it was, and as it is.
         kept: why the whole model is as it was; empty if it was repaired.
+        left: what else sums over channels some of which went, and was not considered -> the reason.
         options: what it was asked for.
         seconds: it took.
     """
@@ -48,6 +49,7 @@ class Repaired:
     before: float
     after: float
     kept: str = ""
+    left: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fxprune.recovery.repair.calls import Call, call_of
 from fxprune.recovery.repair.norms import BatchNorm
-from fxprune.recovery.repair.patches import CONVOLUTIONS, TRANSPOSED
+from fxprune.recovery.repair.patches import as_matrix, as_weight
 from fxprune.state import named_tensors, tensor_names
 
 __all__ = ["Layer", "Norm", "Site", "norm_of", "sites_of"]
@@ -16,24 +19,51 @@ __all__ = ["Layer", "Norm", "Site", "norm_of", "sites_of"]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A convolution or linear layer of the slim model.
+    """A convolution or linear layer of the slim model, or a product with a matrix of weights.
 
     Attributes:
-        node: name of the node that runs it.
+        node: name of the node that runs it first.
         name: what the report calls it.
-        weight, bias: its tensors.
-        convolution: the module, whose settings count; None of a linear layer.
+        call: its tensors and settings.
+        nodes: names of all nodes that run it.
         normed: nothing but a batch norm reads it, which takes any mean.
         why: it keeps its weights, because.
     """
 
     node: str
     name: str
-    weight: Tensor
-    bias: Tensor | None
-    convolution: nn.Module | None
+    call: Call
+    nodes: tuple[str, ...]
     normed: bool = False
     why: str = ""
+
+    @property
+    def weight(self) -> Tensor:
+        return self.call.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.call.bias
+
+    @property
+    def convolution(self) -> nn.Module | None:
+        """The module, whose settings count; None of a linear layer."""
+        return self.call.convolution
+
+    def matrix(self) -> Tensor:
+        """Its weights ``[groups, inputs, outputs]``."""
+        weight = self.weight.detach()
+        return as_matrix(self.convolution, weight.T if self.call.turned else weight)
+
+    def as_weight(self, matrix: Tensor) -> Tensor:
+        """The inverse of `matrix`."""
+        made = as_weight(self.convolution, matrix, self.weight)
+        return made.T if self.call.turned else made
+
+    def input_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """What a node that runs it reads."""
+        found: Tensor = args[self.call.at] if len(args) > self.call.at else kwargs["input"]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,47 +77,39 @@ class Norm:
 
 Site = Layer | Norm
 
-_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
-
 
 def sites_of(slim: fx.GraphModule, names: set[str]) -> list[Site]:
-    """The layers and norms of a slim model whose nodes are among `names`, in the order of the graph."""
+    """The layers and norms of a slim model whose nodes are among `names`, in the order of the graph.
+
+    A layer that runs several times is one site, at its first node.
+    """
     readers = _readers(slim, names)
     found: list[Site] = []
+    of_weight: dict[int, list[Layer]] = {}
     for node in slim.graph.nodes:
         if node.name not in names:
             continue
         if (norm := norm_of(slim, node)) is not None:
             if readers[id(norm.module.running_mean)] == 1:
                 found.append(norm)
-        elif (layer := _layer(slim, node, names)) is not None:
-            several = readers[id(layer.weight)] > 1 or (layer.bias is not None and readers[id(layer.bias)] > 1)
-            why = "its weights are used at several places" if several else ""
-            found.append(Layer(**{**layer.__dict__, "why": why}))
-    return found
+        elif (call := call_of(slim, node)) is not None:
+            users = [user for user in node.users if user.name in names]
+            normed = bool(users) and all(norm_of(slim, user) is not None for user in users)
+            layer = Layer(node.name, call.name, call, (node.name,), normed)
+            if id(call.weight) not in of_weight:
+                found.append(layer)
+            of_weight.setdefault(id(call.weight), []).append(layer)
+    return [s if isinstance(s, Norm) else _together(of_weight[id(s.weight)], readers) for s in found]
 
 
-def _layer(slim: fx.GraphModule, node: fx.Node, names: set[str]) -> Layer | None:
-    if node.op == "call_module":
-        module = slim.get_submodule(str(node.target))
-        kind = next((kind for kind in _LAYERS if type(module).forward is kind.forward), None)
-        if kind is None:
-            return None
-        convolution = None if kind is nn.Linear else module
-        users = [user for user in node.users if user.name in names]
-        normed = bool(users) and all(norm_of(slim, user) is not None for user in users)
-        return Layer(node.name, str(node.target), module.weight, module.bias, convolution, normed)  # type: ignore[arg-type]
-    if node.op != "call_function" or getattr(node.target, "__name__", "") != "linear":
-        return None
-    given = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-    weight, bias = given.get("weight"), given.get("bias")
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return None
-    if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
-        return None
-    tensors = named_tensors(slim)
-    name = str(weight.target)
-    return Layer(node.name, name, tensors[name], None if bias is None else tensors[str(bias.target)], None)
+def _together(calls: list[Layer], readers: Counter[int]) -> Layer:
+    """All calls of one layer."""
+    first = replace(calls[0], nodes=tuple(call.node for call in calls), normed=all(call.normed for call in calls))
+    tensors = [first.weight] if first.bias is None else [first.weight, first.bias]
+    alike = all(other.call.like(first.call) for other in calls)
+    if not alike or any(readers[id(tensor)] != len(calls) for tensor in tensors):
+        return replace(first, why="its weights are used at several places, in several ways")
+    return first
 
 
 def norm_of(slim: fx.GraphModule, node: fx.Node) -> Norm | None:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Change", "Moments"]
+__all__ = ["Change", "Moments", "widened"]
+
+
+def widened(values: Tensor) -> Tensor:
+    """In float64, on the CPU where their device has none."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Moments:
 
     def add(self, x: Tensor, r: Tensor, y: Tensor) -> None:
         """Add some rows."""
-        x, r, y = (v.double().transpose(0, 1) for v in (x, r, y))  # [groups, n, ...]
+        x, r, y = (widened(v).transpose(0, 1) for v in (x, r, y))  # [groups, n, ...]
         new = (x.sum(1), r.sum(1), y.sum(1), x.mT @ x, x.mT @ r, (r * r).sum(1), (y * y).sum(1))
         old = (self.x, self.r, self.y, self.xx, self.xr, self.rr, self.yy)
         self.x, self.r, self.y, self.xx, self.xr, self.rr, self.yy = (

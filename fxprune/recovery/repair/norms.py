@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from fxprune.recovery.repair.moments import widened
+
 __all__ = ["BatchNorm", "NormMode", "Running", "Spread", "distance", "matched"]
 
 NormMode = Literal["match", "recalibrate", "keep"]
@@ -23,7 +25,7 @@ class Spread:
 
     def add(self, values: Tensor) -> None:
         """Add a batch."""
-        rows = values.double().movedim(1, 0).flatten(1)
+        rows = widened(values).movedim(1, 0).flatten(1)
         first = self.count == 0
         self._sum = rows.sum(1) + (0 if first else self._sum)
         self._square = (rows * rows).sum(1) + (0 if first else self._square)
@@ -36,6 +38,11 @@ class Spread:
     @property
     def var(self) -> Tensor:
         return (self._square / self.count - self.mean**2).clamp_min(0)
+
+    @property
+    def total(self) -> float:
+        """Sum of squares around the mean."""
+        return float((self.var * self.count).sum())
 
     @property
     def finite(self) -> bool:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
 
 from fxprune.analysis.analysis import analyze_model
@@ -14,6 +15,7 @@ from fxprune.errors import InputError, PlanMismatch
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import example_of
 from fxprune.labels.store import axes_in
+from fxprune.labels.table import key_of
 from fxprune.passes.do_conv import check_folded
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import report_of
@@ -71,12 +73,29 @@ class Pair:
         """Nodes that both graphs have, as the same operation."""
         return {n for n, node in slim.items() if n in dense and (dense[n].op, dense[n].target) == (node.op, node.target)}
 
-    def loses_inputs(self, name: str) -> bool:
-        """Whether channels went of what the node `name` is called with first."""
-        source = next(iter(self._origin[name].all_input_nodes), None)
-        if source is None:
+    def loses_inputs(self, name: str, at: int = 0) -> bool:
+        """Whether channels went of what the node `name` is called with, at the place `at` of its arguments."""
+        node = self._origin[name]
+        source = node.args[at] if len(node.args) > at else node.kwargs.get("input", next(iter(node.all_input_nodes), None))
+        if not isinstance(source, fx.Node):
             return False
         return any(self.cut.kept(axis) is not None for axis in axes_in(self.cut.analysis.traced.axes[source]))
+
+    def sums_over_less(self, name: str) -> bool:
+        """Whether the node `name` is a product, or several, that sums over channels some of which went."""
+        analysis, node = self.cut.analysis, self._origin[name]
+        root = analysis.solution.root
+        if (
+            key_of(node.op, node.target) == "aten::scaled_dot_product_attention"
+        ):  # of two products: what the first one sums over
+            query = analysis.traced.axes[node.all_input_nodes[0]]
+            return self.cut.kept(query[-1]) is not None
+        out = [root[a.labels] for a in axes_in(analysis.traced.axes[node]) if a.labels is not None]
+        for term in analysis.traced.mode.macs:
+            for classes in (root[labels] for labels in term.axes if term.node == node.name):
+                if self.cut.mask[classes].any() and not any(np.array_equal(classes, other) for other in out):
+                    return True
+        return False
 
     def kept_of(self, name: str, value: Tensor) -> Tensor | None:
         """What is kept of a value of the node `name` of the original; None where that is not known at this size."""

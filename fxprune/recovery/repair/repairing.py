@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,20 +12,23 @@ from torch import Tensor
 
 from fxprune import nested
 from fxprune.inputs.batches import Batch
+from fxprune.inputs.examples import own_copy
 from fxprune.planning.repaired import SiteRepair
 from fxprune.recovery.repair.chunks import held_back
 from fxprune.recovery.repair.layers import Layer, Norm, Site, sites_of
-from fxprune.recovery.repair.moments import Change, Moments
+from fxprune.recovery.repair.left import left_of
+from fxprune.recovery.repair.moments import Change, Moments, widened
 from fxprune.recovery.repair.norms import NormMode, Running, Spread, distance, matched
 from fxprune.recovery.repair.pair import Pair
-from fxprune.recovery.repair.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
+from fxprune.recovery.repair.patches import drawn, outputs_at, patches_at, positions
 from fxprune.recovery.repair.shelf import Shelf
 from fxprune.recovery.repair.streams import Stream, stream_of
 from fxprune.recovery.repair.walking import Walk
+from fxprune.recovery.repair.wide import Wide
 
 __all__ = ["Repairing", "Settings"]
 
-_WIDEST = 8192  # inputs of a layer whose Gram matrix is solved
+_WIDEST = 8192  # inputs of a layer whose Gram matrix is made
 _SAME = 1e-10  # an error that is rounding
 _ALIKE = "it does what the dense one does"
 _WORSE = "images that were held back are not better off"
@@ -41,6 +45,7 @@ class Settings:
     seed: int = 0
     memory: float = 2**31
     streams: bool = True
+    amp: torch.dtype | None = None
 
 
 class Repairing:
@@ -49,15 +54,20 @@ class Repairing:
     def __init__(self, pair: Pair, settings: Settings) -> None:
         self.pair, self.settings = pair, settings
         self._shelf = Shelf(settings.memory)
-        self._dense, self._slim = Walk(pair.dense, self._shelf), Walk(pair.slim, self._shelf)
+        self._dense, self._slim = self._walks()
         names = self._names = pair.names(self._dense.nodes, self._slim.nodes)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._images: list[int] = []
         self.sites = [site for site in sites_of(pair.slim, names) if self._wanted(site)]
+        self.left = left_of(pair, self._dense.nodes, self.sites, settings.norms != "keep")
+        self._again = any(isinstance(site, Layer) and len(site.nodes) > 1 for site in self.sites)
+
+    def _walks(self) -> tuple[Walk, Walk]:
+        return Walk(self.pair.dense, self._shelf, self.settings.amp), Walk(self.pair.slim, self._shelf, self.settings.amp)
 
     def _wanted(self, site: Site) -> bool:
         if isinstance(site, Layer):
-            return self.pair.loses_inputs(site.node)
+            return any(self.pair.loses_inputs(node, site.call.at) for node in site.nodes)
         return self.settings.norms != "keep"
 
     @property
@@ -68,10 +78,12 @@ class Repairing:
 
     def read(self, chunks: Iterable[Batch]) -> None:
         """Take the images in, and see what the slim model makes of those that are held back."""
-        unrepaired = Walk(self.pair.slim, self._shelf)
+        unrepaired = Walk(self.pair.slim, self._shelf, self.settings.amp)
         for chunk, batch in enumerate(chunks):
             for walk in (self._dense, self._slim):
                 walk.start(chunk, batch.inputs)
+            if self._again:
+                self._shelf.put(("inputs", chunk), {self._dense.last: own_copy(batch.inputs)})
             if held_back(chunk):
                 unrepaired.start(chunk, batch.inputs)
                 self._shelf.put((self, chunk), {unrepaired.last: unrepaired.output(chunk)})
@@ -92,9 +104,9 @@ class Repairing:
             dense, *slims = (nested.tensors(v) for v in (self._dense.output(chunk), was, self._slim.output(chunk)))
             for number, d in enumerate(dense):
                 if d.is_floating_point():
-                    d = d.double()
+                    d = widened(d)
                     total, square, count = total + float(d.sum()), square + float(d.square().sum()), count + d.numel()
-                    wrong = [w + float((d - s[number]).square().sum()) for w, s in zip(wrong, slims, strict=True)]
+                    wrong = [w + float((d - widened(s[number])).square().sum()) for w, s in zip(wrong, slims, strict=True)]
         spread = square - total**2 / max(count, 1)
         before, after = (w / spread if spread > 0 else w for w in wrong)
         return before, after
@@ -102,13 +114,13 @@ class Repairing:
     # -- layers --------------------------------------------------------------------------------------------------------
 
     def _layer(self, site: Layer) -> SiteRepair:
-        why = site.why
-        matrix = as_matrix(site.convolution, site.weight.detach())
-        if matrix.shape[1] > _WIDEST:
-            why = why or f"{matrix.shape[1]} inputs are more than {_WIDEST}"
-        if why:
-            return SiteRepair(site.name, "layer", None, None, why)
-        fit, held = self._moments(site, matrix.double())
+        if site.why:
+            return SiteRepair(site.name, "layer", None, None, site.why)
+        matrix = widened(site.matrix())
+        wide = matrix.shape[1] > _WIDEST
+        if wide and len(site.nodes) > 1:
+            return SiteRepair(site.name, "layer", None, None, f"it runs several times and has more than {_WIDEST} inputs")
+        fit, held = self._wide(site, matrix) if wide else self._moments(site, matrix)
         if not (fit.finite and held.finite):
             return SiteRepair(site.name, "layer", None, None, _STRANGE)
         spread = max(held.spread, 1e-300)
@@ -121,28 +133,67 @@ class Repairing:
         self._write(site, matrix, change)
         return SiteRepair(site.name, "layer", before / spread, after / spread)
 
+    def _normed(self, site: Layer) -> bool:
+        return site.normed and self.settings.norms != "keep"
+
     def _moments(self, site: Layer, matrix: Tensor) -> tuple[Moments, Moments]:
-        normed = site.normed and self.settings.norms != "keep"
-        fit, held = (Moments(site.bias is not None, normed) for _ in range(2))
-        groups = matrix.shape[0]
-        bias = None if site.bias is None else site.bias.detach().double().reshape(groups, -1)
-        stream = stream_of(self.pair.dense, self.pair.slim, self._names, site.node) if self.settings.streams else None
-        for chunk, images in enumerate(self._images):
-            y = self.pair.kept_of(site.node, self._dense.value(chunk, site.node))
-            args, kwargs = self._slim.arguments(chunk, site.node)
-            x = args[0] if args else kwargs["input"]
-            if y is None:
-                continue
-            sizes = positions(site.convolution, y)
-            chosen = drawn(sizes, self.settings.positions * images, self._generator)
-            rows = patches_at(site.convolution, x, sizes, chosen).double()
-            wanted = outputs_at(site.convolution, y, chosen).double()
-            if stream is not None and (both := self._others(stream, chunk, y)) is not None:
-                wanted += stream.lack(*(outputs_at(site.convolution, v, chosen).double() for v in both))
-            wanted = wanted.unflatten(1, (groups, -1))
-            found = torch.einsum("ngd,gdo->ngo", rows, matrix)
-            (held if held_back(chunk) else fit).add(rows, wanted - found - (0 if bias is None else bias), wanted)
+        fit, held = (Moments(site.bias is not None, self._normed(site)) for _ in range(2))
+        for chunk, _, x, r, y in self._rows(site, matrix):
+            (held if held_back(chunk) else fit).add(x, r, y)
         return fit, held
+
+    def _wide(self, site: Layer, matrix: Tensor) -> tuple[Wide, Wide]:
+        """The same of a layer whose Gram matrix is too large: its rows are cut out anew as often as they are needed."""
+        cuts: dict[bool, list[tuple[Callable[[], Tensor], Tensor]]] = {False: [], True: []}
+        spreads = {False: Spread(), True: Spread()}
+        for chunk, cut, _, r, y in self._rows(site, matrix):
+            cuts[held_back(chunk)].append((cut, r))
+            spreads[held_back(chunk)].add(y.flatten(1))
+
+        def rows(held: bool) -> Iterator[tuple[Tensor, Tensor]]:
+            yield from ((cut(), r) for cut, r in cuts[held])
+
+        given = site.bias is not None, self._normed(site)
+        fit, held = (Wide(partial(rows, held), spreads[held].total, *given) for held in (False, True))
+        return fit, held
+
+    def _rows(self, site: Layer, matrix: Tensor) -> Iterator[tuple[int, Callable[[], Tensor], Tensor, Tensor, Tensor]]:
+        """Of each chunk its number, how to cut out what the layer reads at some positions (until the walk goes on), that,
+        what it leaves unexplained there, and what is to be explained."""
+        several, stream = len(site.nodes) > 1, None
+        if self.settings.streams and not several:
+            stream = stream_of(self.pair.dense, self.pair.slim, self._names, site.node)
+        dense, slim = self._ahead() if several else (self._dense, self._slim)
+        bias = 0 if site.bias is None else widened(site.bias.detach()).reshape(matrix.shape[0], -1)
+        for chunk, images in enumerate(self._images):
+            for node in site.nodes:
+                y = self.pair.kept_of(node, dense.value(chunk, node))
+                if y is None:
+                    continue
+                sizes = positions(site.convolution, y)
+                chosen = drawn(sizes, self.settings.positions * images, self._generator)
+                cut = partial(self._cut, site, slim, (chunk, node), sizes, chosen)
+                wanted = widened(outputs_at(site.convolution, y, chosen))
+                if stream is not None and (both := self._others(stream, chunk, y)) is not None:
+                    wanted += stream.lack(*(widened(outputs_at(site.convolution, v, chosen)) for v in both))
+                wanted, x = wanted.unflatten(1, (matrix.shape[0], -1)), cut()
+                yield chunk, cut, x, wanted - torch.einsum("ngd,gdo->ngo", x, matrix) - bias, wanted
+        if several:
+            for walk in (dense, slim):
+                self._shelf.drop(walk)
+
+    def _cut(self, site: Layer, slim: Walk, where: tuple[int, str], sizes: tuple[int, ...], chosen: Tensor) -> Tensor:
+        return widened(patches_at(site.convolution, site.input_of(*slim.arguments(*where)), sizes, chosen))
+
+    def _ahead(self) -> tuple[Walk, Walk]:
+        """New walks from the start, which see the later calls of a layer, with the weights that it has now."""
+        dense, slim = self._walks()
+        for chunk in range(len(self._images)):
+            env = self._shelf.take(("inputs", chunk))
+            for walk in (dense, slim):
+                walk.start(chunk, env[self._dense.last])
+            self._shelf.put(("inputs", chunk), env)
+        return dense, slim
 
     def _others(self, stream: Stream, chunk: int, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `y` is added to, in the dense model and the slim; None where they are not of its shape."""
@@ -152,10 +203,10 @@ class Repairing:
 
     def _write(self, site: Layer, matrix: Tensor, change: Change) -> None:
         with torch.no_grad():
-            site.weight.copy_(as_weight(site.convolution, matrix.double() + change.weight, site.weight))
+            site.weight.copy_(site.as_weight(matrix + change.weight))
             if change.bias is not None:
                 assert site.bias is not None
-                site.bias.add_(change.bias.flatten().to(site.bias.dtype))
+                site.bias.add_(change.bias.flatten().to(site.bias))
 
     # -- norms ---------------------------------------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ class Shelf:
         self.held -= size
         return _load(kept) if isinstance(kept, _Stored) else kept
 
+    def drop(self, walk: Any) -> None:
+        """Forget all environments of a walk."""
+        for key in [key for key in self._of if key[0] is walk]:
+            self.take(key)
+
 
 def _store(env: Env, memory: dict[int, Any]) -> _Stored:
     place = {address: number for number, address in enumerate(memory)}

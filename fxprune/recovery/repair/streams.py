@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.recovery.repair.layers import Norm, norm_of
+from fxprune.recovery.repair.moments import widened
 from fxprune.state import named_tensors
 from fxprune.statistics.kinds import is_sum
 from fxprune.tracing.graphs.modes import writes
@@ -44,7 +45,7 @@ class Stream:
             return lack
         module = self.norm.module
         slope = torch.rsqrt(module.running_var + module.eps)  # type: ignore[operator, arg-type]
-        slope = slope if module.weight is None else slope * module.weight.detach()
+        slope = widened(slope if module.weight is None else slope * module.weight.detach())
         steep = slope.abs() > _FLAT * slope.abs().median()
         return torch.where(steep, lack / torch.where(steep, slope, 1), 0)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, shown
@@ -22,6 +23,8 @@ from fxprune.recovery.repair.repairing import Repairing, Settings
 
 __all__ = ["checked_repair", "repair", "repaired"]
 
+_AMP = ("bfloat16", "float16")
+
 
 def repair(
     slim: nn.Module,
@@ -33,6 +36,7 @@ def repair(
     positions: int = 48,
     seed: int = 0,
     memory: float = 2**31,
+    amp: str | None = None,
     progress: bool = False,
 ) -> fx.GraphModule:
     """Return a copy of a pruned model whose layers make up for the channels that went; neither model changes.
@@ -69,6 +73,7 @@ def repair(
         seed: of these draws; the same seed gives the same weights on the same device.
         memory: bytes that values between layers may take; what is more goes to temporary files. All else that is remembered
             of the images are sums, whose size does not grow with their number.
+        amp: ``"bfloat16"`` or ``"float16"``: both models run in autocast; sums and weights keep their precision.
         progress: show a progress bar.
 
     Returns:
@@ -79,7 +84,7 @@ def repair(
             finite, or submodules were pruned.
     """
     start = time.perf_counter()
-    settings = _checked(ridge, norms, positions, seed, memory)
+    settings = _checked(ridge, norms, positions, seed, (memory, amp))
     progress = check_flag(progress, "progress")
     pair = Pair.of(slim, model)
     work = Repairing(pair, settings)
@@ -92,7 +97,14 @@ def repair(
         made = copy.deepcopy(slim)  # type: ignore[assignment]  # which `Pair.of` has seen to be a GraphModule
         kept = f"the output's error on images that were held back would go from {before:.3g} to {after:.3g} of its variance"
     found = Repaired(sites, work.images, before, before if kept else after, kept)
-    found.options = {"ridge": settings.ridge, "norms": norms, "positions": settings.positions, "seed": settings.seed}
+    found.left = work.left
+    found.options = {
+        "ridge": settings.ridge,
+        "norms": norms,
+        "positions": settings.positions,
+        "seed": settings.seed,
+        "amp": amp,
+    }
     found.seconds = round(time.perf_counter() - start, 4)
     report: Report = made.meta["fxprune"]
     made.meta["fxprune"] = replace(report, repair=found, seconds={**report.seconds, "repair": found.seconds})
@@ -119,11 +131,12 @@ def repaired(slim: Any, model: nn.Module, images: Any) -> Any:
     return slim if images is None else repair(slim, model, images)
 
 
-def _checked(ridge: Any, norms: Any, positions: Any, seed: Any, memory: Any) -> Settings:
+def _checked(ridge: Any, norms: Any, positions: Any, seed: Any, running: tuple[Any, Any]) -> Settings:
     """
     Raises:
         InputError: a value is out of range or of the wrong kind.
     """
+    memory, amp = running
     share, space = real(ridge), real(memory)
     if share is None or not 0 < share < float("inf"):
         raise InputError(f"ridge must be a positive number, not {shown(ridge)}")
@@ -133,7 +146,9 @@ def _checked(ridge: Any, norms: Any, positions: Any, seed: Any, memory: Any) -> 
         raise InputError(f"positions must be a whole number of at least 1, not {shown(positions)}")
     if space is None or not space >= 0:
         raise InputError(f"memory must be a number of bytes, not {shown(memory)}")
-    return Settings(positions, share, norms, check_seed(seed), space)
+    if amp not in (None, *_AMP):
+        raise InputError(f"amp must be 'bfloat16', 'float16' or None, not {shown(amp)}")
+    return Settings(positions, share, norms, check_seed(seed), space, amp=None if amp is None else getattr(torch, amp))
 
 
 def _shown(sites: Sequence[Site]) -> Iterator[Site]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import fx
 from fxprune.errors import InputError
 from fxprune.inputs.examples import own_copy
 from fxprune.recovery.repair.shelf import Shelf
-from fxprune.state import named_tensors
+from fxprune.state import named_tensors, place_of
 from fxprune.statistics.walk import failing
 from fxprune.tracing.contexts.regions import entered
 from fxprune.tracing.graphs.modes import in_evaluation
@@ -24,12 +25,16 @@ class Walk:
 
     Between two questions a chunk's values lie on the shelf: only those that later nodes read.
 
+    Args:
+        amp: what autocast computes in, on the device of the module's tensors; None: as the graph says.
+
     Attributes:
         nodes: name -> node, of those that evaluation runs.
         last: the output.
     """
 
-    def __init__(self, module: fx.GraphModule, shelf: Shelf) -> None:
+    def __init__(self, module: fx.GraphModule, shelf: Shelf, amp: torch.dtype | None = None) -> None:
+        self._amp, self._device = amp, place_of(module)[0].type
         self.module = without_checks(module)
         self._interpreter = fx.Interpreter(self.module)
         self._interpreter.extra_traceback = False
@@ -75,7 +80,7 @@ class Walk:
         """What the node `name` will give, or gave; the chunk stays where it stands. What has yet to run for it runs twice."""
         env = self._shelf.take((self, chunk))
         early = self._interpreter.env = dict(env)
-        with torch.no_grad(), failing("the model"):
+        with torch.no_grad(), failing("the model"), self._casting():
             self._run_for(self.nodes[name], early)
         self._interpreter.env = {}
         self._shelf.put((self, chunk), env, self._own)
@@ -87,6 +92,9 @@ class Walk:
                 self._run_for(needed, env)
             env[node] = self._step(node)
 
+    def _casting(self) -> Any:
+        return nullcontext() if self._amp is None else torch.autocast(self._device, dtype=self._amp)
+
     def output(self, chunk: int) -> Any:
         """What the graph gives, after which the chunk is done."""
         env = self._shelf.take((self, chunk))
@@ -96,7 +104,7 @@ class Walk:
         """Run the nodes before number `stop`; the value of the last of them."""
         value = None
         self._interpreter.env = env
-        with torch.no_grad(), failing("the model"):
+        with torch.no_grad(), failing("the model"), self._casting():
             for node in self._all[self._next[chunk] : stop]:
                 if node.op == "placeholder":
                     continue
