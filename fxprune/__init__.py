@@ -43,6 +43,9 @@ _PACKAGES = """
     analysis codegen criteria inputs labels passes planning proofs recovery rules statistics studies submodules tracing
 """.split()
 
+# What users want under a shorter name than that of its place.
+_ALIASES = {"sparsity": "fxprune.recovery.sparsity"}
+
 __all__ = [
     "Analysis",
     "FinetuneOptions",
@@ -81,13 +84,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"fxprune.{name}")
+    if name in _ALIASES:
+        return importlib.import_module(_ALIASES[name])
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_PACKAGES, "__version__"])
+    return sorted([*__all__, *_PACKAGES, *_ALIASES, "__version__"])
 
 
 if TYPE_CHECKING:
@@ -99,6 +104,7 @@ if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
     from fxprune.planning.validation import Validation
+    from fxprune.recovery import sparsity as sparsity
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune
     from fxprune.recovery.over_parameters import fold, over_parameterize

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Ratio = float | Mapping[str, float]
-Scope = Literal["global", "layer"]  # the policies of the package; any registered name will do
+Scope = Literal["global", "layer", "threshold"]  # the policies of the package; any registered name will do
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]

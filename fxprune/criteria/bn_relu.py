@@ -9,7 +9,7 @@ from torch import Tensor
 from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Criterion, Normalization, Tensors
 from fxprune.criteria.magnitude import L2
-from fxprune.criteria.norms import mean_over_entries, norms_of
+from fxprune.statistics.norms import mean_over_entries, norms_of
 
 __all__ = ["BatchNormReLU"]
 

@@ -14,7 +14,7 @@ from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, nearest
 from fxprune.planning.policies.base import Policy, Scores
 
-__all__ = ["ByName", "GlobalRatio", "LayerRatio"]
+__all__ = ["ByName", "GlobalRatio", "LayerRatio", "beaten_by"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LayerRatio(Policy):
     def choose_among(self, groups: Sequence[Group], scores: Scores, exclusive: Mapping[str, Set[str]]) -> dict[str, np.ndarray]:
         """`choose` for any groups: no cost is asked for. `exclusive`: id -> ids of groups that should then stay whole."""
         wanted = self.wanted(groups)
-        beaten = _beaten(scores, wanted, exclusive) if exclusive else set()
+        beaten = beaten_by(scores, wanted, exclusive) if exclusive else set()
         groups = [g for g in groups if g.id not in beaten]
         counts = self.counts(groups, scores, wanted)
         found = {g.id: self.lowest(g, scores[g.id], counts[g.id]) for g in groups}
@@ -93,7 +93,7 @@ def _keep(size: int, ratio: float) -> int:
     return max(1, math.floor(size * (1 - ratio) + 1e-9))
 
 
-def _beaten(scores: Scores, wanted: Mapping[str, int], exclusive: Mapping[str, Set[str]]) -> set[str]:
+def beaten_by(scores: Scores, wanted: Mapping[str, int], exclusive: Mapping[str, Set[str]]) -> set[str]:
     """Of groups that exclude each other, those stay whole for which the same ratio costs the larger share of saliency."""
     share = {name: _share(scores[name], count) for name, count in wanted.items() if name in exclusive and count}
     beaten: set[str] = set()

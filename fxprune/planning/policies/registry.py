@@ -15,6 +15,7 @@ __all__ = ["names", "policy_of", "register"]
 _NAMES = {
     "global": "fxprune.planning.policies.ratio:GlobalRatio",
     "layer": "fxprune.planning.policies.ratio:LayerRatio",
+    "threshold": "fxprune.planning.policies.threshold:Threshold",
 }
 _BY_NAME = "fxprune.planning.policies.ratio:ByName"  # where the ratio is a mapping of names
 _registered: dict[str, type[Policy]] = {}

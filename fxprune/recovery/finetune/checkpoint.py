@@ -44,7 +44,7 @@ def write(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], document: Map
     """Write a checkpoint; the one that is there stays until the new one is whole.
 
     Args:
-        tensors: by part (``model``, ``ema``, ``optimizer``) and name.
+        tensors: by part (``model``, ``ema``, ``optimizer``, ``sparsity``) and name.
         document: JSON.
 
     Raises:
@@ -61,7 +61,7 @@ def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     Raises:
         InputError: it is damaged, or something else.
     """
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "sparsity": {}}
     try:
         with safe_open(path, "pt") as file:
             document = json.loads((file.metadata() or {})[_KEY])

@@ -24,12 +24,15 @@ from fxprune.recovery.finetune.meter import Meter
 from fxprune.recovery.finetune.optimizers import optimizer_of
 from fxprune.recovery.finetune.options import FinetuneOptions
 from fxprune.recovery.finetune.schedule import rate
+from fxprune.recovery.finetune.sparse import checked_sparsity
 from fxprune.recovery.over_parameters import folded_tensors, with_factors
 from fxprune.state import deep_copy, named_tensors
 from fxprune.tracing.graphs.one_mode import in_its_mode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from fxprune.recovery.sparsity.base import Sparsity
 
 __all__ = ["Task", "Training"]
 
@@ -47,6 +50,7 @@ class Task:
     callback: Callable[[dict[str, Any]], Any] | None
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
     progress: bool
+    sparsity: Callable[[nn.Module], Any] | None = None
 
 
 class Training:
@@ -60,6 +64,8 @@ class Training:
         self.factors = None if task.options.overparameterize is None else with_factors(self.model)
         self.model.to(accelerator.device)
         self.ema = _average(self.model, task.options)
+        # After the average, which copies the model, and before anything is put on its norms.
+        self.sparsity: Sparsity | None = None if task.sparsity is None else checked_sparsity(task.sparsity(self.model))
         self.synchronised = synchronise_norms(self.model) if self.place[1] > 1 and task.options.sync_norms else 0
         optimizer = optimizer_of(self.model, task.options)
         self.names = {id(p): n for n, p in named_tensors(self.model, once=True).items()}
@@ -130,10 +136,15 @@ class Training:
         own = len(part.rows)
         # Gradients are averaged over processes: with these weights, that is the mean over all images of the batch.
         self.accelerator.backward(loss * (own * processes / part.total) if processes > 1 else loss)
+        if self.sparsity is not None:
+            scaler = self.accelerator.scaler
+            self.sparsity.before_step(1.0 if scaler is None else scaler.get_scale())
         if self.options.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.sparsity is not None:
+            self.sparsity.after_step()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
@@ -164,6 +175,8 @@ class Training:
         self.step = (epoch + 1) * self.batches.steps  # an iterable may have ended early
         entry: dict[str, Any] = {"epoch": epoch, **self.meter.end(), "lr": self._rate(self.step - 1)}
         entry["seconds"] = round(seconds, 3)
+        if self.sparsity is not None:
+            entry["sparsity"] = self.sparsity.progress()
         self.history.append(entry)
         if self.task.evaluate is not None and self.accelerator.is_main_process:
             try:
@@ -173,6 +186,11 @@ class Training:
                 raise
         self.save()
         self.journal("epoch", self.step, **entry)
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """The sparse learning as JSON."""
+        return None if self.sparsity is None else self.sparsity.describe()
 
     def result(self) -> nn.Module:
         """A copy of the slim model with the trained weights, the average of them if there is one; second factors are folded."""
@@ -197,6 +215,7 @@ class Training:
             "model": named_tensors(self.model, once=True),
             "ema": {} if self.ema is None else named_tensors(self.ema.module, once=True),
             "optimizer": checkpoint.optimizer_tensors(self.optimizer.optimizer, self.names),
+            "sparsity": {} if self.sparsity is None else self.sparsity.state_dict(),
         }
         scaler = self.accelerator.scaler
         document = {
@@ -208,6 +227,7 @@ class Training:
             "resumed": self.resumed,
             "totals": self.meter.totals,
             "scaler": None if scaler is None else scaler.state_dict(),
+            "sparsity": self.described,
             **self.digests,
         }
         checkpoint.write(self.task.folder / "checkpoint.safetensors", tensors, document)
@@ -224,6 +244,8 @@ class Training:
         if self.ema is not None:
             checkpoint.fill(self.ema.module, tensors["ema"], f"{str(path)!r}")
         checkpoint.load_optimizer(self.optimizer.optimizer, self.names, tensors["optimizer"])
+        if self.sparsity is not None:
+            self.sparsity.load_state_dict(tensors["sparsity"])
         if self.accelerator.scaler is not None and document["scaler"]:
             self.accelerator.scaler.load_state_dict(document["scaler"])
         self.step, self.history, self.meter.totals = document["step"], document["history"], document["totals"]
@@ -233,6 +255,8 @@ class Training:
         differing = self.options.differing(document["options"])
         if document["steps_per_epoch"] != self.batches.steps:
             differing.append(f"batches of an epoch (then {document['steps_per_epoch']}, now {self.batches.steps})")
+        if document.get("sparsity") != self.described:
+            differing.append(f"the sparse learning (then {document.get('sparsity')}, now {self.described})")
         differing += [f"the weights of the {name} model" for name, value in self.digests.items() if document[name] != value]
         if differing:
             raise InputError(

@@ -34,6 +34,7 @@ def finetune(
     resume: bool = False,
     callback: Callable[[dict[str, Any]], Any] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    sparsity: Callable[[nn.Module], Any] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> nn.Module | Any:
@@ -65,6 +66,8 @@ def finetune(
             all processes at once, please), which can be resumed.
         evaluate: called after each epoch, in the first process, with the model in evaluation mode; the numbers that it gives go
             into the history.
+        sparsity: sparse learning before pruning: a function that gets the copy that is trained and gives a method for it, as
+            ``lambda model: fxprune.sparsity.GroupPenalty(model, x)``. Its numbers go into the history.
         progress: a bar, where stderr is a terminal.
 
     Returns:
@@ -79,7 +82,7 @@ def finetune(
     """
     chosen = options_of(options, settings)
     _check(slim, teacher)
-    for name, hook in (("loss", loss), ("callback", callback), ("evaluate", evaluate)):
+    for name, hook in (("loss", loss), ("callback", callback), ("evaluate", evaluate), ("sparsity", sparsity)):
         if hook is not None and not callable(hook):
             raise InputError(f"{name} must be a function, not {shown(hook)}")
     folder, resume = _folder(out), check_flag(resume, "resume")
@@ -88,7 +91,7 @@ def finetune(
         raise InputError("resume=True needs the folder of the run: give out")
     if found is not None and found.exists() and not resume:
         raise InputError(f"{str(folder)!r} holds the checkpoint of a run: go on with resume=True, or give another out")
-    task = Task(slim, loader, teacher, loss, chosen, folder, callback, evaluate, check_flag(progress, "progress"))
+    task = Task(slim, loader, teacher, loss, chosen, folder, callback, evaluate, check_flag(progress, "progress"), sparsity)
     with chance.kept(), accelerator_of(chosen) as accelerator:
         training = Training(task, accelerator)
         if found is not None and found.exists():
@@ -146,6 +149,7 @@ def _handed_over(training: Training) -> nn.Module:
         "averaged": training.ema is not None,
         "over_parameterized": training.factors,
         "synchronised_norms": training.synchronised,
+        "sparsity": training.described,
         "promise": training.batches.promise,
         "seconds": round(training.seconds, 3),
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from fxprune.analysis.groups import Group, Member
-from fxprune.criteria.base import Tensors
 
 __all__ = ["Norm", "mean_over_entries", "norms_of"]
 
@@ -22,13 +22,13 @@ class Norm:
     shift: Member | None
     batch: bool
 
-    def values(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def values(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scale and shift ``[channels, entries]`` in float64 on the CPU; the shift is 0 where there is none."""
         scale = _taken(tensors, self.scale)
         return scale, (scale * 0 if self.shift is None else _taken(tensors, self.shift))
 
 
-def norms_of(group: Group, tensors: Tensors) -> list[Norm]:
+def norms_of(group: Group, tensors: Mapping[str, Tensor]) -> list[Norm]:
     """The norms over a group, batch norms alone where there are any, in the order of the graph.
 
     A batch norm is known by its running mean, any other norm by a pair of vectors, ``weight`` and ``bias``, in one
@@ -55,5 +55,5 @@ def mean_over_entries(values: Tensor) -> Tensor:
     return values.mean(1)
 
 
-def _taken(tensors: Tensors, member: Member) -> Tensor:
+def _taken(tensors: Mapping[str, Tensor], member: Member) -> Tensor:
     return tensors[member.name].detach().double().cpu()[np.ascontiguousarray(member.indices)]
