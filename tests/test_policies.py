@@ -83,6 +83,22 @@ def test_patterns_that_match_nothing_are_refused(analysis: Analysis, ratio: Any,
         chosen(analysis, ratio)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "options", "expected"),
+    [
+        (0.75, {}, {"one": [0, 1, 6, 7], "two": [0, 3]}),
+        (0.75, {"max_ratio": 0.25}, {"one": [0, 1], "two": [0]}),
+        (0.7, {}, {"one": [0, 1], "two": [0, 3]}),
+        (0.2, {}, {}),
+    ],
+)
+def test_threshold(analysis: Analysis, ratio: float, options: dict[str, Any], expected: dict[str, list[int]]) -> None:
+    """Scores over the maximum of their group; a score that is the ratio itself stays."""
+    scores = {"one.weight": np.array([10.0, 11, 16, 17, 15, 14, 12, 11.9]) / 17, "two.weight": np.array([1.0, 3, 4, 2]) / 4}
+    found = policy_of(PruneOptions(ratio, scope="threshold", **options)).choose(analysis, scores)
+    assert {name.split(".")[0]: channels.tolist() for name, channels in found.items()} == expected
+
+
 # -- groups that exclude each other ------------------------------------------------------------------------
 
 
@@ -140,7 +156,7 @@ def test_a_name_is_taken_once() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="scope must be 'global' or 'layer', not 'globl'"):
+    with pytest.raises(InputError, match="scope must be 'global', 'layer' or 'threshold', not 'globl'"):
         policy_of(PruneOptions(0.5, scope="globl"))
 
 

@@ -78,7 +78,7 @@ class Sparsity:
         with torch.no_grad():
             for name, added in self.gradients().items():
                 parameter = self.coupled.parameter(name)
-                added = (added * scale).to(parameter.dtype)
+                added = (added if isinstance(scale, float) and scale == 1 else added * scale).to(parameter.dtype)
                 if parameter.grad is None:
                     parameter.grad = added
                 else:

@@ -42,15 +42,16 @@ class Place:
             self._there[device] = self.indices.to(device)
         return self._there[device]
 
-    def summed(self, squares: Tensor) -> Tensor:
-        """``[channels]``: the sum over all entries of each channel.
+    def squares(self, value: Tensor) -> Tensor:
+        """``[channels]``: the sum of squares of all entries of each channel, in float32 or float64.
 
         Args:
-            squares: of the shape of the parameter.
+            value: of the shape of the parameter.
         """
-        others = [d for d in range(squares.dim()) if d != self.axis]
-        along = squares.sum(others) if others else squares
-        return along[self.on(squares.device)].sum(1)
+        others = [d for d in range(value.dim()) if d != self.axis]
+        kind = torch.promote_types(value.dtype, torch.float32)
+        along = torch.linalg.vector_norm(value, dim=others, dtype=kind) if others else value.to(kind)
+        return along.square()[self.on(value.device)].sum(1)
 
     def along(self, values: Tensor, like: Tensor) -> Tensor:
         """For each entry of the axis the sum of the values ``[channels]`` of its channels, 0 where it has none; in a shape
@@ -125,10 +126,8 @@ class Coupled:
         found: dict[str, Tensor] = {}
         values = self.parameters if values is None else values
         for name, places in self.places.items():
-            value = values[name]
-            squared = value.to(torch.promote_types(value.dtype, torch.float32)).square()
             for group, place in places:
-                part = place.summed(squared)
+                part = place.squares(values[name])
                 found[group] = found[group] + part.to(found[group]) if group in found else part
         return found
 

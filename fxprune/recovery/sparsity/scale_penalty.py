@@ -27,7 +27,7 @@ class ScalePenalty(Sparsity):
     ``coupled=True`` these are one (group lasso): ``strength sum_k sqrt(sum_n gamma_nk^2)``, the same where there is one norm.
 
     >>> normed = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
-    >>> float(ScalePenalty(normed, x, strength=0.5).penalty())
+    >>> ScalePenalty(normed, x, strength=0.5).penalty().item()
     2.0
 
     Args:

@@ -38,7 +38,7 @@ class SCP(Sparsity):
 
     >>> normed = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     >>> method = SCP(normed, x, strength=0.5)
-    >>> float(method.penalty())
+    >>> method.penalty().item()
     4.0
     >>> method.remove()
 
