@@ -44,8 +44,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_the_repaired_model_is_written(files: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     net, images = files
     given = ("prune", net, "--ratio", 0.5, "--input-size", "3x6x6", "--scope", "layer")
-    code, out, _ = run(capsys, *given, "--no-verify", "--data", images, "--repair", 300, "--out", tmp_path / "slim")
+    code, out, _ = run(
+        capsys,
+        *given,
+        "--no-verify",
+        "--data",
+        images,
+        "--repair",
+        300,
+        "--out",
+        tmp_path / "slim",
+        "--repair-checkpoint",
+        tmp_path / "at",
+    )
     assert code == 0 and "repaired 2 layers and" in out and "held back" in out
+    assert (tmp_path / "at").exists()
     fixed = fxprune.load(tmp_path / "slim")
     namespace: dict[str, object] = {}
     exec(NET, namespace)
@@ -77,6 +90,7 @@ def test_the_repaired_model_is_written(files: tuple[str, str], capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--ratio", 0.5, "--repair-checkpoint", "file"), "ask for one with --repair N"),
         (("--ratio", 0.5, "--repair", 20), "say which with --data"),
         (("--ratio", 0.5, "--repair", 20, "--data", "digits", "--plan-only"), "leave out --submodule and --plan-only"),
         (("--ratio", 0.5, "--repair", 20, "--data", "digits", "--submodule", "0"), "leave out --submodule and --plan-only"),

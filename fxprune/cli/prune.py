@@ -67,13 +67,17 @@ def prune(
         int | None,
         typer.Option(min=2, help="Fit what is left to N images of --data, without labels; 640 are plenty.", show_default=False),
     ] = None,
+    repair_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="File from which a repair that was killed goes on; written on the way.", show_default=False),
+    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Say what would go, without doing it.")] = False,
     as_json: given.Json = False,
 ) -> None:
     """Prune MODEL, and write the smaller model as Python source and safetensors."""
     from fxprune import Plan, api
 
-    check_repair(repair, data, submodule or plan_only)
+    check_repair(repair, data, submodule or plan_only, repair_checkpoint)
     _check(plan, ratio, plan_only or submodule or (data and repair is None))
     options: dict[str, Any] = {}
     if ratio is not None:
@@ -98,7 +102,7 @@ def prune(
             else:
                 slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
             if repair is not None and (images := data_spec(data, inputs, shaping, limit=repair, seed=seed)) is not None:
-                slim = step("repairing", lambda: repaired(net, slim, images))
+                slim = step("repairing", lambda: repaired(net, slim, images, repair_checkpoint))
             made = slim.meta["fxprune"].plan
         if out is not None:
             written = step("writing", lambda: _save(made, slim, out))

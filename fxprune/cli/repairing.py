@@ -11,6 +11,8 @@ from rich.table import Table
 from fxprune.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from fxprune.inputs.data import DataSpec
@@ -21,15 +23,18 @@ __all__ = ["check_repair", "repaired", "show_repair"]
 _ROWS = 40  # layers that the table shows; --json lists all
 
 
-def check_repair(count: int | None, data: str | None, others: list[str] | bool | None) -> None:
+def check_repair(count: int | None, data: str | None, others: list[str] | bool | None, checkpoint: Path | None) -> None:
     """
     Args:
+        checkpoint: of the repair.
         others: what cannot be asked for together with a repair, as it was given.
 
     Raises:
         InputError: there are no images, or there will be no model, or one of submodules alone.
     """
     if count is None:
+        if checkpoint is not None:
+            raise InputError("--repair-checkpoint FILE is for a repair: ask for one with --repair N")
         return
     if data is None:
         raise InputError("--repair N reads N images: say which with --data")
@@ -37,11 +42,11 @@ def check_repair(count: int | None, data: str | None, others: list[str] | bool |
         raise InputError("--repair needs a pruned model that is one graph: leave out --submodule and --plan-only")
 
 
-def repaired(net: nn.Module, slim: Any, images: DataSpec) -> Any:
+def repaired(net: nn.Module, slim: Any, images: DataSpec, checkpoint: Path | None) -> Any:
     """The slim model, repaired."""
     from fxprune.recovery.repair.verb import repair
 
-    return repair(slim, net, images.loader(net))
+    return repair(slim, net, images.loader(net), checkpoint=checkpoint)
 
 
 def show_repair(console: Console, found: Repaired | None) -> None:

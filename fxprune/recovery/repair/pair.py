@@ -32,7 +32,10 @@ class Pair:
         cut: what went.
         dense, slim: the two.
         device: that both are on.
+        plan: by which the slim model was made.
     """
+
+    plan: Plan
 
     def __init__(self, cut: Cut, dense: fx.GraphModule, slim: fx.GraphModule, origin: Mapping[str, fx.Node]) -> None:
         self.cut, self.dense, self.slim = cut, dense, slim
@@ -67,7 +70,9 @@ class Pair:
         constants = {name: value.to(place_of(model)[0]) for name, value in analysis.traced.constants.items()}
         dense, origin = build(analysis.traced, model, constants)
         clone_tensors(dense)  # what a forward writes into its buffers stays here
-        return cls(cut, dense, copy.deepcopy(slim), {new.name: old for new, old in origin.items()})
+        made = cls(cut, dense, copy.deepcopy(slim), {new.name: old for new, old in origin.items()})
+        made.plan = plan
+        return made
 
     def names(self, dense: Mapping[str, fx.Node], slim: Mapping[str, fx.Node]) -> set[str]:
         """Nodes that both graphs have, as the same operation."""

@@ -49,14 +49,20 @@ class Settings:
 
 
 class Repairing:
-    """A repair of ``pair.slim`` in place."""
+    """A repair of ``pair.slim`` in place.
+
+    Attributes:
+        sites: layers and norms that are looked at.
+        left: what else lost inputs -> why it is not.
+        generator: of the positions.
+    """
 
     def __init__(self, pair: Pair, settings: Settings) -> None:
         self.pair, self.settings = pair, settings
         self._shelf = Shelf(settings.memory)
         self._dense, self._slim = self._walks()
         names = self._names = pair.names(self._dense.nodes, self._slim.nodes)
-        self._generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self._images: list[int] = []
         self.sites = [site for site in sites_of(pair.slim, names) if self._wanted(site)]
         self.left = left_of(pair, self._dense.nodes, self.sites, settings.norms != "keep")
@@ -171,7 +177,7 @@ class Repairing:
                 if y is None:
                     continue
                 sizes = positions(site.convolution, y)
-                chosen = drawn(sizes, self.settings.positions * images, self._generator)
+                chosen = drawn(sizes, self.settings.positions * images, self.generator)
                 cut = partial(self._cut, site, slim, (chunk, node), sizes, chosen)
                 wanted = widened(outputs_at(site.convolution, y, chosen))
                 if stream is not None and (both := self._others(stream, chunk, y)) is not None:

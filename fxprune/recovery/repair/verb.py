@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +17,7 @@ from fxprune.errors import InputError, shown
 from fxprune.options import check_flag, check_seed, real
 from fxprune.planning.repaired import Repaired
 from fxprune.planning.report import Report
+from fxprune.recovery.repair.checkpoint import Checkpoint
 from fxprune.recovery.repair.chunks import chunks_of
 from fxprune.recovery.repair.layers import Site
 from fxprune.recovery.repair.norms import NormMode
@@ -37,6 +40,8 @@ def repair(
     seed: int = 0,
     memory: float = 2**31,
     amp: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 8,
     progress: bool = False,
 ) -> fx.GraphModule:
     """Return a copy of a pruned model whose layers make up for the channels that went; neither model changes.
@@ -74,6 +79,8 @@ def repair(
         memory: bytes that values between layers may take; what is more goes to temporary files. All else that is remembered
             of the images are sums, whose size does not grow with their number.
         amp: ``"bfloat16"`` or ``"float16"``: both models run in autocast; sums and weights keep their precision.
+        checkpoint: file that is written, whole, after every `checkpoint_every` layers and norms. Where it is there already (the
+            process was killed), the repair goes on from it, to the same weights: bit for bit on the CPU. It stays there.
         progress: show a progress bar.
 
     Returns:
@@ -81,16 +88,24 @@ def repair(
 
     Raises:
         InputError: slim was not made from a model like this one, there are fewer than two images, they do not fit or are not
-            finite, or submodules were pruned.
+            finite, submodules were pruned, or the checkpoint is damaged or of another repair.
+        PruneError: the checkpoint cannot be written.
     """
     start = time.perf_counter()
     settings = _checked(ridge, norms, positions, seed, (memory, amp))
     progress = check_flag(progress, "progress")
+    file = Checkpoint(checkpoint, checkpoint_every, slim)
     pair = Pair.of(slim, model)
     work = Repairing(pair, settings)
     inputs = [str(n.target) for n in pair.dense.graph.nodes if n.op == "placeholder"]
-    work.read(chunks_of(images, inputs, pair.device))
-    sites = [work(site) for site in (_shown(work.sites) if progress else work.sites)]
+    work.read(file.watched(chunks_of(images, inputs, pair.device)))
+    options = {"ridge": settings.ridge, "norms": norms, "positions": settings.positions, "seed": settings.seed, "amp": amp}
+    key = {**options, "plan": hashlib.sha256(pair.plan.to_json().encode()).hexdigest()[:16]}
+    sites = file.begin(pair.dense, key, pair.slim, work.generator)
+    rest = work.sites[len(sites) :]
+    for number, site in enumerate(_shown(rest) if progress else rest):
+        sites.append(work(site))
+        file.keep(sites, pair.slim, work.generator, last=number == len(rest) - 1)
     before, after = work.output_errors()
     made, kept = pair.result(), ""
     if not after <= before:
