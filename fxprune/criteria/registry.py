@@ -37,6 +37,7 @@ _NAMES = {
     "reconstruction": "fxprune.criteria.reconstruction:Reconstruction",
     "sfm": "fxprune.criteria.sfm:SFM",
     "sfm_softmax": "fxprune.criteria.sfm:SFMSoftmax",
+    "surgeon": "fxprune.criteria.surgeon:Surgeon",
     "taylor": "fxprune.criteria.taylor:Taylor",
     "taylor_joint": "fxprune.criteria.taylor:TaylorJoint",
     "taylor_l2": "fxprune.criteria.taylor:TaylorL2",

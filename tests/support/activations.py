@@ -27,6 +27,7 @@ NAMES = [
     "hist_mi",
     "hrel",
     "reconstruction",
+    "surgeon",
     "wanda",
 ]
 IMAGES, CLASSES = 12, 3
