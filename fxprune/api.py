@@ -10,18 +10,17 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.criteria import normalization_of, resolve, score_groups
+from fxprune.deciding import decide, finish
 from fxprune.errors import PlanMismatch
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.options import AttentionPolicy, Criterion, Normalization, PruneOptions, Ratio, Scope, check_flag, check_seed
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.explain import Answer, explain
 from fxprune.planning.plan import Plan, checked_plan
-from fxprune.planning.policies import chosen, policy_of
 from fxprune.planning.report import Checks, Clock, plan_of
-from fxprune.proofs.verify import check_rewrite, verify_pair
+from fxprune.proofs.verify import verify_pair
 from fxprune.recovery.repair.verb import checked_repair, repaired
-from fxprune.rewrite import Rewritten, rewrite
+from fxprune.rewrite import rewrite
 from fxprune.submodules.target import Target, analyze, pair_of, trace
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
@@ -29,9 +28,11 @@ __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
 def prune(
     model: nn.Module,
-    ratio: Ratio,
+    ratio: Ratio | None = None,
     example_inputs: Any = None,
     *,
+    macs: float | None = None,
+    params: float | None = None,
     criterion: Criterion = "l2",
     scope: Scope = "global",
     normalization: Normalization | None = None,
@@ -55,10 +56,12 @@ def prune(
 
     Args:
         model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
-        ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``.
+        ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. In its place, budgets:
+        macs, params: the most multiply-accumulates (of one sample) and parameters that are kept: a fraction in (0, 1) of the
+            model's own, or a count above 1. The plan's `account` says how near the result comes; it is never above.
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
-        scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the ratio.
+        scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the same share.
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
         max_ratio: no group loses more than this.
@@ -78,22 +81,25 @@ def prune(
         With `submodules`, a copy of the model with GraphModules in it, and one report; to keep it, store plan and state_dict.
 
     Raises:
-        InputError: an argument is out of range or names nothing.
+        InputError: an argument is out of range or names nothing, or no choice of channels meets the budgets.
         TraceError, NothingToPrune: the forward cannot be recorded as one graph; no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization, exact_norms)
+    rest = (normalization, exact_norms, macs, params)
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
-    target, made, rewritten = _decide(what, options, clock, data=data, loss=loss, batches=batches)
-    return repaired(_finish(target, made, rewritten, verify, clock), model, repair)
+    target, made, rewritten = decide(what, options, clock, data=data, loss=loss, batches=batches)
+    return repaired(finish(target, made, rewritten, verify, clock), model, repair)
 
 
 def plan(
     model: nn.Module,
-    ratio: Ratio,
+    ratio: Ratio | None = None,
     example_inputs: Any = None,
     *,
+    macs: float | None = None,
+    params: float | None = None,
     criterion: Criterion = "l2",
     scope: Scope = "global",
     normalization: Normalization | None = None,
@@ -113,8 +119,9 @@ def plan(
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, normalization, exact_norms)
-    return _decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
+    rest = (normalization, exact_norms, macs, params)
+    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
+    return decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
@@ -134,7 +141,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     if listed(rewritten.cut.tensors) != plan.kept:
         raise PlanMismatch("the plan contradicts itself: its groups and its kept indices differ")
     clock("rewrite")
-    return _finish(target, plan, rewritten, verify, clock)
+    return finish(target, plan, rewritten, verify, clock)
 
 
 def why(
@@ -169,32 +176,3 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     check_model(model)
     check_values(model, "compare filled models")
     return verify_pair(*pair_of(model, slim, example_inputs), timed=check_flag(latency, "latency"), seed=check_seed(seed))
-
-
-def _decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
-    """Analyze, score, select and rewrite on shapes; `observed`: what `fxprune.criteria.prepare` takes."""
-    policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
-    target = Target.of(*what)
-    target.check_criterion(criterion)
-    analysis = target.analyze(options.attention, options.ignore)
-    clock("analyze")
-    scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
-    gone = chosen(policy, analysis, scores)
-    clock("score and select")
-    rewritten = rewrite(analysis, gone, options.passes)
-    clock("rewrite")
-    stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
-    return target, document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen), rewritten
-
-
-def _finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:
-    """Fill in the weights, prove the result, and report."""
-    if verify:
-        check_values(target.model, "leave the comparison out, verify=False")
-    slim, parts = target.fill(rewritten)
-    clock("slice")
-    report = rewritten.report(plan, clock.seconds)
-    if verify:
-        report.checks = check_rewrite(rewritten.cut, target.model, slim)
-        clock("verify")
-    return target.hand_over(slim, parts, report, check=verify)

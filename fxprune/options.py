@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from fxprune.errors import InputError, nearest, said, shown
 
 __all__ = [
+    "BUDGETS",
     "AttentionPolicy",
     "Criterion",
     "Normalization",
@@ -30,6 +31,7 @@ Scope = Literal["global", "layer", "threshold"]  # the policies of the package; 
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]
+BUDGETS = ("macs", "params")  # costs that a budget may be given for
 _MOST = 100_000  # entries of a list that a user gives
 
 
@@ -39,12 +41,14 @@ class PruneOptions:
 
     >>> PruneOptions(0.5, scope="layer").to_json()["scope"]
     'layer'
+    >>> PruneOptions(macs=0.5, params=2_000_000).budgets
+    {'macs': 0.5, 'params': 2000000}
 
     Raises:
         InputError: a value is out of range or of the wrong kind.
     """
 
-    ratio: Ratio
+    ratio: Ratio | None = None
     criterion: Criterion = "l2"
     scope: str = "global"
     ignore: Iterable[str] = ()  # a tuple, once checked
@@ -54,10 +58,13 @@ class PruneOptions:
     seed: int = 0
     normalization: Normalization | None = None  # what suits the criterion
     exact_norms: bool = False
+    macs: float | None = None
+    params: float | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
-            "ratio": _ratio(self.ratio),
+            "ratio": None if self.ratio is None else _ratio(self.ratio),
+            **{name: _budget(name, value) for name, value in self.budgets.items()},
             "max_ratio": real(self.max_ratio),
             "round_to": _whole(self.round_to),
             "seed": check_seed(self.seed),
@@ -68,11 +75,22 @@ class PruneOptions:
             raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
         if checked["round_to"] is None or checked["round_to"] < 1:
             raise InputError(f"round_to must be a whole number of at least 1, not {shown(self.round_to)}")
+        if (self.ratio is None) == (not self.budgets):
+            given = "neither" if self.ratio is None else "both"
+            raise InputError(
+                "say how much goes by ratio, the fraction of the channels to remove, or by budgets, as macs=0.5, params=0.3; "
+                f"{given} is given"
+            )
         check_attention(self.attention)
         if self.normalization is not None:
             one_of("normalization", self.normalization, get_args(Normalization))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """What may be kept at most: of each cost that is given, a fraction in (0, 1) of the model's own, or a count."""
+        return {name: getattr(self, name) for name in BUDGETS if getattr(self, name) is not None}
 
     @property
     def criterion_name(self) -> str:
@@ -87,10 +105,16 @@ class PruneOptions:
         return ("exact-norms",) if self.exact_norms else ()
 
     def to_json(self) -> dict[str, Any]:
-        """What a plan's document stores; of what is optional, what was asked for."""
+        """What a plan's document stores; of ratio and budgets, and of what is optional, what was asked for."""
         document = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.exact_norms:
             del document["exact_norms"]
+        for name in BUDGETS:
+            if document[name] is None:
+                del document[name]
+        if self.ratio is None:
+            del document["ratio"]
+            return document | {"criterion": self.criterion_name, "ignore": list(self.ignore)}
         ratio = dict(self.ratio) if isinstance(self.ratio, Mapping) else self.ratio
         return document | {"ratio": ratio, "criterion": self.criterion_name, "ignore": list(self.ignore)}
 
@@ -99,10 +123,10 @@ class PruneOptions:
         """Read the options of a plan back; what the document does not name has its default.
 
         Raises:
-            InputError: a value is out of range or of the wrong kind, or the ratio is missing.
+            InputError: a value is out of range or of the wrong kind, or neither ratio nor budget is there.
         """
-        if not isinstance(document, Mapping) or "ratio" not in document:
-            raise InputError("the options name no ratio")
+        if not isinstance(document, Mapping) or not {"ratio", *BUDGETS} & document.keys():
+            raise InputError("the options name no ratio and no budget")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in document.items() if name in known})
 
@@ -203,6 +227,20 @@ def _fraction(value: Any, at_least_zero: bool = False) -> float:
     number = real(value)
     if number is None or not 0 <= number < 1 or (number == 0 and not at_least_zero):  # a pattern may spare its groups
         raise InputError(f"ratio must be a fraction of the prunable channels between 0 and 1, not {shown(value)}")
+    return number
+
+
+def _budget(name: str, value: Any) -> float:
+    """
+    Raises:
+        InputError: it is neither a fraction nor a count.
+    """
+    number = real(value)
+    if number is None or not 0 < number < 1 << 62 or number == 1:  # 1 could be all of it, or one
+        raise InputError(
+            f"{name} must be the fraction that is kept, between 0 and 1, or a count above 1, as {name}=0.5 or {name}=2e6, "
+            f"not {shown(value)}"
+        )
     return number
 
 

@@ -49,6 +49,7 @@ class Rewritten:
         counters = {name: dict(count) for name, count in self.context.counters.items()}
         traced = self.cut.analysis.traced
         notes = [*traced.notes, *filter(None, [why_nothing(plan)]), *self.context.notes]
+        notes += plan.account.notes if plan.account else ()
         report = Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
         report.exact_norms = {**self.cut.exact_norms}
         return report

@@ -96,6 +96,8 @@ def test_indented_refuses_what_json_does(wrong: Any) -> None:
 def test_a_plan_has_the_bytes_of_the_plain_way(plan: Plan) -> None:
     document = dataclasses.asdict(plan)
     document["kept"] = {name: {str(axis): ids for axis, ids in axes.items()} for name, axes in plan.kept.items()}
+    if document["account"] is None:  # of a plan by a ratio
+        del document["account"]
     head = json.dumps({"format": "fxprune-plan", "version": document.pop("version")})[:-1]
     assert plan.to_json() == head + ", " + plainly(document)[1:] + "\n"
 

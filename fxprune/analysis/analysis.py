@@ -15,6 +15,7 @@ from fxprune import nested
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
+from fxprune.analysis.polynomials import Polynomials, polynomials_of
 from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution, solve
 from fxprune.options import AttentionPolicy
@@ -111,6 +112,11 @@ class Analysis:
             else:
                 constant_part += constant
         return constant_part, terms
+
+    @cached_property
+    def polynomials(self) -> Polynomials:
+        """MACs and parameters as functions of how many channels each free group keeps."""
+        return polynomials_of(self)
 
     @cached_property
     def batch(self) -> int:

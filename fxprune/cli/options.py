@@ -23,11 +23,13 @@ __all__ = [
     "Ignore",
     "InputSize",
     "Json",
+    "Macs",
     "MaxRatio",
     "Mean",
     "Model",
     "Normalization",
     "NormalizationOption",
+    "Params",
     "Ratio",
     "RoundTo",
     "Scope",
@@ -71,11 +73,20 @@ Ratio = Annotated[
     float | None,
     typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default=False),
 ]
+Macs = Annotated[
+    float | None,
+    typer.Option(help="Budget of multiply-accumulates: the fraction that is kept, or a count.", show_default=False),
+]
+Params = Annotated[
+    float | None,
+    typer.Option(help="Budget of parameters: the fraction that is kept, or a count.", show_default=False),
+]
 Criterion = Annotated[
     str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
 ]
 Scope = Annotated[
-    str, typer.Option(help="global: one ranking over all groups; layer: the ratio in every group; or another policy's name.")
+    str,
+    typer.Option(help="global: one ranking over all groups; layer: the same share of every group; or another policy's name."),
 ]
 NormalizationOption = Annotated[
     Normalization | None,

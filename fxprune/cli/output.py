@@ -22,6 +22,7 @@ from fxprune.planning.report import counted, in_unit
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
+    from fxprune.planning.account import Account
     from fxprune.planning.fidelity import Fidelity
     from fxprune.planning.plan import GroupPlan, Plan
     from fxprune.planning.report import Checks
@@ -32,6 +33,7 @@ __all__ = [
     "note_fresh_weights",
     "print_json",
     "quiet",
+    "show_account",
     "show_cost",
     "show_errors",
     "show_groups",
@@ -153,6 +155,12 @@ def show_cost(
     if latency is not None:
         table.add_row("latency (ms)", *(f"{seconds * 1e3:,.2f}" for seconds in latency), _share(latency))
     console.print(table)
+
+
+def show_account(console: Console, account: Account | None) -> None:
+    """How budgets were met, if there are any."""
+    for text in [] if account is None else [str(account), *account.notes]:
+        console.print(text, markup=False, highlight=False)
 
 
 def _share(values: tuple[float, float]) -> str:

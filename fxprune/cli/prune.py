@@ -17,6 +17,7 @@ from fxprune.cli.output import (
     note,
     note_fresh_weights,
     print_json,
+    show_account,
     show_cost,
     show_errors,
     show_plan,
@@ -39,6 +40,8 @@ __all__ = ["prune"]
 def prune(
     model: given.Model,
     ratio: given.Ratio = None,
+    macs: given.Macs = None,
+    params: given.Params = None,
     scope: given.Scope = "global",
     normalization: given.NormalizationOption = None,
     criterion: given.Criterion = "l2",
@@ -78,13 +81,13 @@ def prune(
     from fxprune import Plan, api
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
-    _check(plan, ratio, plan_only or submodule or (data and repair is None))
+    wanted = any(amount is not None for amount in (ratio, macs, params))
+    _check(plan, wanted, plan_only or submodule or (data and repair is None))
     options: dict[str, Any] = {}
-    if ratio is not None:
+    if wanted:
         scaled: Any = None if normalization is None else normalization.value
-        chosen = PruneOptions(
-            ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled, exact_norms
-        )
+        limits: Any = (ignore or (), max_ratio, round_to, attention.value, seed)
+        chosen = PruneOptions(ratio, criterion, scope, *limits, scaled, exact_norms, macs, params)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
@@ -113,13 +116,18 @@ def prune(
             note("nothing was written: --out DIR keeps the result")
 
 
-def _check(plan: Path | None, ratio: float | None, others: Any) -> None:
-    """Either a plan is made or one is applied; `others`: options that are for a new plan."""
-    if plan is None and ratio is None:
-        raise InputError("give --ratio, to make a plan, or --plan FILE, to apply one")
-    if plan is not None and (ratio is not None or others):
+def _check(plan: Path | None, wanted: bool, others: Any) -> None:
+    """Either a plan is made or one is applied.
+
+    Args:
+        wanted: a ratio or a budget is given.
+        others: options that are for a new plan.
+    """
+    if plan is None and not wanted:
+        raise InputError("give --ratio or a budget (--macs, --params), to make a plan, or --plan FILE, to apply one")
+    if plan is not None and (wanted or others):
         raise InputError(
-            "--plan FILE applies a plan that was made before: leave out --ratio, --plan-only, --submodule, "
+            "--plan FILE applies a plan that was made before: leave out --ratio, --macs, --params, --plan-only, --submodule, "
             "and --data where there is no --repair"
         )
 
@@ -159,6 +167,7 @@ def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool)
     console = Console()
     show_plan(console, plan)
     show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
+    show_account(console, plan.account)
     if report is not None and report.checks is not None:
         show_errors(console, report.checks)
     show_repair(console, None if report is None else report.repair)

@@ -11,6 +11,7 @@ from torch import nn
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.groups import Group
 from fxprune.inputs.examples import describe
+from fxprune.planning.account import Account
 from fxprune.planning.plan import GroupPlan, Plan, fingerprint
 from fxprune.planning.policies import Scores
 from fxprune.state import ties
@@ -26,6 +27,7 @@ def document_of(
     options: dict[str, Any],
     scores: Scores | None = None,
     frozen: Mapping[str, str] | None = None,
+    account: Account | None = None,
 ) -> Plan:
     """The plan of a cut.
 
@@ -33,6 +35,7 @@ def document_of(
         options: what the plan was made with.
         scores: of the groups that were ranked.
         frozen: groups that the rewrite could not shrink -> the reason.
+        account: of budgets.
     """
     analysis = cut.analysis
     before = analysis.cut()
@@ -49,6 +52,7 @@ def document_of(
         whole=analysis.whole,
         tied=ties(model),
         example=describe(args, named),
+        account=account,
     )
 
 

@@ -12,8 +12,8 @@ __all__ = ["why_nothing"]
 
 
 def why_nothing(plan: Plan) -> str:
-    """In a sentence, what bound; empty where channels go."""
-    if any(len(group.kept) < group.size for group in plan.groups):
+    """In a sentence, what bound; empty where channels go, or where budgets were met without."""
+    if plan.account is not None or any(len(group.kept) < group.size for group in plan.groups):
         return ""
     sizes = [group.size for group in plan.groups if group.status == "free"]
     if not sizes:
@@ -28,7 +28,7 @@ def _bound(options: PruneOptions, sizes: list[int]) -> str:
     if isinstance(ratio, Mapping):
         if not any(ratio.values()):
             return "all ratios by name are 0"
-    elif options.scope == "global" and not round(sum(sizes) * ratio):
+    elif ratio is not None and options.scope == "global" and not round(sum(sizes) * ratio):
         return f"ratio={ratio:g} is less than half of one channel of all {sum(sizes)} that may go"
     if options.round_to > 1:
         return (

@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, PlanMismatch, nearest, shown
 from fxprune.options import PruneOptions
+from fxprune.planning.account import Account
 from fxprune.planning.indented import indented
 from fxprune.planning.reading import count, counts, document_of_text, entries, number, once, text, texts, truth
 from fxprune.state import named_tensors
@@ -64,6 +65,7 @@ class Plan:
         whole: parameters that no group lists (no axis of theirs is a channel that could go) -> the reason.
         tied: other names of tied tensors -> the name that the plan uses.
         example: shapes and dtypes of the example inputs.
+        account: how the budgets were met, where the plan was made for any.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Plan:
     tied: dict[str, str] = field(default_factory=dict)
     example: list[dict[str, Any]] = field(default_factory=list)
     version: int = _VERSION
+    account: Account | None = None
 
     def group(self, name: str) -> GroupPlan:
         """The group of that id."""
@@ -123,6 +126,9 @@ class Plan:
         """The plan as text: the same plan gives the same bytes."""
         document = _shown(self)
         document["groups"] = [_shown(group) for group in self.groups]
+        account = document.pop("account")  # a plan by a ratio has none
+        if account is not None:
+            document["account"] = account.to_dict()
         document["kept"] = {name: {str(a): i for a, i in axes.items()} for name, axes in self.kept.items()}
         head = json.dumps({"format": "fxprune-plan", "version": document.pop("version")})[:-1]
         return head + ", " + indented(document)[1:] + "\n"
@@ -158,6 +164,8 @@ def _read(kind: type[Plan], document: dict[str, Any]) -> Plan:
         "tied": texts(document.pop("tied", {})),
         "example": entries(document.pop("example", []), lambda entry: _shallow(dict(**entry))),
     }
+    if "account" in document:
+        made["account"] = Account.from_dict(dict(**document.pop("account")))
     macs, params = (entries(document.pop(key), count, size=2) for key in ("macs", "params"))
     plan = kind(**made, macs=(macs[0], macs[1]), params=(params[0], params[1]), **document)
     once(group.id for group in plan.groups)

@@ -146,6 +146,7 @@ class Report:
             "modes": self.modes,
             "notes": self.notes,
             "exact_norms": sorted(set(self.exact_norms.values())),
+            "account": None if self.plan.account is None else self.plan.account.to_dict(),
             "repair": None if self.repair is None else self.repair.to_dict(),
             "finetuning": self.finetuning,
             "validation": None if self.validation is None else self.validation.to_dict(),
@@ -157,6 +158,7 @@ class Report:
         return (
             f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
+            + ("" if self.plan.account is None else f"\n{self.plan.account}")
             + ("" if self.repair is None else f"\n{self.repair}")
             + "".join(f"\nNote: {note}" for note in self.notes)
         )

@@ -23,7 +23,7 @@ class Policy:
     """Chooses channels by their scores, and by what they cost (``analysis.cut(gone)`` says both MACs and parameters).
 
     Attributes:
-        options: `ratio`, `max_ratio` (no group loses more), `round_to` (what a group keeps is a multiple of it), ...
+        options: `ratio` or `budgets`, `max_ratio` (no group loses more), `round_to` (what a group keeps is a multiple), ...
     """
 
     options: PruneOptions
@@ -38,12 +38,28 @@ class Policy:
 
     def lowest(self, group: Group, scores: np.ndarray, count: int) -> np.ndarray:
         """The `count` channels of the lowest scores, within the limits: sorted channel numbers, maybe none."""
-        count = self._rounded(group, min(count, self.most(group)))
-        return np.sort(np.argsort(scores, kind="stable")[:count])
+        return np.sort(np.argsort(scores, kind="stable")[: self.within(group, count)])
+
+    def within(self, group: Group, count: int) -> int:
+        """How many channels go within the limits, where `count` should."""
+        most = self.most(group)
+        count = self._rounded(group, min(count, most))
+        if count > most:  # the nearest multiple is less than what has to stay
+            count = self._rounded(group, max(0, count - self._step(group)))
+        return count
+
+    def levels(self, group: Group) -> np.ndarray:
+        """What a group may keep, from the least: multiples of `round_to`, and all of its channels."""
+        step = self._step(group)
+        least = -(-(group.size - self.most(group)) // step) * step
+        return np.array([*range(least, group.size, step), group.size])
+
+    def _step(self, group: Group) -> int:
+        return self.options.round_to // math.gcd(self.options.round_to, group.multiplicity)
 
     def _rounded(self, group: Group, count: int) -> int:
         """Fewer or more channels to remove, so that what is kept is a multiple; nearest, and never none."""
-        step = self.options.round_to // math.gcd(self.options.round_to, group.multiplicity)
+        step = self._step(group)
         if step <= 1 or not count:
             return count
         kept = group.size - count

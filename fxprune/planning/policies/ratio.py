@@ -26,12 +26,20 @@ class LayerRatio(Policy):
 
     def choose_among(self, groups: Sequence[Group], scores: Scores, exclusive: Mapping[str, Set[str]]) -> dict[str, np.ndarray]:
         """`choose` for any groups: no cost is asked for. `exclusive`: id -> ids of groups that should then stay whole."""
+        numbers = self.numbers(groups, scores, exclusive)
+        found = {g.id: self.lowest(g, scores[g.id], numbers[g.id]) for g in groups if numbers.get(g.id)}
+        return {name: channels for name, channels in found.items() if len(channels)}
+
+    def numbers(self, groups: Sequence[Group], scores: Scores, exclusive: Mapping[str, Set[str]]) -> Mapping[str, int]:
+        """How many channels each group would lose, but for the limits; the order of its scores does not matter.
+
+        Groups that stay whole because others, which they exclude, go are left out.
+        """
         wanted = self.wanted(groups)
         beaten = beaten_by(scores, wanted, exclusive) if exclusive else set()
         groups = [g for g in groups if g.id not in beaten]
-        counts = self.counts(groups, scores, wanted)
-        found = {g.id: self.lowest(g, scores[g.id], counts[g.id]) for g in groups}
-        return {name: channels for name, channels in found.items() if len(channels)}
+        found = self.counts(groups, scores, wanted)
+        return {g.id: found[g.id] for g in groups}
 
     def wanted(self, groups: Sequence[Group]) -> dict[str, int]:
         """Channels that each group would lose by itself."""
@@ -43,7 +51,7 @@ class LayerRatio(Policy):
 
     @property
     def _ratio(self) -> float:
-        assert not isinstance(self.options.ratio, Mapping)
+        assert self.options.ratio is not None and not isinstance(self.options.ratio, Mapping)
         return self.options.ratio
 
 

@@ -17,6 +17,10 @@ _NAMES = {
     "layer": "fxprune.planning.policies.ratio:LayerRatio",
     "threshold": "fxprune.planning.policies.threshold:Threshold",
 }
+_UNDER_BUDGETS = {
+    "global": "fxprune.planning.policies.global_budget:GlobalBudget",
+    "layer": "fxprune.planning.policies.layer_budget:LayerBudget",
+}
 _BY_NAME = "fxprune.planning.policies.ratio:ByName"  # where the ratio is a mapping of names
 _registered: dict[str, type[Policy]] = {}
 _Made = TypeVar("_Made", bound=type[Policy])
@@ -60,7 +64,7 @@ def policy_of(options: PruneOptions) -> Policy:
     """The policy that the options ask for.
 
     Raises:
-        InputError: `scope` names none.
+        InputError: `scope` names none, or none that goes by budgets.
     """
     if not isinstance(options.scope, str) or options.scope not in names():
         known = names()
@@ -68,6 +72,9 @@ def policy_of(options: PruneOptions) -> Policy:
         raise InputError(f"scope must be {text}, not {shown(options.scope)}{nearest(options.scope, known)}")
     if options.scope in _registered:
         return _registered[options.scope](options)
-    module, _, kind = (_BY_NAME if isinstance(options.ratio, Mapping) else _NAMES[options.scope]).partition(":")
+    named = _UNDER_BUDGETS if options.budgets else _NAMES
+    if options.scope not in named:
+        raise InputError(f"scope={options.scope!r} goes by ratio: with budgets, {' or '.join(map(repr, named))}")
+    module, _, kind = (_BY_NAME if isinstance(options.ratio, Mapping) else named[options.scope]).partition(":")
     made: type[Policy] = getattr(importlib.import_module(module), kind)
     return made(options)

@@ -23,7 +23,9 @@ class Threshold(Policy):
     """
 
     def choose(self, analysis: Analysis, scores: Scores) -> dict[str, np.ndarray]:
-        assert not isinstance(self.options.ratio, Mapping)  # then the ratios by name are taken, whatever the scope
+        assert self.options.ratio is not None and not isinstance(
+            self.options.ratio, Mapping
+        )  # then the ratios by name are taken, whatever the scope
         below = {g.id: int((scores[g.id] < self.options.ratio).sum()) for g in analysis.free}
         beaten = beaten_by(scores, below, analysis.exclusive)
         found = {g.id: self.lowest(g, scores[g.id], below[g.id]) for g in analysis.free if g.id not in beaten}

@@ -1,0 +1,72 @@
+"""From options to a plan and its rewrite, and from a rewrite to a slim model: the two halves of `fxprune.prune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.criteria import normalization_of, resolve, score_groups
+from fxprune.inputs.acceptance import check_values
+from fxprune.options import PruneOptions
+from fxprune.planning.account import Account
+from fxprune.planning.accounting import account_of
+from fxprune.planning.document import document_of
+from fxprune.planning.plan import Plan
+from fxprune.planning.policies import Policy, Scores, chosen, policy_of
+from fxprune.planning.report import Clock
+from fxprune.proofs.verify import check_rewrite
+from fxprune.rewrite import Rewritten, rewrite
+from fxprune.submodules.target import Target
+
+__all__ = ["decide", "finish"]
+
+
+def decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
+    """Analyze, score, select and rewrite on shapes.
+
+    Args:
+        what: model, submodules and example inputs.
+        observed: what `fxprune.criteria.prepare` takes.
+    """
+    policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
+    target = Target.of(*what)
+    target.check_criterion(criterion)
+    analysis = target.analyze(options.attention, options.ignore)
+    clock("analyze")
+    scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
+    gone = chosen(policy, analysis, scores)
+    clock("score and select")
+    rewritten, account = rewrite(analysis, gone, options.passes), None
+    clock("rewrite")
+    if options.budgets:
+        rewritten, account = _within_budgets(rewritten, policy, analysis, scores)
+        clock("budgets")
+    stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
+    plan = document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen, account)
+    return target, plan, rewritten
+
+
+def _within_budgets(rewritten: Rewritten, policy: Policy, analysis: Analysis, scores: Scores) -> tuple[Rewritten, Account]:
+    """What cannot be rewritten stays whole: then the others are chosen again, so that the budgets are met."""
+    frozen: dict[str, str] = {}
+    while rewritten.frozen:
+        frozen |= rewritten.frozen
+        scores = {name: found for name, found in scores.items() if name not in frozen}
+        rewritten = rewrite(analysis, chosen(policy, analysis, scores), policy.options.passes)
+    rewritten.frozen.update(frozen)
+    return rewritten, account_of(rewritten.cut, policy, scores)
+
+
+def finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:
+    """Fill in the weights, prove the result, and report."""
+    if verify:
+        check_values(target.model, "leave the comparison out, verify=False")
+    slim, parts = target.fill(rewritten)
+    clock("slice")
+    report = rewritten.report(plan, clock.seconds)
+    if verify:
+        report.checks = check_rewrite(rewritten.cut, target.model, slim)
+        clock("verify")
+    return target.hand_over(slim, parts, report, check=verify)

@@ -1,0 +1,132 @@
+"""From budgets to numbers, and from what goes to the account of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.cut import Cut
+from fxprune.errors import InputError
+from fxprune.options import BUDGETS, PruneOptions
+from fxprune.planning.account import Account, Budget
+from fxprune.planning.policies.base import Policy, Scores
+from fxprune.planning.search.bound import upper_bound
+from fxprune.planning.search.greedy import filled, lowered
+from fxprune.planning.search.problem import Problem
+
+__all__ = ["account_of", "problem_of", "targets_of", "unreachable"]
+
+_NEAR = 0.01  # of a budget: closer needs no explanation
+
+
+def targets_of(analysis: Analysis, options: PruneOptions) -> dict[str, int]:
+    """The most of each cost that has a budget: MACs of the whole batch, and parameters."""
+    whole = {"macs": analysis.cut().total_macs, "params": analysis.params()}
+    batches = {"macs": analysis.batch, "params": 1}
+    found = {}
+    for name, asked in options.budgets.items():
+        most = whole[name] * asked if asked < 1 else asked * batches[name]
+        found[name] = min(whole[name], math.floor(most))
+    return found
+
+
+def problem_of(
+    analysis: Analysis, policy: Policy, scores: Scores, whole: Collection[str] = (), tightened: float = 1.0
+) -> Problem:
+    """The problem that budgets pose.
+
+    Args:
+        scores: groups without any stay whole.
+        whole: groups that stay whole, too.
+        tightened: a factor of the budgets.
+    """
+    targets = targets_of(analysis, policy.options)
+    limits = np.array([targets[name] * tightened if name in targets else np.inf for name in BUDGETS])
+    groups = analysis.free
+    ranked = [None if g.id in whole or g.id not in scores else np.asarray(scores[g.id]) for g in groups]
+    return Problem.of(analysis.polynomials, limits, [policy.levels(g) for g in groups], ranked)
+
+
+def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
+    """How a cut, made under budgets, meets them.
+
+    Raises:
+        InputError: it does not.
+    """
+    analysis, options = cut.analysis, policy.options
+    after, before = {"macs": cut.macs, "params": cut.params}, {"macs": analysis.macs(), "params": analysis.params()}
+    totals, targets = {"macs": cut.total_macs, "params": cut.params}, targets_of(analysis, options)
+    batches = {"macs": analysis.batch, "params": 1}
+    budgets = []
+    for name, asked in options.budgets.items():
+        if totals[name] > targets[name]:
+            raise InputError(
+                f"policy {type(policy).__name__} exceeds the budget: {totals[name] / batches[name]:,.0f} {name} are left where "
+                f"{targets[name] / batches[name]:,.0f} are allowed"
+            )
+        budgets.append(Budget(name, asked, targets[name] // batches[name], before[name], after[name]))
+    whole = {other for name in cut.gone for other in analysis.exclusive.get(name, ())} - cut.gone.keys()
+    problem = problem_of(analysis, policy, scores, whole)
+    kept = [g.size - len(cut.gone.get(g.id, ())) for g in analysis.free]
+    state = problem.state_of(kept)
+    start = state if problem.fits(state) else filled(problem, lowered(problem, problem.tops, problem.targets))
+    total, saliency = problem.whole or 1.0, problem.saliency(state)
+    bound = max(saliency, upper_bound(problem, start)[0])
+    return Account(budgets, _digits(saliency / total), _digits(bound / total), _distance(problem, state, cut, options))
+
+
+def _digits(share: float) -> float:
+    return float(f"{share:.6g}")
+
+
+def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptions) -> list[str]:
+    """Why a plan ends further below all budgets than one per cent."""
+    if (state == problem.tops).all():
+        return ["the model is within the budgets as it is: nothing was removed"]
+    values, bound = problem.values(state), np.isfinite(problem.targets)
+    nearness = (values / problem.targets)[bound]
+    if (nearness >= 1 - _NEAR).any():
+        return []
+    groups = cut.analysis.free
+    steps = []
+    for number, group in enumerate(groups):
+        if state[number] < problem.tops[number]:
+            above = state.copy()
+            above[number] += 1
+            share = float((problem.values(above) / problem.targets)[bound].max())
+            wide = int(problem.wide[problem.start[number] + above[number]])
+            steps.append((share, wide, group.id))
+    share, wide, name = min(steps)
+    step = f"{wide} channel{'s' if wide > 1 else ''} of {name!r}" + (_multiples(options) if wide > 1 else "")
+    if share <= 1:
+        return [
+            f"the policy {options.scope!r} stopped {1 - nearness.max():.1%} below the nearest budget: {step} would still fit"
+        ]
+    return [f"{1 - nearness.max():.1%} are left below the nearest budget: the smallest step, {step}, exceeds it"]
+
+
+def _multiples(options: PruneOptions) -> str:
+    return f" (round_to={options.round_to})" if options.round_to > 1 else ""
+
+
+def unreachable(analysis: Analysis, policy: Policy, scores: Scores) -> InputError:
+    """What to raise where no choice of channels meets the budgets: what is left at least, and what binds."""
+    options, targets = policy.options, targets_of(analysis, policy.options)
+    problem = problem_of(analysis, policy, scores)
+    least = dict(zip(BUDGETS, problem.values(np.zeros_like(problem.tops)), strict=True))
+    single = problem.costs.values(np.array([1.0 if g.id in scores else g.size for g in analysis.free]))
+    alone = dict(zip(BUDGETS, single, strict=True))
+    batches: Mapping[str, int] = {"macs": analysis.batch, "params": 1}
+    limits = f"max_ratio={options.max_ratio:g}" + _multiples(options).replace("(", "and ").rstrip(")")
+    texts = []
+    for name in [name for name in targets if least[name] > targets[name]] or list(targets):
+        what = limits if alone[name] <= targets[name] else "what is frozen or protected (fxprune.why says by what)"
+        allowed, left = (f"{count / batches[name]:,.0f}" for count in (targets[name], least[name]))
+        texts.append(
+            f"{name}={options.budgets[name]:g} allows {allowed}, where {left} remain if every group keeps its least; "
+            f"what binds is {what}"
+        )
+    return InputError(f"no choice of channels meets the budgets: {'; '.join(texts)}")
