@@ -7,6 +7,7 @@ that `Cut` gives for one choice of channels, for all choices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -86,25 +87,22 @@ class Polynomials:
 def polynomials_of(analysis: Analysis) -> Polynomials:
     """MACs and parameters of a model, whatever its free groups keep."""
     axes = _Axes(analysis)
-    constants, factors, owners = [], [], []
-    constant_macs, terms = analysis.mac_terms
-    fixed = [float(constant_macs), 0.0]
-    for constant, arrays in terms:
-        constants.append(float(constant)), factors.append(axes.numbers(arrays)), owners.append(0)
-    tensors = analysis.traced.tensors
+    constant_macs, products = analysis.mac_terms
+    terms = [(float(constant), axes.numbers(arrays), 0) for constant, arrays in products]
+    fixed, tensors = [float(constant_macs), 0.0], analysis.traced.tensors
     for name in analysis.parameter_names:
         movable = analysis.tensor_classes.get(name, {})
-        constant = float(np.prod([s for a, s in enumerate(tensors[name].shape) if a not in movable], dtype=np.float64))
+        constant = float(math.prod(size for axis, size in enumerate(tensors[name].shape) if axis not in movable))
         if movable:
-            constants.append(constant), factors.append(axes.numbers(movable.values())), owners.append(1)
+            terms.append((constant, axes.numbers(movable.values()), 1))
         else:
             fixed[1] += constant
-    depth = max([len(f) for f in factors], default=1)
+    depth = max([len(numbers) for _, numbers, _ in terms], default=1)
     return Polynomials(
         names=("macs", "params"),
-        constants=np.array(constants, np.float64),
-        factors=np.array([f + [0] * (depth - len(f)) for f in factors], np.int64).reshape(len(factors), depth),
-        owners=np.array(owners, np.int64),
+        constants=np.array([constant for constant, _, _ in terms], np.float64),
+        factors=np.array([n + [0] * (depth - len(n)) for _, n, _ in terms], np.int64).reshape(len(terms), depth),
+        owners=np.array([owner for _, _, owner in terms], np.int64),
         fixed=np.array(fixed),
         **axes.compiled(),
     )
