@@ -86,8 +86,8 @@ def prune(
     options: dict[str, Any] = {}
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
-        limits: Any = (ignore or (), max_ratio, round_to, attention.value, seed)
-        chosen = PruneOptions(ratio, criterion, scope, *limits, scaled, exact_norms, macs, params)
+        ranked: Any = (ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled)
+        chosen = PruneOptions(*ranked, exact_norms=exact_norms, macs=macs, params=params)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
