@@ -5,7 +5,7 @@
 Networks lose half of their MACs by fxprune's defaults (one ranking of all channels by l2), and are repaired from unlabelled
 training images, drawn anew for each seed; accuracy is that of test images before any training. Each row is measured in a
 process of its own, on one thread: seconds are those of the processor, memory is the peak above what the process had before.
-FOLDER is that of `criteria.py`. Rows are appended to ``repair_images.jsonl`` as they come, and what is there is not measured again.
+FOLDER is that of `criteria.py`. Rows are appended to ``repair_images.jsonl`` as they come; what is there is not measured again.
 """
 
 from __future__ import annotations

@@ -276,3 +276,46 @@ def test_models_in_half_precision() -> None:
     model, x = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)).bfloat16(), torch.randn(200, 6).bfloat16()
     found = fxprune.repair(fxprune.prune(model, 0.5, x[:2]), model, x).meta["fxprune"].repair
     assert found.after < 0.8 * found.before
+
+
+class Normed(nn.Module):
+    """A residual stream whose channels go, between norms of one kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        make = {"LayerNorm": nn.LayerNorm, "RMSNorm": nn.RMSNorm, "GroupNorm": lambda c: nn.GroupNorm(4, c)}[kind]
+        self.start, self.norm, self.last = nn.Linear(6, 24), make(24), make(24)
+        self.up, self.down, self.head = nn.Linear(24, 48), nn.Linear(48, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        x = x + self.down(self.up(self.norm(x)).relu())
+        return self.head(self.last(x))
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["plain", "exact"])
+@pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm", "GroupNorm"])
+def test_streams_between_norms_of_what_is_kept_and_exact_ones(kind: str, exact: bool) -> None:
+    torch.manual_seed(0)
+    fixed, found, share = repaired(Normed(kind), torch.randn(300, 6), exact_norms=exact)
+    assert share < 0.6 and {site.name for site in found.repaired} == {"up", "down", "head"} and not found.left
+    assert len(fixed.meta["fxprune"].exact_norms) == (2 if exact else 0)
+
+
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Sequential(nn.Conv1d(3, 12, 3), nn.ReLU(), nn.Conv1d(12, 4, 3, 2)), (3, 12)),
+    "conv3d": (lambda: nn.Sequential(nn.Conv3d(2, 12, 1), nn.ReLU(), nn.Conv3d(12, 4, 2)), (2, 4, 4, 4)),
+    "grouped": (lambda: nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 8, 3, groups=2)), (3, 6, 6)),
+    "transposed": (lambda: nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.ConvTranspose2d(12, 4, 3, 2)), (3, 5, 5)),
+    "depthwise between": (
+        lambda: nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(), nn.Conv2d(12, 4, 1)),
+        (3, 6, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), MODULES.values(), ids=MODULES.keys())
+def test_convolutions_of_all_kinds(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    _, found, share = repaired(make(), torch.randn(200, *shape))
+    assert share < 0.9 and not found.left and found.repaired
