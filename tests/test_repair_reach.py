@@ -52,11 +52,14 @@ class Written(nn.Module):
             return F.linear(bias=self.bias, weight=self.weight, input=x)
         if self.kind == "addmm":  # as Conv1D of transformers has it
             return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).reshape(*x.shape[:-1], 4)
+        if self.kind == "addmm by name":
+            rows = torch.addmm(self.bias, mat1=x.flatten(0, -2), mat2=self.weight)
+            return rows.unflatten(0, x.shape[:-1])
         return {"@": lambda: x @ self.weight, "matmul": lambda: torch.matmul(x, self.weight)}[self.kind]()
 
 
 @pytest.mark.parametrize(
-    "kind", ["conv2d", "conv2d, grouped", "conv_transpose2d", "linear", "addmm", "@", "matmul"], ids=lambda v: v
+    "kind", ["conv2d", "conv2d, grouped", "conv_transpose2d", "linear", "addmm", "addmm by name", "@", "matmul"]
 )
 def test_layers_that_are_functions(kind: str) -> None:
     torch.manual_seed(0)
@@ -124,6 +127,23 @@ def test_a_layer_that_runs_twice_is_fitted_to_both_calls(kind: str) -> None:
         ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
         expected = weight + torch.linalg.solve(gram + ridge, centred.T @ (rest - rest.mean(0))).T
     assert torch.allclose(fixed.get_parameter("b.weight").double(), expected, atol=1e-5)
+
+
+def test_a_bias_for_each_row_is_no_bias_of_a_layer() -> None:
+    torch.manual_seed(0)
+
+    class Rows(Written):
+        def __init__(self) -> None:
+            super().__init__("addmm")
+            self.bias = nn.Parameter(torch.randn(50, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, self.first(x).relu(), self.weight)
+
+    model, x = Rows(), torch.randn(50, 5)
+    fixed = fxprune.repair(fxprune.prune(model, 0.5, x, scope="layer"), model, [x + i for i in range(6)])
+    found = fixed.meta["fxprune"].repair
+    assert not found.sites and found.left == {"bias, weight": "no fit is known for addmm with these weights"}
 
 
 @pytest.mark.parametrize("kind", ["tied", "turned"])

@@ -86,8 +86,12 @@ def prune(
     options: dict[str, Any] = {}
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
-        ranked: Any = (ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled)
-        chosen = PruneOptions(*ranked, exact_norms=exact_norms, macs=macs, params=params)
+        chosen = PruneOptions(
+            *(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled),
+            exact_norms,
+            macs,
+            params,
+        )
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:

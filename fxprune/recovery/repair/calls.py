@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from fxprune.labels.table import key_of
 from fxprune.recovery.repair.patches import CONVOLUTIONS, TRANSPOSED
 from fxprune.state import named_tensors
 
-__all__ = ["Call", "call_of"]
+__all__ = ["Call", "call_of", "input_among"]
 
 _MODULES = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -74,10 +75,17 @@ def call_of(slim: fx.GraphModule, node: fx.Node) -> Call | None:
     matrix = convolution is None
     if any(isinstance(v, fx.Node) for v in _flat(given.values())) or (matrix and (given or weight.dim() != 2)):
         return None
-    target = str(next(a for a in (*node.args, *node.kwargs.values()) if _read(a, tensors) is weight).target)  # type: ignore[union-attr]
     settings = None if convolution is None else _settings(convolution, weight, given)
+    if bias is not None and bias.shape != (_outputs(settings, weight, turned=name != "linear"),):
+        return None
+    target = str(next(a for a in (*node.args, *node.kwargs.values()) if _read(a, tensors) is weight).target)  # type: ignore[union-attr]
     at = names.index("input")
     return Call(target, weight, bias, settings, turned=matrix and name != "linear", at=at)
+
+
+def input_among(kwargs: Mapping[str, Any]) -> Any:
+    """The input of a layer among arguments by name; None if it is not there."""
+    return next((kwargs[name] for name in ("input", "mat1", "self") if name in kwargs), None)
 
 
 _COMPUTED: Any = object()
@@ -94,6 +102,10 @@ def _read(value: Any, tensors: dict[str, Tensor]) -> Any:
         return None
     found = tensors.get(str(value.target)) if isinstance(value, fx.Node) and value.op == "get_attr" else None
     return found if isinstance(found, nn.Parameter) else _COMPUTED
+
+
+def _outputs(convolution: Any, weight: Tensor, turned: bool) -> int:
+    return int(convolution.out_channels if convolution is not None else weight.shape[1 if turned else 0])
 
 
 def _flat(values: Any) -> list[Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.recovery.repair.calls import Call, call_of
+from fxprune.recovery.repair.calls import Call, call_of, input_among
 from fxprune.recovery.repair.norms import BatchNorm
 from fxprune.recovery.repair.patches import as_matrix, as_weight
 from fxprune.state import named_tensors, tensor_names
@@ -62,7 +62,7 @@ class Layer:
 
     def input_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """What a node that runs it reads."""
-        found: Tensor = args[self.call.at] if len(args) > self.call.at else kwargs["input"]
+        found: Tensor = args[self.call.at] if len(args) > self.call.at else input_among(kwargs)
         return found
 
 
@@ -78,12 +78,15 @@ class Norm:
 Site = Layer | Norm
 
 
-def sites_of(slim: fx.GraphModule, names: set[str]) -> list[Site]:
+def sites_of(slim: fx.GraphModule, names: set[str], running: Collection[str]) -> list[Site]:
     """The layers and norms of a slim model whose nodes are among `names`, in the order of the graph.
 
     A layer that runs several times is one site, at its first node.
+
+    Args:
+        running: names of all nodes that run.
     """
-    readers = _readers(slim, names)
+    readers = _readers(slim, running)
     found: list[Site] = []
     of_weight: dict[int, list[Layer]] = {}
     for node in slim.graph.nodes:
@@ -121,7 +124,7 @@ def norm_of(slim: fx.GraphModule, node: fx.Node) -> Norm | None:
     return Norm(node.name, str(node.target), module) if plain else None  # type: ignore[arg-type]
 
 
-def _readers(slim: fx.GraphModule, names: set[str]) -> Counter[int]:
+def _readers(slim: fx.GraphModule, names: Collection[str]) -> Counter[int]:
     """How many nodes read each tensor."""
     tensors, counts = named_tensors(slim), Counter[int]()
     known = tensor_names(slim)

@@ -19,6 +19,7 @@ from fxprune.labels.table import key_of
 from fxprune.passes.do_conv import check_folded
 from fxprune.planning.plan import Plan, fingerprint
 from fxprune.planning.report import report_of
+from fxprune.recovery.repair.calls import input_among
 from fxprune.state import clone_tensors, named_parts, named_tensors, place_of, set_modes, sliced
 from fxprune.tracing.graphs.module import build
 
@@ -81,7 +82,7 @@ class Pair:
     def loses_inputs(self, name: str, at: int = 0) -> bool:
         """Whether channels went of what the node `name` is called with, at the place `at` of its arguments."""
         node = self._origin[name]
-        source = node.args[at] if len(node.args) > at else node.kwargs.get("input", next(iter(node.all_input_nodes), None))
+        source = node.args[at] if len(node.args) > at else input_among(node.kwargs)
         if not isinstance(source, fx.Node):
             return False
         return any(self.cut.kept(axis) is not None for axis in axes_in(self.cut.analysis.traced.axes[source]))

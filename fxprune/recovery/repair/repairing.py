@@ -64,7 +64,7 @@ class Repairing:
         names = self._names = pair.names(self._dense.nodes, self._slim.nodes)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self._images: list[int] = []
-        self.sites = [site for site in sites_of(pair.slim, names) if self._wanted(site)]
+        self.sites = [site for site in sites_of(pair.slim, names, self._slim.nodes) if self._wanted(site)]
         self.left = left_of(pair, self._dense.nodes, self.sites, settings.norms != "keep")
         self._again = any(isinstance(site, Layer) and len(site.nodes) > 1 for site in self.sites)
 

@@ -113,13 +113,7 @@ def repair(
         kept = f"the output's error on images that were held back would go from {before:.3g} to {after:.3g} of its variance"
     found = Repaired(sites, work.images, before, before if kept else after, kept)
     found.left = work.left
-    found.options = {
-        "ridge": settings.ridge,
-        "norms": norms,
-        "positions": settings.positions,
-        "seed": settings.seed,
-        "amp": amp,
-    }
+    found.options = options
     found.seconds = round(time.perf_counter() - start, 4)
     report: Report = made.meta["fxprune"]
     made.meta["fxprune"] = replace(report, repair=found, seconds={**report.seconds, "repair": found.seconds})
