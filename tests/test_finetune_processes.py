@@ -34,6 +34,8 @@ slow, kind = settings.pop("slow", 0), settings.pop("kind", "dataset")
 torch.manual_seed(0)
 slim, teacher = Net(settings.pop("dropout", 0.0)), Net(0.0)
 torch.manual_seed(int(time.time()))  # what comes now has no say
+if sparse := settings.pop("sparse", None):
+    settings["sparsity"] = lambda model: fxprune.sparsity.make(sparse[0], model, torch.zeros(2, 2, 6, 6), **sparse[1])
 loader = Noisy(46) if kind == "dataset" else [tuple(t[i : i + 8] for t in data(46).tensors) for i in range(0, 46, 8)]
 
 def callback(told):
@@ -103,6 +105,15 @@ def test_two_processes_are_one(kind: str, tmp_path: Path) -> None:
     # What is compared can tell: norms of each process alone give other losses.
     run(tmp_path, tmp_path / "apart", {**settings, "sync_norms": False}, processes=2)
     assert losses(tmp_path / "apart") != pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+
+
+def test_sparse_learning_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """Both draw the same masks, and norms hold back the same channels."""
+    settings = {**SETTINGS, "sparse": ["scp", {"strength": 0.05}]}
+    one = run(tmp_path, tmp_path / "one", settings)
+    two = run(tmp_path, tmp_path / "two", settings, processes=2)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=2e-3, atol=2e-4)
 
 
 def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:

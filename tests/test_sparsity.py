@@ -175,6 +175,24 @@ def test_what_cannot_be_is_said() -> None:
         sparsity.ScalePenalty(*network("attention"))
 
 
+def test_gradients_that_a_scaler_scaled() -> None:
+    """The step of the optimizer is that without mixed precision, however large the scale; also of accumulated gradients."""
+    found = []
+    for scaled in (False, True):
+        torch.manual_seed(5)
+        model, x = network("chain")
+        method = sparsity.GroupPenalty(model, x, strength=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1024.0)
+        for part in x.split(1) if scaled else [x]:
+            scaler.scale(model.eval()(part).sum()).backward()
+        method.before_step(scaler.get_scale())
+        scaler.step(optimizer), scaler.update()
+        found.append(model.state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
 # ---------------------------------------------------------------- the group penalty
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from support.sparsity import network
 from torch import Tensor, nn
 
@@ -116,6 +117,42 @@ def test_draws_follow_the_step() -> None:
     assert not torch.allclose(model(x), first[0])
     other = sparsity.SCP(network("chain")[0], x, seed=1)
     assert not torch.equal(other.masks["1"]._drawn(model[1]), method.masks["1"]._drawn(model[1]))
+
+
+def test_norms_that_run_several_times_and_recomputed_activations() -> None:
+    """Gradients are those of the function that was computed; nothing that backward needs was changed."""
+
+    class Twice(nn.Module):
+        """One block for two inputs, recomputed in the backward pass if `recompute`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.head, self.recompute = nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 2), False
+
+        def block(self, x: Tensor) -> Tensor:
+            return self.norm(self.one(x)).relu()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.recompute:
+                checkpoint = torch.utils.checkpoint.checkpoint
+                return self.head(
+                    checkpoint(self.block, x, use_reentrant=False) + checkpoint(self.block, -x, use_reentrant=False)
+                )
+            return self.head(self.block(x) + self.block(-x))
+
+    model, x = Twice(), torch.randn(5, 3)
+    method = sparsity.SCP(model, x, gate=sparsity.Gate(center=0.5))
+    gradients = []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    mask = method.masks["norm"]._drawn(model.norm)
+    both = [torch.nn.functional.batch_norm(model.one(v), None, None, model.norm.weight, model.norm.bias, True) for v in (x, -x)]
+    model.zero_grad()
+    model.head(mask * both[0].relu() + mask * both[1].relu()).square().sum().backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], gradients[0])
 
 
 def test_what_is_off_is_zero_in_evaluation_and_can_be_removed() -> None:
