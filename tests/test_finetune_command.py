@@ -96,3 +96,21 @@ def test_an_error_is_one_sentence(run, files: Path, arguments: list[str], said: 
     code, out, err = run("finetune", files / "slim", "--data", files / "data.npz", *SHORT[:4], *given)
     assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
     assert not (files / "new").exists()
+
+
+def test_sparse_learning_by_name(run, files: Path) -> None:
+    command = ["finetune", files / "slim", "--data", files / "data.npz", *SHORT]
+    options = ["--sparsity", "admm", "--sparsity-set", "ratio=[0.25,0.5]", "--sparsity-set", "every=2"]
+    code, out, err = run(*command, *options, "--out", files / "sparse", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [stage["ratio"] for stage in document["sparsity"]["stages"]] == [0.25, 0.5]
+    assert document["epochs"][-1]["sparsity"]["updates"] == 3
+    for wrong, message in (
+        (["--sparsity-set", "every=2"], "belongs to --sparsity"),
+        (["--sparsity", "amdm"], "did you mean 'admm'"),
+        (["--sparsity", "admm", "--sparsity-set", "every"], "--sparsity-set 'every' is not of the form NAME=VALUE"),
+        (["--sparsity", "admm", "--sparsity-set", "evry=2"], "did you mean 'every'"),
+    ):
+        code, _, err = run(*command, *wrong, "--out", files / "no")
+        assert code and message in " ".join(err.split()) and not (files / "no" / "checkpoint.safetensors").exists()

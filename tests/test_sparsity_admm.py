@@ -15,7 +15,6 @@ import fxprune
 from fxprune import sparsity
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions
-from fxprune.planning.policies import Policy, policy_of
 
 
 def projected(method: sparsity.ADMM, model: nn.Module, values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -74,26 +73,18 @@ def test_stages_raise_the_share() -> None:
     assert method.progress()["updates"] == 6 and 0 < method.progress()["distance"] < 2
 
 
-def test_a_policy_decides_over_all_groups() -> None:
+def test_all_groups_together_or_a_budget_of_macs() -> None:
     model, x = network("chain")
     with torch.no_grad():
         model[0].weight[:4] *= 0.01
-    method = sparsity.ADMM(model, x, ratio=policy_of(PruneOptions(0.3, scope="global")))
-    assert sum(len(c) for c in method.off().values()) == round(0.3 * 14)
-
-    class Cheapest(Policy):
-        """A share of the MACs, one channel after the other."""
-
-        def choose(self, analysis: Any, scores: Any) -> Any:
-            group, gone = analysis.free[0], []
-            while analysis.cut({group.id: gone}).macs > analysis.macs() * (1 - self.options.ratio):
-                gone = self.lowest(group, scores[group.id], len(gone) + 1)
-            return {group.id: gone}
-
-    method = sparsity.ADMM(model, x, ratio=[Cheapest(PruneOptions(0.4))])
-    assert list(method.gone) == ["0.weight"]
-    assert method.analysis.cut({g: c.numpy() for g, c in method.gone.items()}).macs <= 0.6 * method.analysis.macs()
-    assert method.describe()["stages"][0]["policy"] == "Cheapest"
+    together = sparsity.ADMM(model, x, ratio=PruneOptions(0.3, scope="global"))
+    assert sum(len(c) for c in together.off().values()) == round(0.3 * 14)
+    method = sparsity.ADMM(model, x, ratio=[0.2, PruneOptions(macs=0.5)], every=1, rounds=1)
+    method.after_step(), method.after_step()
+    assert method.stage == 1
+    share = method.analysis.cut({g: c.numpy() for g, c in method.gone.items()}).macs / method.analysis.macs()
+    assert 0.3 < share <= 0.5
+    assert method.describe()["stages"][1]["macs"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,14 @@ def finetune(
         list[str] | None,
         typer.Option("--set", help="Any other field of FinetuneOptions, as momentum=0.95. Repeatable.", show_default=False),
     ] = None,
+    sparsity: Annotated[
+        str | None,
+        typer.Option(help="Sparse learning before pruning: group, scale, scp or admm.", show_default=False),
+    ] = None,
+    sparsity_extra: Annotated[
+        list[str] | None,
+        typer.Option("--sparsity-set", help="An option of it, as strength=1e-3 or ratio=[0.2,0.5].", show_default=False),
+    ] = None,
     input_size: given.InputSize = None,
     mean: given.Mean = None,
     std: given.Std = None,
@@ -85,6 +94,9 @@ def finetune(
     """Train MODEL on images, with the dense model as its teacher; in one process or in many (accelerate launch, torchrun)."""
     here = locals()
     settings = {name: here[name] for name in _SAME} | _extra(extra or ())
+    sparse = _extra(sparsity_extra or (), "--sparsity-set", ())
+    if sparse and sparsity is None:
+        raise InputError("--sparsity-set belongs to --sparsity: say which, as --sparsity admm")
     import fxprune
     from fxprune.recovery.finetune.options import options_of
 
@@ -102,21 +114,30 @@ def finetune(
             assert spec is not None
             return spec.loader(slim if taught is None else taught)  # whose configuration says how images are prepared
 
+        def learning(trained: nn.Module) -> Any:
+            assert sparsity is not None
+            example = next(iter(loader))[0] if inputs is None else inputs
+            return fxprune.sparsity.make(sparsity, trained, example, **sparse)
+
         loader = read(data)
         evaluate = None if test is None else _top1(read(test))
         if main:
             for text in getattr(loader, "notes", ()):
                 note(text)
+        hooks: dict[str, Any] = {"evaluate": evaluate, "sparsity": None if sparsity is None else learning}
         trained: Any = fxprune.finetune(
-            slim, loader, teacher=taught, options=chosen, out=out, resume=resume, evaluate=evaluate, progress=not as_json
+            slim, loader, teacher=taught, options=chosen, out=out, resume=resume, progress=not as_json, **hooks
         )
     if main:
         written = _keep(trained, source, out)
         _show({**trained.meta["finetuning"], "written": [str(path) for path in written]}, as_json)
 
 
-def _extra(given: Any) -> dict[str, Any]:
+def _extra(given: Any, option: str = "--set", own: Container[str] = _SAME) -> dict[str, Any]:
     """``NAME=VALUE`` as a dict; values as JSON has them, else text.
+
+    Args:
+        own: names that are options of the command.
 
     Raises:
         InputError: it has another form.
@@ -125,9 +146,9 @@ def _extra(given: Any) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--set {shown(text)} is not of the form NAME=VALUE, as momentum=0.95")
-        if name in _SAME:
-            raise InputError(f"--set {name}: say --{name.replace('_', '-')}")
+            raise InputError(f"{option} {shown(text)} is not of the form NAME=VALUE, as momentum=0.95")
+        if name in own:
+            raise InputError(f"{option} {name}: say --{name.replace('_', '-')}")
         try:
             found[name] = json.loads(value)
         except ValueError:

@@ -47,8 +47,8 @@ class ADMM(Sparsity):
     Args:
         model, example_inputs: see `Sparsity`.
         ratio: the share of channels that goes from each group, or ``{name pattern: share}``, as in `fxprune.prune` with
-            ``scope="layer"``; or a `fxprune.planning.policies.Policy`, which may go by MACs and rank all groups together, and
-            gets the norms over their maximum in the group as scores. Several of them are stages.
+            ``scope="layer"``. Or `fxprune.options.PruneOptions`, which may go by MACs and rank all groups together, as
+            ``PruneOptions(macs=0.5)``; its scores are the norms, over their maximum in the group. Several are stages.
         rho: of the term; the authors' script for LeNet takes 1e-4 with Adam.
         every: optimizer steps between updates of Z and U.
         rounds: updates of each stage.
@@ -62,7 +62,7 @@ class ADMM(Sparsity):
         model: nn.Module,
         example_inputs: Any = None,
         *,
-        ratio: Ratio | Policy | Sequence[Ratio | Policy] = 0.5,
+        ratio: Ratio | PruneOptions | Sequence[Ratio | PruneOptions] = 0.5,
         rho: float = 1e-3,
         every: int = 100,
         rounds: int = 10,
@@ -148,8 +148,12 @@ class ADMM(Sparsity):
         return {**super().progress(), "distance": distance, "updates": self.updates, "stage": self.stage}
 
     def settings(self) -> dict[str, Any]:
-        stages = [policy.options.to_json() | {"policy": type(policy).__name__} for policy in self.stages]
-        return {"stages": stages, "rho": self.rho, "every": self.every, "rounds": self.rounds}
+        return {
+            "stages": [policy.options.to_json() for policy in self.stages],
+            "rho": self.rho,
+            "every": self.every,
+            "rounds": self.rounds,
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         masks = {}
@@ -172,7 +176,7 @@ def _stages(ratio: Any) -> list[Policy]:
     given = list(ratio) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else [ratio]
     if not given:
         raise InputError("ratio names no stage: give a share, or several, as (0.2, 0.35, 0.5)")
-    return [r if isinstance(r, Policy) else policy_of(PruneOptions(r, scope="layer")) for r in given]
+    return [policy_of(r if isinstance(r, PruneOptions) else PruneOptions(r, scope="layer")) for r in given]
 
 
 def _count(value: Any, name: str) -> int:
