@@ -17,6 +17,7 @@ _LAZY = {
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
+    "revise": "fxprune.revising",
     "repair": "fxprune.recovery.repair.verb",
     "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
@@ -71,6 +72,7 @@ __all__ = [
     "plan",
     "prune",
     "repair",
+    "revise",
     "rule",
     "save",
     "study",
@@ -110,5 +112,6 @@ if TYPE_CHECKING:
     from fxprune.recovery.over_parameters import fold, over_parameterize
     from fxprune.recovery.repair.verb import repair
     from fxprune.recovery.validation import validate
+    from fxprune.revising import revise
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

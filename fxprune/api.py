@@ -139,7 +139,9 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     clock("analyze")
     rewritten = rewrite(analysis, plan.gone(analysis.free), plan.settings.passes)
     if listed(rewritten.cut.tensors) != plan.kept:
-        raise PlanMismatch("the plan contradicts itself: its groups and its kept indices differ")
+        raise PlanMismatch(
+            "the plan contradicts itself: its groups and its kept indices differ (settle it: fxprune.revise(model, plan))"
+        )
     clock("rewrite")
     return finish(target, plan, rewritten, verify, clock)
 

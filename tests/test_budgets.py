@@ -24,6 +24,7 @@ from fxprune.planning.policies.budgets import Budgeted
 from fxprune.planning.search.bound import upper_bound
 from fxprune.planning.search.exchange import improved
 from fxprune.planning.search.greedy import filled, lowered
+from fxprune.planning.search.nearness import NEAR, nearer, nearness
 from fxprune.planning.search.problem import Problem
 
 
@@ -175,6 +176,21 @@ def test_going_down_ends_within_the_targets_and_going_up_at_the_last_step_that_f
         assert not problem.fits(above)
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["one budget", "two budgets"])
+def test_where_steps_leave_a_gap_others_fill_it(both: bool) -> None:
+    gained = []
+    for seed in range(8):
+        problem = small_problem(seed, "flat", both)
+        state = improved(problem, filled(problem, lowered(problem, problem.tops, problem.targets)))
+        near = nearer(problem, state, 6)
+        states = (np.array(s) for s in itertools.product(*(range(top + 1) for top in problem.tops)))
+        most = max(nearness(problem, each) for each in states if problem.fits(each))
+        assert problem.fits(near) and nearness(problem, near) >= nearness(problem, state) * (nearness(problem, state) < NEAR)
+        assert nearness(problem, near) >= min(NEAR, most) - 0.02
+        gained.append(nearness(problem, near) > nearness(problem, state))
+    assert any(gained)
+
+
 # -- what users get ----------------------------------------------------------------------------------------
 
 
@@ -241,7 +257,7 @@ def test_multiples_are_kept_and_what_binds_is_said(model: nn.Module, scope: Any)
     [budget] = plan.account.budgets
     if budget.after < 0.99 * budget.target:
         assert "are left below the nearest budget: the smallest step, 8 channels of" in plan.account.notes[0]
-        assert "(round_to=8), exceeds it" in plan.account.notes[0]
+        assert "(round_to=8), exceeds it, and so does what was tried in exchange" in plan.account.notes[0]
     coarse = fxprune.plan(model, example_inputs=X, macs=0.55, round_to=16, scope=scope)
     assert coarse.account.notes and coarse.account.budgets[0].after <= coarse.account.budgets[0].target
 

@@ -134,6 +134,17 @@ def test_options_reach_prune(run, net):
     assert kept["conv1.weight"][0] == "protected"
 
 
+def test_budgets_reach_prune(run, net):
+    _, out, _ = run("prune", net, "--macs", 0.5, "--params", 0.8, *SIZE, "--json", "--no-verify")
+    document = json.loads(out)
+    assert (document["options"]["macs"], document["options"]["params"]) == (0.5, 0.8) and "ratio" not in document["options"]
+    assert all(b["after"] <= b["asked"] * b["before"] for b in document["account"]["budgets"])
+    _, out, _ = run("prune", net, "--macs", 0.5, *SIZE, "--no-verify")
+    assert "budget 0.5" in out and "of the saliency, at most" in out
+    code, _, err = run("prune", net, "--ratio", 0.5, "--macs", 0.5, *SIZE)
+    assert code == 2 and "both is given" in err
+
+
 def test_checkpoint(run, net, tmp_path):
     """The channels with the largest weights of the checkpoint stay."""
     from fxprune.inputs.models import load_model

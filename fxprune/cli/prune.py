@@ -25,7 +25,7 @@ from fxprune.cli.output import (
 )
 from fxprune.cli.repairing import check_repair, repaired, show_repair
 from fxprune.errors import InputError
-from fxprune.options import PruneOptions
+from fxprune.options import PruneOptions, check_attention
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,11 +86,9 @@ def prune(
     options: dict[str, Any] = {}
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
+        whole, kind = ignore or (), check_attention(attention.value)
         chosen = PruneOptions(
-            *(ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, scaled),
-            exact_norms,
-            macs,
-            params,
+            ratio, criterion, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, macs, params
         )
         options = given.keywords(chosen)
     slim, written = None, []

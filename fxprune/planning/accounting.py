@@ -15,11 +15,10 @@ from fxprune.planning.account import Account, Budget
 from fxprune.planning.policies.base import Policy, Scores
 from fxprune.planning.search.bound import upper_bound
 from fxprune.planning.search.greedy import filled, lowered
+from fxprune.planning.search.nearness import NEAR, nearness
 from fxprune.planning.search.problem import Problem
 
 __all__ = ["account_of", "problem_of", "targets_of", "unreachable"]
-
-_NEAR = 0.01  # of a budget: closer needs no explanation
 
 
 def targets_of(analysis: Analysis, options: PruneOptions) -> dict[str, int]:
@@ -86,9 +85,8 @@ def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptio
     """Why a plan ends further below all budgets than one per cent."""
     if (state == problem.tops).all():
         return ["the model is within the budgets as it is: nothing was removed"]
-    values, bound = problem.values(state), np.isfinite(problem.targets)
-    nearness = (values / problem.targets)[bound]
-    if (nearness >= 1 - _NEAR).any():
+    bound, near = np.isfinite(problem.targets), nearness(problem, state)
+    if near >= NEAR:
         return []
     groups = cut.analysis.free
     steps = []
@@ -102,10 +100,9 @@ def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptio
     share, wide, name = min(steps)
     step = f"{wide} channel{'s' if wide > 1 else ''} of {name!r}" + (_multiples(options) if wide > 1 else "")
     if share <= 1:
-        return [
-            f"the policy {options.scope!r} stopped {1 - nearness.max():.1%} below the nearest budget: {step} would still fit"
-        ]
-    return [f"{1 - nearness.max():.1%} are left below the nearest budget: the smallest step, {step}, exceeds it"]
+        return [f"the policy {options.scope!r} stopped {1 - near:.1%} below the nearest budget: {step} would still fit"]
+    exceeds = f"the smallest step, {step}, exceeds it, and so does what was tried in exchange"
+    return [f"{1 - near:.1%} are left below the nearest budget: {exceeds}"]
 
 
 def _multiples(options: PruneOptions) -> str:

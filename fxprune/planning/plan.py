@@ -16,6 +16,8 @@ from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
 from fxprune.planning.indented import indented
 from fxprune.planning.reading import count, counts, document_of_text, entries, number, once, text, texts, truth
+from fxprune.planning.schema import plan_schema
+from fxprune.planning.summary import Difference, difference, summary
 from fxprune.state import named_tensors
 
 __all__ = ["GroupPlan", "Plan", "checked_plan", "fingerprint"]
@@ -99,6 +101,23 @@ class Plan:
             return PruneOptions.from_json(self.options)
         except (InputError, TypeError, AttributeError) as error:
             raise PlanMismatch(f"the plan's options are damaged: {error}") from error
+
+    def summary(self, rows: int = 40) -> str:
+        """The plan in words: costs, options, so many groups that lose channels, and why the others do not."""
+        return summary(self, rows)
+
+    def diff(self, other: Plan) -> Difference:
+        """What this plan keeps (first) and another one of the same model (second); print it.
+
+        Raises:
+            PlanMismatch: the other is for another model.
+        """
+        return difference(self, checked_plan(other))
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of what `to_json` writes; its version is that of the documents."""
+        return plan_schema(_VERSION)
 
     def gone(self, free: Iterable[Group]) -> dict[str, list[int]]:
         """Channels that go of each of a model's free groups.

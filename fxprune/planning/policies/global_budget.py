@@ -12,9 +12,13 @@ from fxprune.planning.policies.ratio import GlobalRatio, LayerRatio
 from fxprune.planning.search.bound import upper_bound
 from fxprune.planning.search.exchange import improved
 from fxprune.planning.search.greedy import filled, lowered
+from fxprune.planning.search.nearness import nearer
 from fxprune.planning.search.problem import Problem
 
 __all__ = ["GlobalBudget"]
+
+
+_DOWN = 6  # steps of a group, where single ones leave a gap below the budgets
 
 
 @dataclass(frozen=True)
@@ -35,4 +39,5 @@ class GlobalBudget(Budgeted):
         relaxed = problem.state_of(np.floor(upper_bound(problem, greedy)[1]).astype(np.int64).tolist())
         relaxed = improved(problem, filled(problem, lowered(problem, relaxed, problem.targets)))
         found = [start, improved(problem, start, least), greedy, relaxed]
-        return max((s for s in found if problem.fits(s) and problem.scores(s) >= least), key=problem.saliency)
+        best = max((s for s in found if problem.fits(s) and problem.scores(s) >= least), key=problem.saliency)
+        return nearer(problem, best, _DOWN, problem.saliency(state), least)

@@ -9,11 +9,12 @@ import numpy as np
 
 from fxprune.planning.policies.budgets import Budgeted
 from fxprune.planning.policies.ratio import LayerRatio
+from fxprune.planning.search.nearness import NEAR, nearer, nearness
 from fxprune.planning.search.problem import Problem
 
 __all__ = ["LayerBudget"]
 
-_NEAR = 0.01  # of a budget
+_DOWN = 2  # steps of a group, where single ones leave a gap below the budgets
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class LayerBudget(Budgeted):
     plain: ClassVar[type[LayerRatio]] = LayerRatio
 
     def search(self, problem: Problem, state: np.ndarray) -> np.ndarray:
-        state = state.copy()
+        start, state = state, state.copy()
         sizes = problem.keeps(problem.tops)
         while True:
             before = state.copy()
@@ -33,5 +34,5 @@ class LayerBudget(Budgeted):
                     state[group] += 1
                     if not problem.fits(state):
                         state[group] -= 1
-            if (state == before).all() or (problem.values(state) >= (1 - _NEAR) * problem.targets).any():
-                return state
+            if (state == before).all() or nearness(problem, state) >= NEAR:
+                return nearer(problem, state, _DOWN, problem.saliency(start), problem.scores(start))

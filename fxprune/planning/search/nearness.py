@@ -1,0 +1,71 @@
+"""Nearer to the budgets, where single steps leave a gap: a few steps down in one group, and others up in their place."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from fxprune.planning.search.greedy import filled
+from fxprune.planning.search.problem import Problem
+
+__all__ = ["NEAR", "nearer", "nearness"]
+
+NEAR = 0.99  # of a budget: closer needs no search and no explanation
+_TRIALS = 400
+_WORK = 6_000  # groups of all trials
+
+
+def nearness(problem: Problem, state: np.ndarray) -> float:
+    """What is used of the budget that is used most, as a share of it."""
+    bound = np.isfinite(problem.targets)
+    return float((problem.values(state) / np.maximum(problem.targets, 1e-9))[bound].max())
+
+
+def nearer(problem: Problem, state: np.ndarray, down: int, saliency: float = 0.0, scores: float = -np.inf) -> np.ndarray:
+    """The state of the most saliency that is found within one per cent of a budget; where none is, the nearest.
+
+    Small models and coarse multiples have few states, and the one of the most saliency may be far from the budget.
+
+    Args:
+        down: so many steps down are tried in each group, and in pairs of groups.
+        saliency, scores: no state with less of these is taken.
+    """
+    if nearness(problem, state) >= NEAR or (state == problem.tops).all():
+        return state
+    single = [(group, steps) for group in np.flatnonzero(state).tolist() for steps in range(1, down + 1)]
+    pairs = (pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0])
+    best, reached = state, nearness(problem, state)
+    trials = itertools.chain(((move,) for move in single), pairs)
+    for number, moves in enumerate(itertools.islice(trials, min(_TRIALS, _WORK // len(state)))):
+        if number >= len(single) and reached >= NEAR:
+            break
+        low = state.copy()
+        for group, steps in moves:
+            low[group] = max(0, low[group] - steps)
+        high = filled(problem, low)
+        for trial in (high, *([] if nearness(problem, high) >= NEAR else [_packed(problem, low, [g for g, _ in moves])])):
+            if problem.saliency(trial) < saliency or problem.scores(trial) < scores:
+                continue
+            near = nearness(problem, trial)
+            if min(near, NEAR) > min(reached, NEAR) or (
+                min(near, reached) >= NEAR and problem.saliency(trial) > problem.saliency(best)
+            ):
+                best, reached = trial, near
+    return best
+
+
+def _packed(problem: Problem, state: np.ndarray, closed: list[int]) -> np.ndarray:
+    """Steps up of other groups, each time that which comes nearest to the budgets, until none fits."""
+    state = state.copy()
+    while True:
+        found = []
+        for group in np.flatnonzero(state < problem.tops).tolist():
+            if group not in closed:
+                state[group] += 1
+                if problem.fits(state):
+                    found.append((nearness(problem, state), -group))
+                state[group] -= 1
+        if not found:
+            return state
+        state[-max(found)[1]] += 1
