@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
+from fxprune.cli.app import main
 from fxprune.passes import pass_of
 from fxprune.proofs.randomize import randomize
 
@@ -88,7 +90,7 @@ def test_a_norm_does_what_it_does_with_zeros_in_place_of_what_went(
     slim = fxprune.prune(model, {"first": 0.5}, x, exact_norms=True)
     report = slim.meta["fxprune"]
     assert report.checks.masked_error < 1e-12 and report.checks.passed and report.checks.statistics == 0
-    assert len(report.exact_norms) == 1 and not report.notes
+    assert len(report.exact_norms) == 1 and not report.notes and "1 norms kept exact" in str(report)
     assert report.to_dict()["exact_norms"] == list(report.exact_norms.values())
 
     kept = report.plan.kept["first.weight"][0]
@@ -206,3 +208,14 @@ def test_half_precision_and_gradients() -> None:
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in slim.parameters())
     wide = slim(600 * X).detach()
     assert torch.allclose(slim.bfloat16()(600 * X.bfloat16()).float(), wide, atol=0.05 * float(wide.abs().max()))
+
+
+def test_the_command_line_asks_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("prune", "timm:test_vit", "--ratio", "0.5", "--scope", "layer", "--no-verify", "--json", "--out", str(tmp_path))
+    with pytest.raises(SystemExit):
+        main([*given, "--exact-norms"])
+    assert len(json.loads(capsys.readouterr().out)["exact_norms"]) == 13
+    assert json.loads((tmp_path / "plan.json").read_text())["options"]["exact_norms"] is True
+    with pytest.raises(SystemExit):
+        main([*given])
+    assert json.loads(capsys.readouterr().out)["exact_norms"] == []
