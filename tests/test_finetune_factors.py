@@ -66,6 +66,8 @@ def test_what_cannot_be_done_is_refused() -> None:
     for given in ("doconv", True, 3):
         with pytest.raises(fxprune.InputError, match="overparameterize must be 'do_conv' or None"):
             FinetuneOptions(overparameterize=given)
+    with pytest.raises(fxprune.InputError, match="leave it or overparameterize out"):
+        fxprune.finetune(Net(), data(), sparsity=lambda model: model, **QUICK)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
     with pytest.raises(fxprune.InputError, match="the model has no convolution that can be over-parameterised"):
         fxprune.finetune(flat, data(), **QUICK)

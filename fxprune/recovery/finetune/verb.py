@@ -85,6 +85,8 @@ def finetune(
     for name, hook in (("loss", loss), ("callback", callback), ("evaluate", evaluate), ("sparsity", sparsity)):
         if hook is not None and not callable(hook):
             raise InputError(f"{name} must be a function, not {shown(hook)}")
+    if sparsity is not None and chosen.overparameterize is not None:
+        raise InputError("sparsity makes weights vanish, not factors of them: leave it or overparameterize out")
     folder, resume = _folder(out), check_flag(resume, "resume")
     found = None if folder is None else folder / "checkpoint.safetensors"
     if resume and folder is None:
