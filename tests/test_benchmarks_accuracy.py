@@ -58,6 +58,12 @@ def test_a_cut_of_torch_pruning_is_made_by_fxprune_too(network: nn.Module, image
         torch.testing.assert_close(found.whole(x), network(x))
         torch.testing.assert_close(found.slim(x), found.plain(x), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(found.plain(x), network(x), rtol=1e-2)
+    if name == FEW[0]:  # a repair leaves the constants of the shortcuts alone
+        repaired = accuracy_cuts.mended(found, "full", images[0][0], 0)
+        constants = {n: b for n, b in found.slim.named_buffers() if n.endswith("matrix")}
+        assert len(constants) == 2
+        assert all(torch.equal(b, repaired.get_buffer(n)) for n, b in constants.items())
+        assert not torch.equal(repaired.linear.weight, found.slim.linear.weight)
 
 
 def test_both_forms_of_the_shortcut_are_the_network_itself(network: nn.Module) -> None:
