@@ -26,7 +26,7 @@ def table(rows: list[Row]) -> Iterator[str]:
         "points, on 2,000 it is 0.7. Torch-Pruning's taylor and hessian see the labels of those images, and option A is "
         "written as a constant convolution for it.\n"
     )
-    for network, test in dict.fromkeys((r["network"], r["test"]) for r in rows):
+    for network, test in sorted({(r["network"], r["test"]) for r in rows}):
         own = [r for r in rows if (r["network"], r["test"]) == (network, test)]
         dense = next((f", dense {_percent(r['accuracy'])}%" for r in own if r["tool"] == "dense"), "")
         own = [r for r in own if r["tool"] != "dense"]
@@ -52,8 +52,9 @@ def _trained(kind: tuple[int, int, float]) -> str:
 def _by_target(rows: list[Row]) -> Iterator[str]:
     repairs = [name for name in _NAMES if any(r["repair"] == name for r in rows)]
     lines = [["cut", "tool", "ranked by", "MACs", "params", *(_NAMES[r] for r in repairs)]]
-    for target in dict.fromkeys(r["target"] for r in rows):
-        for tool, name in dict.fromkeys((r["tool"], r["criterion"]) for r in rows if r["target"] == target):
+    for target in sorted({r["target"] for r in rows}):
+        kinds = dict.fromkeys((r["tool"], r["criterion"]) for r in rows if r["target"] == target)
+        for tool, name in sorted(kinds, key=lambda kind: kind[0] != "fxprune"):
             mine = [r for r in rows if (r["target"], r["tool"], r["criterion"]) == (target, tool, name)]
             gone = [f"-{mean(r[what] for r in mine):.1%}" for what in ("macs", "params")]
             cells = [_spread([r["accuracy"] for r in mine if r["repair"] == repair]) for repair in repairs]
@@ -96,7 +97,8 @@ def behind(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def drawn(rows: list[Row], file: Path) -> None:
-    """Accuracy against the share of MACs that is kept: a panel a network and training. Nothing where matplotlib is missing."""
+    """Accuracy against the share of MACs that is kept: a panel a network and training, presets as crosses (diamonds: repaired).
+    Nothing where matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -129,14 +131,18 @@ def _panel(axes: Any, rows: list[Row], dense: list[float]) -> None:
         color = "C3" if own and name == _OURS else "C1" if own else f"C{(0, 2, 4, 5, 6, 7, 8, 9)[theirs.index(name) % 8]}"
         for repair, style in (("none", ":"), ("full", "-")):
             mine = [r for r in rows if (r["tool"], r["criterion"], r["repair"]) == (tool, name, repair)]
-            points = []
+            curve = [(100.0, 100 * dense[0])] if dense else []
             for target in dict.fromkeys(r["target"] for r in mine):
                 there = [r for r in mine if r["target"] == target]
-                points.append((100 - 100 * mean(r["macs"] for r in there), 100 * mean(r["accuracy"] for r in there)))
-            if points:
+                point = (100 - 100 * mean(r["macs"] for r in there), 100 * mean(r["accuracy"] for r in there))
+                if target[0].isdecimal():
+                    curve.append(point)
+                else:  # a preset cuts in another way: it is no point of the curve
+                    axes.plot(*point, "x" if repair == "none" else "D", color=color, ms=5)
+            if mine:
                 label = f"{'fxprune' if own else 'TP'} {name}{', repaired' if repair == 'full' else ''}"
                 width = 2.0 if own else 1.0
-                axes.plot(*zip(*sorted(points), strict=True), style, marker="o", ms=3, color=color, lw=width, label=label)
+                axes.plot(*zip(*sorted(curve), strict=True), style, marker="o", ms=3, color=color, lw=width, label=label)
     axes.set_xlabel("MACs kept, per cent")
     axes.set_ylabel("accuracy, per cent")
     axes.legend(fontsize=5, ncols=2)
