@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     code = code_hash(HERE.parent)
     rows = {_key(row): row for row in map(json.loads, log.read_text().splitlines() if log.exists() else [])}
     data = Cifar(options.data)
-    for file in options.weights:
+    for file in [] if options.report else options.weights:
         network, model = load_network(file)
         for head, measure in _jobs(network, model, data, options):
             known = rows.get(_key(head))
@@ -164,8 +164,8 @@ class _Cut:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0].replace("\n", " "))
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="CIFAR-10 as JPEG: see criteria.py")
-    parser.add_argument("--weights", nargs="+", type=Path, required=True, metavar="FILE", help="safetensors")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10 as JPEG: see criteria.py")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="safetensors")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, help="default: those that are installed")
     parser.add_argument("--criteria", nargs="+", default=["l2", "random"], choices=criteria.names(), metavar="NAME")
     parser.add_argument("--importances", nargs="+", default=[*IMPORTANCES], choices=IMPORTANCES, help="of Torch-Pruning")
@@ -185,8 +185,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the training")
     parser.add_argument("--test", type=int, default=10_000, help="test images")
     parser.add_argument("--again", choices=["stale"], help="measure again what other code of the package gave")
+    parser.add_argument("--report", action="store_true", help="measure nothing: only write table and plot")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
+    if not options.report and not (options.data and options.weights):
+        parser.error("--data and --weights are needed to measure")
     options.tools = options.tools or [tool for tool in TOOLS if tool == "fxprune" or installed()]
     wrong = [target for target in options.targets if not known(target)]
     if wrong:
