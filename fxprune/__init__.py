@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "analyze": "fxprune.api",
     "apply": "fxprune.api",
+    "costs": "fxprune.costing",
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
@@ -65,6 +66,7 @@ __all__ = [
     "Validation",
     "analyze",
     "apply",
+    "costs",
     "finetune",
     "fold",
     "load",
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from fxprune.analysis.groups import Group, Member
     from fxprune.api import analyze, apply, plan, prune, trace, verify, why
     from fxprune.codegen import load, save
+    from fxprune.costing import costs
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report

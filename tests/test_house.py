@@ -24,7 +24,7 @@ FLOORS = (
     ("statistics", "passes", "planning"),
     ("rewrite",),
     ("criteria", "codegen", "submodules", "proofs", "recovery"),
-    ("deciding", "revising"),
+    ("costing", "deciding", "revising"),
     ("api", "studies"),
     ("fxprune",),  # the package itself, by its public names
     ("cli",),
@@ -35,6 +35,7 @@ LOOSE_FILES = {
     "__init__",
     "_layout",
     "api",
+    "costing",
     "deciding",
     "errors",
     "nested",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fxprune.cli import options as given
-from fxprune.cli.input import build, example_inputs
+from fxprune.cli.input import build, example_inputs, read_text
 from fxprune.cli.output import Steps, print_json, show_groups
 
 if TYPE_CHECKING:
@@ -23,10 +24,18 @@ def inspect(
     layer: Annotated[str | None, typer.Argument(help="Module or parameter to explain.", show_default=False)] = None,
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
+    costs: Annotated[bool, typer.Option("--costs", help="What each layer costs, by three counts, instead.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="With --costs: of what this plan.json leaves, too.", show_default=False)
+    ] = None,
     as_json: given.Json = False,
 ) -> None:
     """List the groups of coupled channels of MODEL; with LAYER, say whether and why it may be pruned."""
     from fxprune import api
+
+    if costs or plan is not None:
+        _show_costs(model, input_size, plan, as_json)
+        return
 
     with Steps(as_json, total=2) as step:
         net = step("building the model", lambda: build(model, None, 0))
@@ -41,6 +50,17 @@ def inspect(
         print_json(_document(found))
     else:
         show_groups(Console(), model, found)
+
+
+def _show_costs(model: str, input_size: list[str] | None, plan: Path | None, as_json: bool) -> None:
+    from fxprune import Plan
+    from fxprune.costing import costs
+
+    with Steps(as_json, total=2) as step:
+        stored = None if plan is None else Plan.from_json(read_text(plan))
+        net = step("building the model", lambda: build(model, None, 0))
+        found = step("counting", lambda: costs(net, stored, example_inputs(net, input_size)))
+    print_json(found.to_dict()) if as_json else typer.echo(str(found))
 
 
 def _document(found: Analysis) -> dict[str, Any]:
