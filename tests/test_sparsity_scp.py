@@ -75,7 +75,7 @@ def test_what_cannot_be_masked_is_said() -> None:
         sparsity.SCP(model, x, gate=0.05)
     model[2] = nn.GELU()
     model[5] = nn.ReLU6()  # max(0, m x) is m max(0, x), but not so for it
-    with pytest.raises(InputError, match="read by ReLU alone"):
+    with pytest.raises(InputError, match="read behind a batch norm and ReLU alone"):
         sparsity.SCP(model, x)
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -134,11 +134,9 @@ def test_norms_that_run_several_times_and_recomputed_activations() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             if self.recompute:
-                checkpoint = torch.utils.checkpoint.checkpoint
-                return self.head(
-                    checkpoint(self.block, x, use_reentrant=False) + checkpoint(self.block, -x, use_reentrant=False)
-                )
-            return self.head(self.block(x) + self.block(-x))
+                parts = [torch.utils.checkpoint.checkpoint(self.block, v, use_reentrant=False) for v in (x, -x)]
+                return self.head(parts[0]) + self.head(parts[1])
+            return self.head(self.block(x)) + self.head(self.block(-x))
 
     model, x = Twice(), torch.randn(5, 3)
     method = sparsity.SCP(model, x, gate=sparsity.Gate(center=0.5))
@@ -151,7 +149,7 @@ def test_norms_that_run_several_times_and_recomputed_activations() -> None:
     mask = method.masks["norm"]._drawn(model.norm)
     both = [torch.nn.functional.batch_norm(model.one(v), None, None, model.norm.weight, model.norm.bias, True) for v in (x, -x)]
     model.zero_grad()
-    model.head(mask * both[0].relu() + mask * both[1].relu()).square().sum().backward()
+    (model.head(mask * both[0].relu()) + model.head(mask * both[1].relu())).square().sum().backward()
     torch.testing.assert_close([p.grad for p in model.parameters()], gradients[0])
 
 
@@ -191,6 +189,25 @@ def test_a_channel_of_several_norms_is_off_when_all_of_them_say_so() -> None:
     method = sparsity.SCP(model, torch.zeros(2, 3))
     assert method.off()["one.weight"].tolist() == [2]
     assert method.progress()["off"] == 1 and method.progress()["channels"] == 4
+
+
+def test_a_part_of_a_residual_stream_is_not_masked() -> None:
+    """`norm` is read by ReLU alone, and its channels by the head, too, behind a sum."""
+    model, x = network("residual")
+    method = sparsity.SCP(model, x)
+    assert list(method.masks) == ["norm1"] and list(method.off()) == ["one.weight"]
+    assert not model.norm._forward_hooks and method.gradients().keys() == {"norm1.weight", "norm1.bias"}
+
+
+def test_a_depthwise_layer_between_two_masks() -> None:
+    model, x = network("joined")
+    method = sparsity.SCP(silenced(model, ("norm", 1)), x)
+    assert list(method.masks) == ["norm"] and 1 in method.off()["one.weight"].tolist()
+    model.eval()
+    masked = model(x)
+    with torch.no_grad():  # whatever the channel held before
+        model.one.weight[1], model.deep.weight[1] = 7.0, -3.0
+    torch.testing.assert_close(model(x), masked)
 
 
 # ---------------------------------------------------------------- compensation

@@ -13,36 +13,14 @@ from fxprune.analysis.analysis import Analysis, analyze_model
 from fxprune.errors import PlanMismatch
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import example_of
-from fxprune.labels.table import key_of
 from fxprune.planning.plan import Plan, checked_plan, fingerprint
 from fxprune.recovery.sparsity.gate import mean_after_relu
-from fxprune.recovery.sparsity.sites import is_relu, norm_at
+from fxprune.recovery.sparsity.sites import norm_at, norm_before
 from fxprune.state import deep_copy
-from fxprune.statistics.kinds import kind_of
 from fxprune.statistics.spot import Spot
 from fxprune.statistics.spots import Spots
 
 __all__ = ["Compensated", "compensate"]
-
-# What gives a constant map where it gets one, but perhaps at its border; beside what only moves values.
-_KEEP = frozenset(
-    """
-    aten::dropout aten::dropout1d aten::dropout2d aten::dropout3d aten::feature_dropout aten::mean aten::cat aten::concat
-    aten::max_pool1d aten::max_pool2d aten::max_pool3d aten::avg_pool1d aten::avg_pool2d aten::avg_pool3d
-    aten::adaptive_max_pool1d aten::adaptive_max_pool2d aten::adaptive_max_pool3d
-    aten::adaptive_avg_pool1d aten::adaptive_avg_pool2d aten::adaptive_avg_pool3d
-    """.split()
-)
-_KEEPING = (
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Identity,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-)
 
 
 @dataclass(eq=False)
@@ -114,7 +92,6 @@ class _Folding:
         self.analysis, self.found = analysis, found
         self.spots = Spots(analysis)
         self.nodes: dict[str, fx.Node] = {n.name: n for n in analysis.traced.graph.nodes}
-        self.layers = {term.node for term in analysis.traced.mode.macs}
         self.readers: dict[int, int] = {}  # skeleton tensor -> nodes that read it
         for node in analysis.traced.graph.nodes:
             for tensor in self._read_by(node):
@@ -141,7 +118,7 @@ class _Folding:
         if node.op != "call_module":
             return "it is a function"
         assert spot.reader is not None
-        norm = self._norm_before(self.nodes[spot.source], spot.group)
+        norm = norm_before(self.nodes[spot.source], spot.group, self.spots.occupancy)
         scale = self._entries(f"{norm}.weight", spot.group) if norm else None
         if scale is None or scale.shape[1] != 1:
             return "what it reads is not a batch norm and ReLU alone"
@@ -173,21 +150,6 @@ class _Folding:
         mean.sub_(added.to(mean))
         self.found.folded[name] = f"{behind[0]}.running_mean"
         return ""
-
-    def _norm_before(self, node: fx.Node, group: str) -> str:
-        """The batch norm whose values reach a node through ReLU and what keeps constants; else an empty text."""
-        while not is_relu(node, self.analysis):
-            inputs = [n for n in node.all_input_nodes if group in self.spots.occupancy.at.get(n, {})]
-            if not self._keeps(node) or len(inputs) != 1:
-                return ""
-            node = inputs[0]
-        return norm_at(node.all_input_nodes[0], self.analysis)
-
-    def _keeps(self, node: fx.Node) -> bool:
-        if node.op == "call_module" and isinstance(self.analysis.traced.names.modules[str(node.target)], _KEEPING):
-            return True
-        layout = kind_of(node, self.analysis.traced, self.layers) == "layout"
-        return layout or key_of(node.op, node.target).rstrip("_") in _KEEP
 
     def _entries(self, name: str, group: str) -> np.ndarray | None:
         members = [m.indices for m in self.analysis.group(group).members if m.name == name]

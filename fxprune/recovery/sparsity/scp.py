@@ -12,7 +12,7 @@ from fxprune.options import check_seed
 from fxprune.recovery.finetune import chance
 from fxprune.recovery.sparsity.base import Sparsity, positive
 from fxprune.recovery.sparsity.gate import Gate
-from fxprune.recovery.sparsity.sites import relu_norms
+from fxprune.recovery.sparsity.sites import masked_norms
 from fxprune.tracing.values.proxy import proxies_in
 
 __all__ = ["SCP"]
@@ -30,11 +30,14 @@ class SCP(Sparsity):
     - ``strength sum (beta + s |gamma|)`` is added to the loss.
 
     In evaluation a channel is multiplied by 1 or, where ``p >= 1/2``, by 0. A mask on what the norm puts out is the same as
-    one after ReLU, as it is not negative. So the masks are hooks on the model's batch norms: all that nothing but ReLU reads.
-    Draws depend on the seed, the norm and the step: all calls in one step see the same mask (accumulated gradients,
-    checkpointed activations, processes). `remove` takes the hooks off, which must be done before the model is recorded, as by
-    `fxprune.prune`; then ``fxprune.prune(model, 0.05, criterion="bn_relu", scope="threshold")`` removes what is off, as its
-    score is ``1 - phi`` and ``1 - c0 = 0.05``.
+    one after ReLU, as it is not negative. So the masks are hooks on the model's batch norms: all that ReLU alone reads, of
+    channels that no layer reads but behind such norms. (Of a channel of a residual stream that is summed before ReLU a mask
+    would drop a part, which cannot be removed.) Draws depend on the seed, the norm and the step: all calls in one step see the
+    same mask (accumulated gradients, checkpointed activations, processes).
+
+    `remove` takes the hooks off, which must be done before the model is recorded, as by `fxprune.prune`. Then
+    ``fxprune.prune(model, 0.05, criterion="bn_relu", scope="threshold")`` removes what is off, as the score is ``1 - phi`` (its
+    mean over the norms of a channel) and ``1 - c0 = 0.05``. The penalty may well be below zero.
 
     >>> normed = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     >>> method = SCP(normed, x, strength=0.5)
@@ -67,20 +70,18 @@ class SCP(Sparsity):
         self.gate = Gate() if gate is None else gate
         super().__init__(model, example_inputs)
         self.masks: dict[str, _Mask] = {}
-        for name in relu_norms(self.analysis):
-            held = self._held(name)
-            if held.any():
-                self.masks[name] = _Mask(self, name, held)
+        groups = masked_norms(self.analysis)
+        self._where = {
+            name: [(g, place) for g, place in self.coupled.places[f"{name}.weight"] if name in groups.get(g, ())]
+            for name in dict.fromkeys(name for names in groups.values() for name in names)
+        }
+        for name, places in self._where.items():
+            scale = self.coupled.parameter(f"{name}.weight").detach()
+            held = sum(place.along(torch.ones(len(place.indices)), scale) for _, place in places)
+            self.masks[name] = _Mask(self, name, torch.as_tensor(held).cpu() > 0)
         if not self.masks:
-            raise InputError("no batch norm of channels that may go is read by ReLU alone, so there is nothing to mask")
+            raise InputError("no channels that may go are read behind a batch norm and ReLU alone, so there is nothing to mask")
         self._handles = [handle for mask in self.masks.values() for handle in mask.attach()]
-
-    def _held(self, name: str) -> Tensor:
-        """``[channels]``: which entries of a norm belong to channels that may go."""
-        scale = f"{name}.weight"
-        if scale not in self.coupled.places:
-            return torch.zeros(1, dtype=torch.bool)
-        return self.coupled.covered(scale, self.coupled.parameter(scale).detach()).cpu() > 0
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class SCP(Sparsity):
         with torch.no_grad():
             for name, mask in self.masks.items():
                 kept = 1 - self.gate.drop(*mask.scale_and_shift())
-                for group, place in self.coupled.places[f"{name}.weight"]:
+                for group, place in self._where[name]:
                     part = kept[place.on(kept.device)].amax(1)
                     found[group] = part if group not in found else torch.maximum(found[group], part.to(found[group]))
         return found
