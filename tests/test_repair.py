@@ -273,7 +273,7 @@ def test_a_residual_network_is_repaired_and_nothing_else_changes() -> None:
     found = found_of(fixed)
     assert found.images == (80, 20) and found.after < found.before and not found.kept
     assert {s.name for s in found.sites if s.kind == "norm"} >= {"blocks.0.1", "blocks.1.4"}
-    assert all(s.after < s.before for s in found.repaired) and len(found.repaired) > 8
+    assert all(s.after < s.before for s in found.repaired) and len(found.repaired) >= 5
     slim.eval(), fixed.eval()
     assert error(fixed(x[100:]), model(x[100:])) < 0.8 * error(slim(x[100:]), model(x[100:]))
     again = fxprune.repair(slim, model, x[:100], seed=3)

@@ -15,7 +15,7 @@ from fxprune.recovery.repair.chunks import chunks_of
 from fxprune.recovery.repair.layers import Layer
 from fxprune.recovery.repair.pair import Pair
 from fxprune.recovery.repair.repairing import Repairing, Settings
-from fxprune.recovery.repair.streams import stream_of
+from fxprune.recovery.repair.tails import Tail, tail_of
 
 torch.set_num_threads(1)
 
@@ -57,7 +57,7 @@ def test_what_one_branch_lost_the_other_makes_up_for(join: Callable[[Tensor, Ten
 def test_without_it_the_error_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, x = Branches(False, torch.add).eval(), torch.randn(300, 6)
-    monkeypatch.setattr("fxprune.recovery.repair.repairing.stream_of", lambda *_: None)
+    monkeypatch.setattr("fxprune.recovery.repair.repairing.tail_of", lambda *_: Tail())
     assert slim_and_error(model, x, ridge=1e-10)[1] > 0.2
 
 
@@ -93,8 +93,8 @@ class Blocks(nn.Module):
 def streams(slim: Any, model: nn.Module, x: Tensor) -> dict[str, str]:
     work = Repairing(pair := Pair.of(slim, model), Settings())
     work.read(chunks_of(x, ["x"], pair.device))
-    found = {s.name: stream_of(pair.dense, pair.slim, work._names, s.node) for s in work.sites if isinstance(s, Layer)}
-    return {name: stream.other for name, stream in found.items() if stream is not None}
+    found = {s.name: tail_of(pair.dense, pair.slim, work._names, s.node) for s in work.sites if isinstance(s, Layer)}
+    return {name: stream.other for name, stream in found.items() if stream.other is not None}
 
 
 def test_a_shortcut_counts_once_it_is_settled() -> None:

@@ -20,6 +20,7 @@ class SiteRepair:
             the output is added to a residual stream, the difference is that of the sum, in units of the layer. Of a norm, the
             same of mean and deviation of what leaves it. None where it could not be measured.
         kept: why it is as it was; empty if it was repaired.
+        rectified: of a layer, that it was fitted through the rectifier that follows: before and after are measured behind it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class SiteRepair:
     before: float | None
     after: float | None
     kept: str = ""
+    rectified: bool = False
 
 
 @dataclass

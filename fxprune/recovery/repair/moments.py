@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Change", "Moments", "widened"]
+__all__ = ["Change", "Moments", "Rows", "widened"]
 
 
 def widened(values: Tensor) -> Tensor:
@@ -23,6 +25,26 @@ class Change:
     bias: Tensor | None
 
 
+class Rows(NamedTuple):
+    """What a layer does at some positions of a chunk of images, ``[n, groups, ...]``, in float64.
+
+    Attributes:
+        chunk: its number.
+        cut: cuts ``x`` out anew, until the walk goes on.
+        x: what it reads.
+        rest: what it leaves unexplained of `wanted`.
+        wanted: what it should put out.
+        other: what is added to that, by a norm and a residual stream, once it is scaled.
+    """
+
+    chunk: int
+    cut: Callable[[], Tensor]
+    x: Tensor
+    rest: Tensor
+    wanted: Tensor
+    other: Tensor
+
+
 class Moments:
     """Of rows ``x [n, groups, inputs]``, what they leave unexplained ``r [n, groups, outputs]``, and what is to be explained
     ``y`` of the same shape. All sums are in float64.
@@ -34,10 +56,12 @@ class Moments:
 
     def __init__(self, bias: bool, normed: bool) -> None:
         self.bias, self.normed, self.count = bias, normed, 0
+        self._known: Any = None
         self.x = self.r = self.y = self.xx = self.xr = self.rr = self.yy = torch.zeros(())
 
     def add(self, x: Tensor, r: Tensor, y: Tensor) -> None:
         """Add some rows."""
+        self._known = None
         x, r, y = (widened(v).transpose(0, 1) for v in (x, r, y))  # [groups, n, ...]
         new = (x.sum(1), r.sum(1), y.sum(1), x.mT @ x, x.mT @ r, (r * r).sum(1), (y * y).sum(1))
         old = (self.x, self.r, self.y, self.xx, self.xr, self.rr, self.yy)
@@ -61,22 +85,32 @@ class Moments:
         """Ridge towards no change: ``(G + ridge * mean(diag G) I)^-1 X^T R`` with ``G = X^T X``, of centred ``X`` and ``R``
         where somebody takes the mean, and ``mean(r) - mean(x) W`` for the bias; None where numbers do not suffice for it.
         """
-        gram, product = self.xx, self.xr
+        found = self.refit(ridge, self.xr, self.r)
+        return found if found is None or self.bias else Change(found.weight, None)
+
+    def refit(self, ridge: float, xr: Tensor, r: Tensor) -> Change | None:
+        """`solve` for other sums of ``x^T r`` and ``r``, with a bias also where it is the norm that takes it."""
         n = max(self.count, 1)
-        if self.bias or self.normed:
-            gram = gram - self.x.unsqueeze(2) * self.x.unsqueeze(1) / n
-            product = product - self.x.unsqueeze(2) * self.r.unsqueeze(1) / n
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        scale = diagonal.mean(1)
-        scale = torch.where(scale > 0, scale * ridge, torch.ones_like(scale))  # inputs that are always zero
-        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(scale.unsqueeze(1).expand_as(diagonal)))
-        if bool(failed.any()):
+        centred = self.bias or self.normed
+        product = xr - self.x.unsqueeze(2) * r.unsqueeze(1) / n if centred else xr
+        factor = self._factor(ridge, centred)
+        if factor is None:
             return None
         weight = torch.cholesky_solve(product, factor)
         if not bool(torch.isfinite(weight).all()):
             return None
-        shift = (self.r - torch.einsum("gd,gdo->go", self.x, weight)) / n if self.bias else None
-        return Change(weight, shift)
+        return Change(weight, (r - torch.einsum("gd,gdo->go", self.x, weight)) / n if centred else None)
+
+    def _factor(self, ridge: float, centred: bool) -> Tensor | None:
+        """Of the Gram matrix with what is added to its diagonal; computed once."""
+        if self._known is None:
+            gram = self.xx - self.x.unsqueeze(2) * self.x.unsqueeze(1) / max(self.count, 1) if centred else self.xx
+            diagonal = gram.diagonal(dim1=1, dim2=2)
+            scale = diagonal.mean(1)
+            scale = torch.where(scale > 0, scale * ridge, torch.ones_like(scale))  # inputs that are always zero
+            self._known = torch.linalg.cholesky_ex(gram + torch.diag_embed(scale.unsqueeze(1).expand_as(diagonal)))
+        factor, failed = self._known
+        return None if bool(failed.any()) else factor
 
     def error(self, change: Change | None) -> float:
         """Sum of squares that a change leaves unexplained."""

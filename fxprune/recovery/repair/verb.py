@@ -53,7 +53,9 @@ def repair(
         W <- W + ((X^T X + ridge * mean(diag(X^T X)) I)^-1 X^T R)^T        b <- mean(Y) - W mean(X)
 
     Where the output is added to a residual stream, ``Y`` is what makes the sum the dense one: the dense output and the stream's
-    own error, so that errors do not pile up from block to block.
+    own error, so that errors do not pile up from block to block. Where a ReLU (or ReLU6, Hardtanh) follows, with at most a
+    batch norm and the stream in between, what is cut off in both models need not be alike: some more steps fit what is left
+    (Zhang et al., TPAMI 2016, section 3.2), and the norm between moves along instead of being matched.
 
     Then each batch norm's running statistics are set so that what leaves it has the dense channel's mean and variance. Least
     squares after pruning are those of Luo et al., "ThiNet", ICCV 2017, section 3.2; here over all kept channels, by group of
@@ -102,6 +104,7 @@ def repair(
     options = {"ridge": settings.ridge, "norms": norms, "positions": settings.positions, "seed": settings.seed, "amp": amp}
     key = {**options, "plan": hashlib.sha256(pair.plan.to_json().encode()).hexdigest()[:16]}
     sites = file.begin(pair.dense, key, pair.slim, work.generator)
+    work.go_on(sites)
     rest = work.sites[len(sites) :]
     for number, site in enumerate(_shown(rest) if progress else rest):
         sites.append(work(site))

@@ -73,6 +73,7 @@ class Walk:
         node = self.nodes[name]
         env = self._shelf.take((self, chunk))
         value = self._run(chunk, env, self._place[node] + 1)
+        value = env.get(node, value)  # which ran before, if this is asked for again
         self._shelf.put((self, chunk), env, self._own)
         return value
 
