@@ -136,11 +136,16 @@ def _layers(analysis: Analysis, counted: list[tuple[Counts, Counts, Counts | Non
     for name in dict.fromkeys([*called, *others, _OUTSIDE]):
         pairs: list[Any] = []
         for kind in range(4):
-            values: list[Any] = [None if one[kind] is None else (one[kind] or {}).get(name, 0) for one in counted]
+            values: list[Any] = [None if one[kind] is None else _plain((one[kind] or {}).get(name, 0)) for one in counted]
             pairs.append(None if values[0] is None else (values[0], values[1] if len(values) > 1 else 0))
         if any(pair is not None and any(pair) for pair in pairs):
             macs, by_torch, by_thop, params = pairs
             yield LayerCosts(name, macs, by_torch, by_thop, params, _why(name, macs, by_torch, by_thop))
+
+
+def _plain(count: float) -> float:
+    """Whole numbers as such: of one sample in a batch they mostly are."""
+    return int(count) if count == int(count) else count
 
 
 def _why(name: str, macs: tuple[float, float], by_torch: tuple[float, float], by_thop: tuple[float, float] | None) -> str:
