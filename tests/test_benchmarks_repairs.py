@@ -1,0 +1,58 @@
+"""Repairs of several kinds, compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repairs
+import torch
+from test_benchmarks_criteria import cifar  # noqa: F401  # a fixture
+from torch import nn
+
+import fxprune
+from fxprune.recovery.repair.chunks import chunks_of
+from fxprune.recovery.repair.pair import Pair
+from fxprune.recovery.repair.repairing import Settings
+
+torch.set_num_threads(1)
+
+
+def test_rows_resume_and_the_table_has_all_kinds(cifar: Path) -> None:  # noqa: F811
+    options = ["--data", cifar, "--weights", cifar / "resnet8.safetensors", "--cuts", 0.5, "--images", 20, "--test", 10]
+    options += ["--criteria", "l2", "--out", cifar / "out"]
+    repairs.main([str(option) for option in options])
+    log = cifar / "out" / "repairs.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [r["repair"] for r in rows] == ["dense", *repairs.KINDS]
+    assert all(0 <= r["reported_on"] <= 1 for r in rows)
+    repairs.main([str(option) for option in options])  # what is there is not measured again
+    assert len(log.read_text().splitlines()) == len(rows)
+    assert "| ranking | none | norms | scaling | merging | layers | streams | whole | seconds of `whole` |" in "\n".join(
+        repairs.table(rows)
+    )
+
+
+@pytest.mark.parametrize("kind", ["scaling", "merging"])
+def test_a_channel_that_is_another_one_twice_is_made_up_for(kind: str) -> None:
+    """By a factor, where its weights are the other's, too; by merging in any case."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)).eval()
+    with torch.no_grad():
+        for part in (model[0].weight, model[0].bias):
+            part[3:] = 2 * part[:3]
+        if kind == "scaling":
+            model[1].weight[:, 3:] = model[1].weight[:, :3]
+    x = torch.randn(60, 3, 8, 8)
+    slim = fxprune.prune(model, 0.5, x[:2])
+    pair = Pair.of(slim, model)
+    work = repairs.KINDS[kind](pair, Settings(rectify=0, streams=False, ridge=1e-9))
+    work.read(chunks_of(x, ["input"], pair.device))
+    for site in work.sites:
+        work(site)
+    fixed = pair.result()
+    with torch.no_grad():
+        assert float((slim(x) - model(x)).norm() / model(x).norm()) > 0.1
+        assert float((fixed(x) - model(x)).norm() / model(x).norm()) < 1e-4
