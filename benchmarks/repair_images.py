@@ -133,9 +133,8 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 def _wanted(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
     yield 0, 0
-    for images in options.counts:
-        for seed in range(SEEDS if images <= FEW else 1):
-            yield images, seed
+    for seed in range(SEEDS):
+        yield from ((images, seed) for images in options.counts if images <= FEW or not seed)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
+from fxprune import criteria
 
 __all__ = ["CUTS", "main", "table", "trained", "vit"]
 
@@ -58,9 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
         if options.weights is not None:
             save_file(model.state_dict(), options.weights)
     held = batches(*test)
-    images = train[0][torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))[: options.images]]
-    head = {"data": name, "test": len(test[0]), "images": len(images), "dense": accuracy(model.eval(), held)}
-    rows = [{**head, **row} for cut in CUTS for row in measured(model, cut, images, held)]
+    chosen = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))[: options.images]
+    seen = batches(train[0][chosen], train[1][chosen], 64)
+    head = {"data": name, "test": len(test[0]), "images": len(chosen), "dense": accuracy(model.eval(), held)}
+    rows = [
+        {**head, "criterion": criterion, **row}
+        for criterion in options.criteria
+        for cut in CUTS
+        for row in measured(model, cut, criterion, seen, held)
+    ]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "small_vit.json"
     old = json.loads(file.read_text())["rows"] if file.exists() else []
@@ -107,11 +114,16 @@ def trained(model: nn.Module, train: Split, epochs: int, shift: bool) -> None:
     model.eval()
 
 
-def measured(model: nn.Module, cut: str, images: Tensor, test: Batches) -> Iterator[Row]:
-    """Accuracies of a cut, pruned and repaired, with plain norms, and with exact ones where norms lose channels."""
+def measured(model: nn.Module, cut: str, criterion: str, seen: Batches, test: Batches) -> Iterator[Row]:
+    """Accuracies of a cut, pruned and repaired, with plain norms, and with exact ones where norms lose channels. The repair
+    looks at no labels, and of the criteria those do that use gradients."""
+    images = torch.cat([images for images, _ in seen])
+    ranked: dict[str, Any] = {"criterion": criterion}
+    if getattr(criteria.resolve(criterion), "needs_data", False):
+        ranked["data"] = seen
     for exact in (False, True):
         began = time.process_time()
-        slim = fxprune.prune(model, example_inputs=images[:2], exact_norms=exact, **CUTS[cut])
+        slim = fxprune.prune(model, example_inputs=images[:2], exact_norms=exact, **ranked, **CUTS[cut])
         report = slim.meta["fxprune"]
         if exact and not report.exact_norms:
             return
@@ -138,16 +150,17 @@ def table(rows: list[Row]) -> Iterator[str]:
         own = [r for r in rows if r["data"] == data]
         first = own[0]
         yield (
-            f"## {data}\n\nDense: {100 * first['dense']:.1f} % of {first['test']:,} test images. Ranked by l2; repaired from "
+            f"## {data}\n\nDense: {100 * first['dense']:.1f} % of {first['test']:,} test images. Repaired from "
             f"{first['images']:,} unlabelled training images; no training.\n"
         )
-        yield "| what goes | norms | MACs | parameters | pruned, % | repaired, % | points below dense |"
-        yield "|---|---|---:|---:|---:|---:|---:|"
-        for r in own:
-            norms = "exact" if r["exact_norms"] else "plain"
+        yield "| what goes | ranked by | norms | MACs | parameters | pruned, % | repaired, % | points below dense |"
+        yield "|---|---|---|---:|---:|---:|---:|---:|"
+        for r in sorted(own, key=lambda r: [*CUTS].index(r["cut"])):
+            kind, norms = r["criterion"], "exact" if r["exact_norms"] else "plain"
             shares = f"{r['macs']:.0%} fewer | {r['params']:.0%} fewer"
             below = 100 * (r["dense"] - r["repaired"])
-            yield f"| {r['cut']} | {norms} | {shares} | {100 * r['pruned']:.1f} | {100 * r['repaired']:.1f} | {below:.1f} |"
+            accuracies = f"{100 * r['pruned']:.1f} | {100 * r['repaired']:.1f}"
+            yield f"| {r['cut']} | {kind} | {norms} | {shares} | {accuracies} | {below:.1f} |"
         yield ""
 
 
@@ -167,6 +180,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10 as JPEG: see criteria.py; digits without it")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="safetensors: read if it is there, else written")
+    parser.add_argument("--criteria", nargs="+", default=["l2", "wanda", "taylor"], metavar="NAME", choices=criteria.names())
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--train", type=int, default=50_000, help="training images of CIFAR-10")
     parser.add_argument("--test", type=int, default=2000, help="test images of CIFAR-10")
