@@ -185,8 +185,7 @@ def test_where_steps_leave_a_gap_others_fill_it(both: bool) -> None:
         near = nearer(problem, state, 6)
         states = (np.array(s) for s in itertools.product(*(range(top + 1) for top in problem.tops)))
         most = max(nearness(problem, each) for each in states if problem.fits(each))
-        assert problem.fits(near) and nearness(problem, near) >= nearness(problem, state) * (nearness(problem, state) < NEAR)
-        assert nearness(problem, near) >= min(NEAR, most) - 0.02
+        assert problem.fits(near) and min(nearness(problem, near), NEAR) == pytest.approx(min(most, NEAR), abs=0.01)
         gained.append(nearness(problem, near) > nearness(problem, state))
     assert any(gained)
 
@@ -257,7 +256,9 @@ def test_multiples_are_kept_and_what_binds_is_said(model: nn.Module, scope: Any)
     [budget] = plan.account.budgets
     if budget.after < 0.99 * budget.target:
         assert "are left below the nearest budget: the smallest step, 8 channels of" in plan.account.notes[0]
-        assert "(round_to=8), exceeds it, and so does what was tried in exchange" in plan.account.notes[0]
+        assert (
+            "(round_to=8), exceeds it, and what was tried in exchange exceeds it, too, or keeps less" in plan.account.notes[0]
+        )
     coarse = fxprune.plan(model, example_inputs=X, macs=0.55, round_to=16, scope=scope)
     assert coarse.account.notes and coarse.account.budgets[0].after <= coarse.account.budgets[0].target
 

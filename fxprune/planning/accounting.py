@@ -101,7 +101,7 @@ def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptio
     step = f"{wide} channel{'s' if wide > 1 else ''} of {name!r}" + (_multiples(options) if wide > 1 else "")
     if share <= 1:
         return [f"the policy {options.scope!r} stopped {1 - near:.1%} below the nearest budget: {step} would still fit"]
-    exceeds = f"the smallest step, {step}, exceeds it, and so does what was tried in exchange"
+    exceeds = f"the smallest step, {step}, exceeds it, and what was tried in exchange exceeds it, too, or keeps less"
     return [f"{1 - near:.1%} are left below the nearest budget: {exceeds}"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from fxprune.planning.search.problem import Problem
 __all__ = ["NEAR", "nearer", "nearness"]
 
 NEAR = 0.99  # of a budget: closer needs no search and no explanation
+_STATES = 2_500  # that are all tried
 _TRIALS = 400
 _WORK = 6_000  # groups of all trials
 
@@ -28,31 +31,41 @@ def nearer(problem: Problem, state: np.ndarray, down: int, saliency: float = 0.0
     Small models and coarse multiples have few states, and the one of the most saliency may be far from the budget.
 
     Args:
-        down: so many steps down are tried in each group, and in pairs of groups.
+        down: so many steps are tried in each group.
         saliency, scores: no state with less of these is taken.
     """
     if nearness(problem, state) >= NEAR or (state == problem.tops).all():
         return state
+    best, reached = state, nearness(problem, state)
+    for trial in _around(problem, state, down):
+        if not problem.fits(trial) or problem.saliency(trial) < saliency or problem.scores(trial) < scores:
+            continue
+        near = nearness(problem, trial)
+        nearer_yet = min(near, NEAR) > min(reached, NEAR)
+        if nearer_yet or (min(near, reached) >= NEAR and problem.saliency(trial) > problem.saliency(best)):
+            best, reached = trial, near
+    return best
+
+
+def _around(problem: Problem, state: np.ndarray, down: int) -> Iterator[np.ndarray]:
+    """All states within so many steps where those are few; else steps down, in one or two groups, and others up for them."""
+    ranges = [
+        range(max(0, s - down), min(top, s + down) + 1) for s, top in zip(state.tolist(), problem.tops.tolist(), strict=True)
+    ]
+    if math.prod(map(len, ranges)) <= _STATES:
+        yield from (np.array(each, np.int64) for each in itertools.product(*ranges))
+        return
     single = [(group, steps) for group in np.flatnonzero(state).tolist() for steps in range(1, down + 1)]
     pairs = (pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0])
-    best, reached = state, nearness(problem, state)
     trials = itertools.chain(((move,) for move in single), pairs)
-    for number, moves in enumerate(itertools.islice(trials, min(_TRIALS, _WORK // len(state)))):
-        if number >= len(single) and reached >= NEAR:
-            break
+    for moves in itertools.islice(trials, min(_TRIALS, _WORK // len(state))):
         low = state.copy()
         for group, steps in moves:
             low[group] = max(0, low[group] - steps)
         high = filled(problem, low)
-        for trial in (high, *([] if nearness(problem, high) >= NEAR else [_packed(problem, low, [g for g, _ in moves])])):
-            if problem.saliency(trial) < saliency or problem.scores(trial) < scores:
-                continue
-            near = nearness(problem, trial)
-            if min(near, NEAR) > min(reached, NEAR) or (
-                min(near, reached) >= NEAR and problem.saliency(trial) > problem.saliency(best)
-            ):
-                best, reached = trial, near
-    return best
+        yield high
+        if nearness(problem, high) < NEAR:
+            yield _packed(problem, low, [group for group, _ in moves])
 
 
 def _packed(problem: Problem, state: np.ndarray, closed: list[int]) -> np.ndarray:
