@@ -105,6 +105,14 @@ def test_a_copy_costs_nothing_and_its_original_everything_once_it_went() -> None
     assert sorted(greedy[[1, 4]].tolist())[0] < 1e-6 and sorted(greedy[[1, 4]].tolist())[1] > 0.01
 
 
+def test_channels_that_no_such_layer_reads_score_shares_of_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2)).eval()
+    squares = model[0].weight.detach().double().square().sum((1, 2, 3))
+    expected = (squares / squares.sum()).tolist()
+    assert scored(model, torch.randn(40, 3, 4, 4)).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_dead_inputs_and_bad_options() -> None:
     model, images, *_ = convolutions()
     with torch.no_grad():

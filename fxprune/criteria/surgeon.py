@@ -43,7 +43,9 @@ class Surgeon(ActivationCriterion):
         W <- W - H_:c (H_cc)^-1 W_c                 H <- H - H_:c (H_cc)^-1 H_c:
 
     A channel's score is the loss at which it went, or the largest before it where that is more, so that the order stands.
-    Shares of a layer's output compare between layers: by default they are not normalised for a global ranking.
+    Channels that only other layers read (grouped and transposed convolutions, products of queries and keys) score their share
+    of the squared weights that produce them. Shares of a layer's output compare between layers: by default they are not
+    normalised for a global ranking.
 
     Args:
         positions: of each batch's maps, or tokens, so many are drawn; all its images share them.
@@ -94,7 +96,8 @@ class Surgeon(ActivationCriterion):
         self._check(group)
         readers = [Reader.of(s, self.ridge) for (name, _), s in sorted(self._sums.items()) if name == group.id]
         if not readers:
-            return L2("mean", self.normalization)(group, tensors)
+            energy = L2("mean", "none")(group, tensors).square()
+            return self.settle([energy / energy.sum().clamp_min(1e-300)])
         return self.settle([greedy_losses(readers) if self.greedy else sum(r.losses() for r in readers)])  # type: ignore[list-item]
 
     def measure(self, sums: Sums) -> Tensor:
