@@ -154,7 +154,7 @@ class Analysis:
         for group in self.groups:
             graph.add_node(group.id, kind="group", size=group.size, status=group.status)
             for member in group.members:
-                layer = member.name.rpartition(".")[0] or member.name
+                layer = member.name.rpartition(".")[0] or f"{member.name} (parameter)"  # a group may have its name
                 graph.add_node(layer, kind="layer")
                 if member.role == "consumer":
                     graph.add_edge(group.id, layer)

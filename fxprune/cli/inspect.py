@@ -28,10 +28,16 @@ def inspect(
     plan: Annotated[
         Path | None, typer.Option(help="With --costs: of what this plan.json leaves, too.", show_default=False)
     ] = None,
+    dot: Annotated[
+        Path | None, typer.Option(help="Write groups and layers as a graph for Graphviz.", show_default=False)
+    ] = None,
+    graphml: Annotated[Path | None, typer.Option(help="The same as GraphML.", show_default=False)] = None,
     as_json: given.Json = False,
 ) -> None:
     """List the groups of coupled channels of MODEL; with LAYER, say whether and why it may be pruned."""
     from fxprune import api
+    from fxprune.analysis import pictures
+    from fxprune.codegen.files import write_text
 
     if costs or plan is not None:
         _show_costs(model, input_size, plan, as_json)
@@ -44,6 +50,10 @@ def inspect(
             answer = step("analyzing", lambda: api.why(net, layer, inputs, submodules=submodule or ()))
         else:
             found = step("analyzing", lambda: api.analyze(net, inputs, submodules=submodule or ()))
+    if layer is None:
+        for file, drawn in ((dot, pictures.dot), (graphml, pictures.graphml)):
+            if file is not None:
+                write_text(file, drawn(found))
     if layer is not None:
         print_json(asdict(answer)) if as_json else typer.echo(str(answer))
     elif as_json:
