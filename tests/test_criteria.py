@@ -80,7 +80,7 @@ def test_normalisation_keeps_the_order_of_negative_scores(how: Any) -> None:
 
 def test_groups_are_divided_by_their_maximum_unless_it_does_not_suit() -> None:
     others = {n: made.normalization for n in registry._NAMES if (made := criteria.resolve(n)).normalization != "max"}  # type: ignore[attr-defined]
-    assert others == {"bn_relu": "none", "cpmc": "none", "lamp": "none", "random": "none"}
+    assert others == {"bn_relu": "none", "cpmc": "none", "lamp": "none", "random": "none", "surgeon": "none"}
     group, tensors = two_layers()
     found, raw = (L2(normalization=n)(group, tensors) for n in (None, "none"))  # type: ignore[arg-type]
     assert found.tolist() == pytest.approx((raw / raw.max()).tolist())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fxprune.planning.document import rounded
@@ -61,6 +61,7 @@ def plainly(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(DOCUMENTS)
 def test_indented_gives_the_bytes_of_json(document: Any) -> None:
     assert indented(document) == plainly(document)
