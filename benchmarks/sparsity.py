@@ -177,7 +177,7 @@ def table(rows: list[Row]) -> list[str]:
             "| method | " + " | ".join(f"{cut:.0%} fewer MACs | the same, not pruned" for cut in cuts) + " |",
             "|---|" + "---|---|" * len(cuts),
         ]
-        for method in dict.fromkeys(row["method"] for row in mine):
+        for method in [name for name in METHODS if any(row["method"] == name for row in mine)]:
             cells = []
             for cut in cuts:
                 settings, criterion, scope = _best(mine, method, cut)
