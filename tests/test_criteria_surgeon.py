@@ -18,7 +18,9 @@ torch.set_num_threads(1)
 
 def scored(model: nn.Module, x: Tensor, **options: Any) -> Tensor:
     """Of the first group; no normalisation, hardly a ridge, all positions."""
-    made: Any = criteria.resolve("surgeon", **{"normalization": "none", "ridge": 1e-12, "positions": 10_000, **options})
+    made: Any = criteria.resolve(
+        "surgeon", **{"normalization": "none", "ridge": 1e-12, "positions": 10_000, "per_mac": False, **options}
+    )
     analysis = fxprune.analyze(model, x[:2])
     criteria.prepare(made, model, analysis, [x[:25], x[25:]])
     found: Tensor = made(analysis.free[0], named_tensors(model))
@@ -84,14 +86,16 @@ def test_a_flattened_map_and_two_readers() -> None:
     assert scored(model, x, greedy=False).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_wide_layers_take_taps_and_then_channels_for_independent() -> None:
+def test_wide_layers_take_taps_and_then_channels_for_independent(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, rows, weight = convolutions()
     taps, by_tap = rows.reshape(-1, 6, 9).mT.flatten(0, 1), weight.reshape(6, -1)  # each tap a row, and an output for each tap
     expected = [left(taps, by_tap, [i for i in range(6) if i != c]) for c in range(6)]
-    assert scored(model, images, greedy=False, widest=53).tolist() == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr("fxprune.criteria.surgeon._WIDEST", 53)
+    assert scored(model, images, greedy=False).tolist() == pytest.approx(expected, rel=1e-5)
     powers = (taps - taps.mean(0)).square().sum(0) * by_tap.square().sum(1)
+    monkeypatch.setattr("fxprune.criteria.surgeon._WIDEST", 5)
     for greedy in (False, True):
-        found = scored(model, images, greedy=greedy, widest=5)
+        found = scored(model, images, greedy=greedy)
         assert found.tolist() == pytest.approx((powers / powers.sum()).tolist(), rel=1e-5)
 
 
@@ -103,6 +107,14 @@ def test_a_copy_costs_nothing_and_its_original_everything_once_it_went() -> None
     alone, greedy = (scored(model, images, greedy=g, ridge=1e-9) for g in (False, True))
     assert set(alone.argsort()[:2].tolist()) == {1, 4} and float(alone[1] + alone[4]) < 1e-6
     assert sorted(greedy[[1, 4]].tolist())[0] < 1e-6 and sorted(greedy[[1, 4]].tolist())[1] > 0.01
+
+
+def test_a_loss_counts_by_what_is_saved() -> None:
+    """A channel of the first convolution is 27 products at each of 36 positions, and 36 more for each that reads it."""
+    model, images, *_ = convolutions()
+    share = (27 + 36) / (6 * 27 + 6 * 36)
+    plain, saved = (scored(model, images, per_mac=per) for per in (False, True))
+    assert saved.tolist() == pytest.approx((plain / share).tolist(), rel=1e-9)
 
 
 def test_channels_that_no_such_layer_reads_score_shares_of_weights() -> None:
@@ -118,6 +130,6 @@ def test_dead_inputs_and_bad_options() -> None:
     with torch.no_grad():
         model[0].weight.zero_(), model[0].bias.zero_()
     assert scored(model, images).tolist() == [0.0] * 6
-    for options in ({"positions": 0}, {"ridge": 0.0}, {"widest": 0}):
+    for options in ({"positions": 0}, {"ridge": 0.0}):
         with pytest.raises(fxprune.InputError, match="must be positive"):
             criteria.resolve("surgeon", **options)

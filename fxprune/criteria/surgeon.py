@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.criteria.base import Tensors
 from fxprune.criteria.magnitude import L2
-from fxprune.criteria.observing import ActivationCriterion, Sums
+from fxprune.criteria.observing import ActivationCriterion, Key, Sums
 from fxprune.errors import InputError
 from fxprune.statistics.maps import Maps
 from fxprune.statistics.spot import Hook
 
 __all__ = ["Reader", "Surgeon", "greedy_losses"]
 
+_WIDEST = 1024  # inputs of a layer that has a Gram matrix
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -44,29 +46,42 @@ class Surgeon(ActivationCriterion):
 
     A channel's score is the loss at which it went, or the largest before it where that is more, so that the order stands.
     Channels that only other layers read (grouped and transposed convolutions, products of queries and keys) score their share
-    of the squared weights that produce them. Shares of a layer's output compare between layers: by default they are not
-    normalised for a global ranking.
+    of the squared weights that produce them.
+
+    For a ranking over all groups the loss counts by what is saved for it: it is divided by the share of the model's
+    multiply-accumulates that goes with the channel (while all others are there). Such scores compare between layers: by default
+    they are not normalised.
+
+    A layer with more than 1,024 inputs (channels times taps) takes its taps for independent of each other and of one Gram
+    matrix, the channels'; one with more channels than that takes the channels for uncorrelated, too.
 
     Args:
         positions: of each batch's maps, or tokens, so many are drawn; all its images share them.
         ridge: as a share of the mean square of the inputs.
         greedy: bring what is left up to date after each channel; otherwise ``loss(c)`` of the whole layer.
-        widest: a layer with more inputs (channels times taps) takes its taps for independent of each other and of one Gram
-            matrix, the channels'; one with more channels than that takes the channels for uncorrelated, too.
+        per_mac: divide by what is saved.
     """
 
     default_hook: Hook = "consumer"
     default_reduction = "sum"
-    default_normalization = "none"  # shares of outputs compare as they are
+    default_normalization = "none"
 
     def __init__(
-        self, *args: Any, positions: int = 32, ridge: float = 1e-3, greedy: bool = True, widest: int = 1024, **options: Any
+        self, *args: Any, positions: int = 32, ridge: float = 1e-3, greedy: bool = True, per_mac: bool = True, **options: Any
     ) -> None:
         super().__init__(*args, **options)
-        if positions < 1 or not ridge > 0 or widest < 1:
-            raise InputError(f"positions, ridge and widest must be positive, not {positions}, {ridge} and {widest}")
-        self.positions, self.ridge, self.greedy, self.widest = positions, ridge, greedy, widest
+        if positions < 1 or not ridge > 0:
+            raise InputError(f"positions and ridge must be positive, not {positions} and {ridge}")
+        self.positions, self.ridge, self.greedy, self.per_mac = positions, ridge, greedy, per_mac
         self._generators: dict[str, torch.Generator] = {}
+        self._saves: dict[str, float] = {}
+
+    def receive(self, sums: Mapping[Key, Sums], analysis: Analysis) -> None:
+        super().receive(sums, analysis)
+        whole = analysis.cut().total_macs
+        least = 1 / max(whole, 1)
+        for group in analysis.free if self.per_mac else ():
+            self._saves[group.id] = max((whole - analysis.cut({group.id: [0]}).total_macs) * least, least)
 
     def observe(self, maps: Maps) -> Sums:
         name = f"{maps.spot.group} {maps.spot.node}"
@@ -79,11 +94,11 @@ class Surgeon(ActivationCriterion):
         channels, entries, taps = drawn[0].shape[1:]
         weight = maps.weight.double().reshape(channels, entries, -1, taps).transpose(2, 3)  # [channels, entries, taps, outputs]
         rows = torch.stack(drawn)  # [positions, images, channels, entries, taps]
-        if math.prod(rows.shape[2:]) > self.widest:
+        if math.prod(rows.shape[2:]) > _WIDEST:
             rows = rows[: max(1, self.positions // taps)]  # each of which gives a row a tap
             rows, weight = rows.movedim(4, 0).unsqueeze(5), weight.unsqueeze(2)  # and outputs for each tap
         x = rows.flatten(-3).flatten(0, -2).double()
-        wide = x.shape[1] > self.widest
+        wide = x.shape[1] > _WIDEST
         return {
             "products": x.square().sum(0) if wide else x.T @ x,
             "sums": x.sum(0),
@@ -97,8 +112,10 @@ class Surgeon(ActivationCriterion):
         readers = [Reader.of(s, self.ridge) for (name, _), s in sorted(self._sums.items()) if name == group.id]
         if not readers:
             energy = L2("mean", "none")(group, tensors).square()
-            return self.settle([energy / energy.sum().clamp_min(1e-300)])
-        return self.settle([greedy_losses(readers) if self.greedy else sum(r.losses() for r in readers)])  # type: ignore[list-item]
+            lost = energy / energy.sum().clamp_min(1e-300)
+        else:
+            lost = greedy_losses(readers) if self.greedy else torch.stack([r.losses() for r in readers]).sum(0)
+        return self.settle([lost / self._saves.get(group.id, 1.0)])
 
     def measure(self, sums: Sums) -> Tensor:
         reader = Reader.of(sums, self.ridge)
