@@ -143,7 +143,7 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("argument", sampled([pytest.param(name, id=str(name)) for name in ARGUMENTS], 2))
+@pytest.mark.parametrize("argument", sampled([pytest.param(name, id=str(name)) for name in ARGUMENTS], 4))
 def test_any_value_of_any_argument(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for value in ODD:

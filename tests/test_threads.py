@@ -16,7 +16,7 @@ from fxprune.proofs.randomize import randomize
 from tests.kinds import sampled
 
 
-@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in THREADS]))
+@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in THREADS], 5))
 def test_thread(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     THREADS[name](tmp_path)
