@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -250,7 +251,7 @@ def _is_opaque(value: Any) -> bool:
     """Return True for caches of tensors, such as the flat weights of an LSTM: not a setting."""
     if isinstance(value, (list, tuple)):
         return any(map(_is_opaque, value))
-    return isinstance(value, torch.Tensor) or type(value).__name__ == "ReferenceType"
+    return isinstance(value, (torch.Tensor, weakref.ReferenceType))
 
 
 def _outline(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
