@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from criteria_accuracy import EXAMPLE, accuracy, gone_for
 from criteria_data import Batches, Cifar, batches, load_network
-from measure import environment, memory, reset_peak
+from measure import code_hash, environment, memory, reset_peak
 from torch import nn
 
 import fxprune
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "repair_images.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    data = Cifar(options.data)
+    data, code = Cifar(options.data), code_hash(Path(__file__).parents[1])
     for file in options.weights:
         name, model = load_network(file)
         test = batches(*data("test", options.test))
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
             row = {**head, "images": images, "seed": seed}
             if any(row.items() <= r.items() for r in rows):
                 continue
-            rows.append({**row, **_apart(slim, model, _drawn(data, options, images, seed), test, seed)})
+            found = _apart(slim, model, _drawn(data, options, images, seed), test, seed)
+            rows.append({**row, **found, "code": code})
             with log.open("a") as lines:
                 lines.write(json.dumps(rows[-1]) + "\n")
             print(json.dumps(rows[-1]), flush=True)

@@ -10,6 +10,9 @@ the layers:
   3.2);
 * ``merging``: channels that went as a linear map of those that are kept, in the dense model, neither centred nor with a bias,
   folded into the weights (as GRAIL does: Gram matrix and ridge; no code of theirs was run);
+* ``affine``: as an affine function of those that are kept, centred, its constant folded into the bias (as CORP does with
+  hidden units, arXiv 2602.05243 and github.com/BOX-LEO/CORP; its part for queries and keys is left out, as these networks have
+  none; no code of theirs was run);
 * ``layers``: `fxprune.repair` without residual streams and rectifiers;
 * ``streams``: without rectifiers; ``whole``: as it is.
 
@@ -30,7 +33,7 @@ from typing import Any
 import torch
 from criteria_accuracy import EXAMPLE, accuracy, gone_for
 from criteria_data import Batches, Cifar, batches, load_network
-from measure import environment
+from measure import code_hash, environment
 from torch import Tensor, nn
 
 import fxprune
@@ -44,9 +47,10 @@ from fxprune.recovery.repair.pair import Pair
 from fxprune.recovery.repair.repairing import Repairing, Settings
 from fxprune.state import sliced
 
-__all__ = ["KINDS", "Merging", "Scaling", "main", "table"]
+__all__ = ["KINDS", "Affine", "Merging", "Scaling", "main", "table"]
 
 Row = dict[str, Any]
+_LEAST = 1e-3  # ridge of `affine`
 
 
 class Norms(Repairing):
@@ -83,23 +87,69 @@ class Merging(Repairing):
     """Inputs that went as a map of those that are kept, ``G_ak (G_kk + ridge I)^-1`` with ``G`` of the dense model's inputs."""
 
     def _layer(self, site: Layer) -> SiteRepair:
-        gram: Any = 0.0
+        _, _, gram = self._seen(site)
+        whole, keep, _ = self._whole(site)
+        inner = gram[keep][:, keep]
+        ridge = self.settings.ridge * inner.diagonal().mean() * torch.eye(len(keep))
+        merge = torch.linalg.solve(inner + ridge, gram[keep])  # [kept, all]
+        with torch.no_grad():
+            site.weight.copy_(torch.einsum("oc...,kc->ok...", whole, merge))
+        return SiteRepair(site.name, "layer", None, None)
+
+    def _seen(self, site: Layer) -> tuple[int, Tensor, Tensor]:
+        """Of the dense layer's inputs at all positions: how many, their sum and the sum of their products."""
+        count, total, gram = 0, torch.zeros(()), torch.zeros(())
         for chunk in range(len(self._images)):
             x = site.input_of(*self._dense.arguments(chunk, site.node))
             self._slim.arguments(chunk, site.node)
             if not held_back(chunk):
                 rows = (x if site.convolution is None else x.movedim(1, -1)).flatten(0, -2).double()
-                gram = gram + rows.T @ rows
+                count, total, gram = count + len(rows), total + rows.sum(0), gram + rows.T @ rows
+        return count, total, gram
+
+    def _whole(self, site: Layer) -> tuple[Tensor, Tensor, Tensor]:
+        """The dense weights of the outputs that are kept, and the inputs that stay and that go."""
         name = f"{site.name}.weight"
         kept = self.pair.cut.tensors[name]
-        keep = torch.from_numpy(kept[1])
-        inner = gram[keep][:, keep]
-        ridge = self.settings.ridge * inner.diagonal().mean() * torch.eye(len(keep))
-        merge = torch.linalg.solve(inner + ridge, gram[keep])  # [kept, all]
-        whole = sliced(self.pair._tensors[name].detach(), {axis: k for axis, k in kept.items() if axis == 0})
+        whole = sliced(self.pair._tensors[name].detach(), {axis: k for axis, k in kept.items() if axis == 0}).double()
+        gone = torch.ones(whole.shape[1], dtype=torch.bool)
+        gone[kept[1]] = False
+        return whole, torch.from_numpy(kept[1]), gone.nonzero().flatten()
+
+
+class Affine(Merging):
+    """Inputs that went as an affine function of those that are kept, ``x_P = B x_S + c``, of the dense model's inputs::
+
+        B = C_PS (C_SS + l I)^-1    c = mean_P - B mean_S    W_S <- W_S + W_P B    b <- b + W_P c
+
+    with ``C`` their covariance and ``l`` by oracle approximating shrinkage (Chen et al., "Shrinkage Algorithms for MMSE
+    Covariance Estimation", IEEE TSP 58(10), 2010, equation 23), at least 0.001. Of a convolution the taps of ``W_P c`` add up,
+    as if there were no padding; where there is no bias, the norm that follows takes the mean.
+    """
+
+    def _layer(self, site: Layer) -> SiteRepair:
+        count, total, gram = self._seen(site)
+        whole, keep, gone = self._whole(site)
+        mean = total / count
+        covariance = gram / count - torch.outer(mean, mean)
+        inner = covariance[keep][:, keep]
+        ridge = max(_LEAST, float(_shrinkage(inner, count) * inner.diagonal().mean()))
+        b = torch.linalg.solve(inner + ridge * torch.eye(len(keep)), covariance[keep][:, gone]).T  # [gone, kept]
+        c = mean[gone] - b @ mean[keep]
+        lost = whole[:, gone]
         with torch.no_grad():
-            site.weight.copy_(torch.einsum("oc...,kc->ok...", whole.double(), merge))
+            site.weight.copy_(whole[:, keep] + torch.einsum("op...,pk->ok...", lost, b))
+            if site.bias is not None:
+                site.bias.add_(torch.einsum("op...,p->o...", lost, c).reshape(len(lost), -1).sum(1).to(site.bias))
         return SiteRepair(site.name, "layer", None, None)
+
+
+def _shrinkage(covariance: Tensor, count: int) -> float:
+    """Share of the mean variance that is mixed into a covariance ``[p, p]`` of `count` rows."""
+    p = len(covariance)
+    squares, trace = float(covariance.square().sum()), float(covariance.trace())
+    above, below = (1 - 2 / p) * squares + trace**2, (count + 1 - 2 / p) * (squares - trace**2 / p)
+    return min(1.0, above / below) if below > 0 else 1.0
 
 
 KINDS: dict[str, Any] = {
@@ -107,6 +157,7 @@ KINDS: dict[str, Any] = {
     "norms": Norms,
     "scaling": Scaling,
     "merging": Merging,
+    "affine": Affine,
     "layers": Repairing,
     "streams": Repairing,
     "whole": Repairing,
@@ -121,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "repairs.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    data = Cifar(options.data)
+    data, code = Cifar(options.data), code_hash(Path(__file__).parents[1])
     images = data("train", options.images)
     test = data("test", options.test)
     half = options.test // 2
@@ -131,13 +182,13 @@ def main(arguments: list[str] | None = None) -> None:
         head = {"network": network, "images": options.images, "test": options.test}
         dense = {**head, "criterion": "", "cut": 0.0, "repair": "dense"}
         if not any(dense.items() <= row.items() for row in rows):
-            rows.append({**dense, **_accuracies(model, halves)})
+            rows.append({**dense, **_accuracies(model, halves), "code": code})
             _append(log, rows[-1])
         for criterion in options.criteria:
             scores = partial(_scores, model, criterion, batches(*images))
             for row in _measured(model, {**head, "criterion": criterion}, scores, images[0], (halves, options, rows)):
-                rows.append(row)
-                _append(log, row)
+                rows.append({**row, "code": code})
+                _append(log, rows[-1])
     (options.out / "repairs.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
     (options.out / "repairs.md").write_text("\n".join(table(rows)))
     print(f"wrote {options.out / 'repairs.md'}")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from criteria_accuracy import accuracy
 from criteria_data import Batches, Cifar, batches
-from measure import environment
+from measure import code_hash, environment
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -62,8 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))[: options.images]
     seen = batches(train[0][chosen], train[1][chosen], 64)
     head = {"data": name, "test": len(test[0]), "images": len(chosen), "dense": accuracy(model.eval(), held)}
+    code = code_hash(Path(__file__).parents[1])
     rows = [
-        {**head, "criterion": criterion, **row}
+        {**head, "criterion": criterion, **row, "code": code}
         for criterion in options.criteria
         for cut in CUTS
         for row in measured(model, cut, criterion, seen, held)

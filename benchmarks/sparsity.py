@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from criteria_accuracy import accuracy, gone_for, slim_for
 from criteria_data import Cifar, batches, load_network
-from measure import environment
+from measure import code_hash, environment
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -56,13 +56,14 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "sparsity.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    code = code_hash(Path(__file__).parents[1])
     for file in options.weights or [None]:
         work = _Work(file, options)
         for head, name, settings in _wanted(work, options):
             if any(head.items() <= row.items() for row in rows):
                 continue
             for row in work.measured(name, settings, head["seed"]):
-                rows.append({**head, **row})
+                rows.append({**head, **row, "code": code})
                 with log.open("a") as lines:
                     lines.write(json.dumps(rows[-1]) + "\n")
     (options.out / "sparsity.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")

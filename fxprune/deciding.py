@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis
-from fxprune.criteria import normalization_of, resolve, score_groups
+from fxprune.criteria import Criterion, normalization_of, resolve, score_groups
 from fxprune.inputs.acceptance import check_values
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
@@ -43,6 +43,7 @@ def decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **ob
     if options.budgets:
         rewritten, account = _within_budgets(rewritten, policy, analysis, scores)
         clock("budgets")
+    rewritten.context.notes += criterion.notes if isinstance(criterion, Criterion) else ()
     stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
     plan = document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen, account)
     return target, plan, rewritten

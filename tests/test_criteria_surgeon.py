@@ -133,3 +133,14 @@ def test_dead_inputs_and_bad_options() -> None:
     for options in ({"positions": 0}, {"ridge": 0.0}):
         with pytest.raises(fxprune.InputError, match="must be positive"):
             criteria.resolve("surgeon", **options)
+
+
+def test_the_report_says_where_losses_are_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, *_ = convolutions()
+    data = [images[:25], images[25:]]
+    exact = fxprune.prune(model, 0.5, images[:2], criterion="surgeon", data=data).meta["fxprune"]
+    assert not any("surgeon" in note for note in exact.notes)
+    monkeypatch.setattr("fxprune.criteria.surgeon._WIDEST", 53)
+    rough = fxprune.prune(model, 0.5, images[:2], criterion="surgeon", data=data).meta["fxprune"]
+    expected = "surgeon's losses are approximate for 1 of the 1 layers that read channels: they have more than 53 inputs"
+    assert rough.notes.count(expected) == 1 and expected in str(rough)

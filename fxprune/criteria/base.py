@@ -38,10 +38,12 @@ class Criterion:
     Attributes:
         needs_data: the criterion observes the model on data before it can score (`fxprune.criteria.prepare`).
         needs_analysis: it looks at the whole network before it can score.
+        notes: what to know of its scores, in sentences of the report.
     """
 
     needs_data = False
     needs_analysis = False
+    notes: Sequence[str] = ()
     default_reduction: Reduction = "mean"
     default_normalization: Normalization = "max"
 

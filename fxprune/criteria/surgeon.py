@@ -26,6 +26,7 @@ from fxprune.statistics.spot import Hook
 __all__ = ["Reader", "Surgeon", "greedy_losses"]
 
 _WIDEST = 1024  # inputs of a layer that has a Gram matrix
+_ROUGHLY = "surgeon's losses are approximate for {} of the {} layers that read channels: they have more than {:,} inputs"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -52,8 +53,9 @@ class Surgeon(ActivationCriterion):
     multiply-accumulates that goes with the channel (while all others are there). Such scores compare between layers: by default
     they are not normalised.
 
-    A layer with more than 1,024 inputs (channels times taps) takes its taps for independent of each other and of one Gram
-    matrix, the channels'; one with more channels than that takes the channels for uncorrelated, too.
+    All this holds for layers with up to 1,024 inputs (channels times taps). Above, the loss is approximate: such a layer takes
+    its taps for independent of each other and of one Gram matrix, the channels'; one with more channels than that takes the
+    channels for uncorrelated, too, and nothing is brought up to date. `notes`, and the report of `fxprune.prune`, say how many.
 
     Args:
         positions: of each batch's maps, or tokens, so many are drawn; all its images share them.
@@ -75,9 +77,12 @@ class Surgeon(ActivationCriterion):
         self.positions, self.ridge, self.greedy, self.per_mac = positions, ridge, greedy, per_mac
         self._generators: dict[str, torch.Generator] = {}
         self._saves: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def receive(self, sums: Mapping[Key, Sums], analysis: Analysis) -> None:
         super().receive(sums, analysis)
+        wide = sum(float(s["wide"]) > 0 for s in self._sums.values())
+        self.notes = [_ROUGHLY.format(wide, len(self._sums), _WIDEST)] if wide else []
         whole = analysis.cut().total_macs
         least = 1 / max(whole, 1)
         for group in analysis.free if self.per_mac else ():
@@ -94,7 +99,8 @@ class Surgeon(ActivationCriterion):
         channels, entries, taps = drawn[0].shape[1:]
         weight = maps.weight.double().reshape(channels, entries, -1, taps).transpose(2, 3)  # [channels, entries, taps, outputs]
         rows = torch.stack(drawn)  # [positions, images, channels, entries, taps]
-        if math.prod(rows.shape[2:]) > _WIDEST:
+        rough = math.prod(rows.shape[2:]) > _WIDEST
+        if rough:
             rows = rows[: max(1, self.positions // taps)]  # each of which gives a row a tap
             rows, weight = rows.movedim(4, 0).unsqueeze(5), weight.unsqueeze(2)  # and outputs for each tap
         x = rows.flatten(-3).flatten(0, -2).double()
@@ -105,6 +111,7 @@ class Surgeon(ActivationCriterion):
             "rows": torch.tensor(float(len(x)), dtype=torch.float64, device=x.device),
             "weight": weight.flatten(1, 2).flatten(2),
             "batches": torch.ones((), dtype=torch.float64),
+            "wide": torch.tensor(float(rough), dtype=torch.float64),
         }
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
