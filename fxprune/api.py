@@ -33,6 +33,7 @@ def prune(
     *,
     macs: float | None = None,
     params: float | None = None,
+    memory: float | str | None = None,
     criterion: Criterion = "l2",
     scope: Scope = "global",
     normalization: Normalization | None = None,
@@ -57,8 +58,9 @@ def prune(
     Args:
         model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
         ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. In its place, budgets:
-        macs, params: the most multiply-accumulates (of one sample) and parameters that are kept: a fraction in (0, 1) of the
-            model's own, or a count above 1. The plan's `account` says how near the result comes; it is never above.
+        macs, params, memory: the most multiply-accumulates (of one sample), parameters and bytes of activations at the fullest
+            moment (of one sample) that are kept: a fraction in (0, 1) of the model's own, or an amount above 1, as ``"2 MB"``.
+            The plan's `account` says how near the result comes; it is never above.
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
         scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the same share.
@@ -86,7 +88,7 @@ def prune(
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
-    rest = (normalization, exact_norms, macs, params)
+    rest = (normalization, exact_norms, macs, params, memory)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
     target, made, rewritten = decide(what, options, clock, data=data, loss=loss, batches=batches)
@@ -100,6 +102,7 @@ def plan(
     *,
     macs: float | None = None,
     params: float | None = None,
+    memory: float | str | None = None,
     criterion: Criterion = "l2",
     scope: Scope = "global",
     normalization: Normalization | None = None,
@@ -119,7 +122,7 @@ def plan(
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    rest = (normalization, exact_norms, macs, params)
+    rest = (normalization, exact_norms, macs, params, memory)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     return decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
 

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from fxprune.errors import InputError, nearest, said, shown
+from fxprune.quantities import UNITS, quantity
 
 __all__ = [
     "BUDGETS",
@@ -31,7 +32,7 @@ Scope = Literal["global", "layer", "threshold"]  # the policies of the package; 
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]
-BUDGETS = ("macs", "params")  # costs that a budget may be given for
+BUDGETS = ("macs", "params", "memory")  # costs that a budget may be given for
 _MOST = 100_000  # entries of a list that a user gives
 
 
@@ -60,6 +61,7 @@ class PruneOptions:
     exact_norms: bool = False
     macs: float | None = None
     params: float | None = None
+    memory: float | str | None = None  # a number, once checked
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -233,14 +235,14 @@ def _fraction(value: Any, at_least_zero: bool = False) -> float:
 def _budget(name: str, value: Any) -> float:
     """
     Raises:
-        InputError: it is neither a fraction nor a count.
+        InputError: it is neither a fraction nor an amount.
     """
-    number = real(value)
+    number = quantity(name, value) if isinstance(value, str) and name in UNITS else real(value)
     if number is None or not 0 < number < 1 << 62 or number == 1:  # 1 could be all of it, or one
-        raise InputError(
-            f"{name} must be the fraction that is kept, between 0 and 1, or a count above 1, as {name}=0.5 or {name}=2e6, "
-            f"not {shown(value)}"
+        amount = (
+            f"an amount, as {name}=0.5 or {name}='200 MB'" if name in UNITS else f"a count above 1, as {name}=0.5 or {name}=2e6"
         )
+        raise InputError(f"{name} must be the fraction that is kept, between 0 and 1, or {amount}, not {shown(value)}")
     return number
 
 

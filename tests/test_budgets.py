@@ -136,7 +136,9 @@ def small_problem(seed: int, scores: str, both: bool = False) -> Problem:
     dense = costs.values(sizes.astype(np.float64))
     found = [random.gamma(0.5, size=n) if scores == "skewed" else 1 + 0.1 * random.random(n) for n in sizes]
     targets = dense * np.array([0.5, 0.6 if both else np.inf])
-    return Problem.of(costs, targets, [np.arange(1, n + 1) for n in sizes], found)
+    bound, full = np.isfinite(targets), sizes.astype(np.float64)
+    weights = (costs.slopes(full)[bound] / dense[bound][:, None]).sum(0)
+    return Problem.of((costs, targets), [np.arange(1, n + 1) for n in sizes], found, weights)
 
 
 def best_of_all(problem: Problem) -> float:

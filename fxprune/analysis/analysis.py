@@ -15,6 +15,7 @@ from fxprune import nested
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
+from fxprune.analysis.memory import Memory, Values, memory_of, values_of
 from fxprune.analysis.polynomials import Polynomials, polynomials_of
 from fxprune.errors import InputError, nearest, shown
 from fxprune.labels.solver import Solution, solve
@@ -117,6 +118,16 @@ class Analysis:
     def polynomials(self) -> Polynomials:
         """MACs and parameters as functions of how many channels each free group keeps."""
         return polynomials_of(self)
+
+    @cached_property
+    def values(self) -> Values:
+        """What a run allocates, and when."""
+        return values_of(self)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The memory at each moment as a function of how many channels each free group keeps."""
+        return memory_of(self)
 
     @cached_property
     def batch(self) -> int:

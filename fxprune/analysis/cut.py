@@ -90,6 +90,16 @@ class Cut:
         return round(self.total_macs / self.analysis.batch)
 
     @cached_property
+    def total_memory(self) -> int:
+        """Bytes of the values of a run at its fullest moment (`fxprune.analysis.memory`), batch included."""
+        return self.analysis.values.peak(~self.mask)
+
+    @property
+    def memory(self) -> int:
+        """`total_memory` for one sample."""
+        return round(self.total_memory / self.analysis.batch)
+
+    @cached_property
     def params(self) -> int:
         """Parameters that the graph uses."""
         count, tensors = 0, self.analysis.traced.tensors

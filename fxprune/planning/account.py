@@ -10,7 +10,7 @@ from fxprune.planning.reading import count, entries, number, text
 
 __all__ = ["Account", "Budget"]
 
-_WORDS = {"macs": "MACs", "params": "parameters"}
+_WORDS = {"macs": "MACs", "params": "parameters", "memory": "bytes of activations"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Budget:
     """One budget.
 
     Attributes:
-        name: ``"macs"`` (for one sample) or ``"params"``.
+        name: ``"macs"``, ``"params"`` or ``"memory"`` (bytes); of MACs and bytes those of one sample.
         asked: as the user gave it: a fraction of `before`, or a count.
         target: the most that was allowed.
         before, after: of the model, and of what the plan leaves of it.

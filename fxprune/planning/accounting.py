@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
 from fxprune.analysis.analysis import Analysis
+from fxprune.analysis.costs import Costs, Joined
 from fxprune.analysis.cut import Cut
 from fxprune.errors import InputError
-from fxprune.options import BUDGETS, PruneOptions
+from fxprune.options import PruneOptions
 from fxprune.planning.account import Account, Budget
 from fxprune.planning.policies.base import Policy, Scores
 from fxprune.planning.search.bound import upper_bound
@@ -18,18 +19,40 @@ from fxprune.planning.search.greedy import filled, lowered
 from fxprune.planning.search.nearness import NEAR, nearness
 from fxprune.planning.search.problem import Problem
 
-__all__ = ["account_of", "problem_of", "targets_of", "unreachable"]
+__all__ = ["account_of", "problem_of", "samples_of", "spent", "targets_of", "unreachable"]
+
+
+_COSTS: dict[str, Callable[[Analysis], Costs]] = {
+    "macs": lambda analysis: analysis.polynomials.only(["macs"]),
+    "params": lambda analysis: analysis.polynomials.only(["params"]),
+    "memory": lambda analysis: analysis.memory,
+}
+_SPENT: dict[str, Callable[[Cut], int]] = {
+    "macs": lambda cut: cut.total_macs,
+    "params": lambda cut: cut.params,
+    "memory": lambda cut: cut.total_memory,
+}
+_OF_SAMPLES = ("macs", "memory")  # these grow with the batch, and are given for one sample
+
+
+def spent(cut: Cut, names: Iterable[str]) -> dict[str, int]:
+    """What a cut costs: MACs and bytes of the whole batch, and parameters."""
+    return {name: _SPENT[name](cut) for name in names}
 
 
 def targets_of(analysis: Analysis, options: PruneOptions) -> dict[str, int]:
-    """The most of each cost that has a budget: MACs of the whole batch, and parameters."""
-    whole = {"macs": analysis.cut().total_macs, "params": analysis.params()}
-    batches = {"macs": analysis.batch, "params": 1}
+    """The most of each cost that has a budget, as `spent` gives it."""
     found = {}
-    for name, asked in options.budgets.items():
-        most = whole[name] * asked if asked < 1 else asked * batches[name]
-        found[name] = min(whole[name], math.floor(most))
+    for name, whole in spent(analysis.cut(), options.budgets).items():
+        asked = options.budgets[name]
+        most = whole * asked if asked < 1 else asked * samples_of(analysis, name)
+        found[name] = min(whole, math.floor(most))
     return found
+
+
+def samples_of(analysis: Analysis, name: str) -> int:
+    """By what a cost of the whole batch is divided."""
+    return analysis.batch if name in _OF_SAMPLES else 1
 
 
 def problem_of(
@@ -43,10 +66,13 @@ def problem_of(
         tightened: a factor of the budgets.
     """
     targets = targets_of(analysis, policy.options)
-    limits = np.array([targets[name] * tightened if name in targets else np.inf for name in BUDGETS])
+    costs = Joined([_COSTS[name](analysis) for name in targets])
+    limits = np.array([targets[name] * tightened for name in costs.names])
     groups = analysis.free
+    sizes = np.array([g.size for g in groups], np.float64)
+    weights = (costs.slopes(sizes) / np.maximum(costs.values(sizes), 1.0)[:, None]).sum(0)
     ranked = [None if g.id in whole or g.id not in scores else np.asarray(scores[g.id]) for g in groups]
-    return Problem.of(analysis.polynomials, limits, [policy.levels(g) for g in groups], ranked)
+    return Problem.of((costs, limits), [policy.levels(g) for g in groups], ranked, weights)
 
 
 def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
@@ -56,17 +82,16 @@ def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
         InputError: it does not.
     """
     analysis, options = cut.analysis, policy.options
-    after, before = {"macs": cut.macs, "params": cut.params}, {"macs": analysis.macs(), "params": analysis.params()}
-    totals, targets = {"macs": cut.total_macs, "params": cut.params}, targets_of(analysis, options)
-    batches = {"macs": analysis.batch, "params": 1}
-    budgets = []
+    after, before = (spent(each, options.budgets) for each in (cut, analysis.cut()))
+    targets, budgets = targets_of(analysis, options), []
     for name, asked in options.budgets.items():
-        if totals[name] > targets[name]:
+        samples = samples_of(analysis, name)
+        if after[name] > targets[name]:
             raise InputError(
-                f"policy {type(policy).__name__} exceeds the budget: {totals[name] / batches[name]:,.0f} {name} are left where "
-                f"{targets[name] / batches[name]:,.0f} are allowed"
+                f"policy {type(policy).__name__} exceeds the budget: {after[name] / samples:,.0f} {name} are left where "
+                f"{targets[name] / samples:,.0f} are allowed"
             )
-        budgets.append(Budget(name, asked, targets[name] // batches[name], before[name], after[name]))
+        budgets.append(Budget(name, asked, targets[name] // samples, *(round(e[name] / samples) for e in (before, after))))
     whole = {other for name in cut.gone for other in analysis.exclusive.get(name, ())} - cut.gone.keys()
     problem = problem_of(analysis, policy, scores, whole)
     kept = [g.size - len(cut.gone.get(g.id, ())) for g in analysis.free]
@@ -113,17 +138,24 @@ def unreachable(analysis: Analysis, policy: Policy, scores: Scores) -> InputErro
     """What to raise where no choice of channels meets the budgets: what is left at least, and what binds."""
     options, targets = policy.options, targets_of(analysis, policy.options)
     problem = problem_of(analysis, policy, scores)
-    least = dict(zip(BUDGETS, problem.values(np.zeros_like(problem.tops)), strict=True))
-    single = problem.costs.values(np.array([1.0 if g.id in scores else g.size for g in analysis.free]))
-    alone = dict(zip(BUDGETS, single, strict=True))
-    batches: Mapping[str, int] = {"macs": analysis.batch, "params": 1}
+    least = _by_name(problem.costs.names, problem.values(np.zeros_like(problem.tops)))
+    single = np.array([1.0 if g.id in scores else g.size for g in analysis.free])
+    alone = _by_name(problem.costs.names, problem.costs.values(single))
     limits = f"max_ratio={options.max_ratio:g}" + _multiples(options).replace("(", "and ").rstrip(")")
     texts = []
     for name in [name for name in targets if least[name] > targets[name]] or list(targets):
         what = limits if alone[name] <= targets[name] else "what is frozen or protected (fxprune.why says by what)"
-        allowed, left = (f"{count / batches[name]:,.0f}" for count in (targets[name], least[name]))
+        allowed, left = (f"{count / samples_of(analysis, name):,.0f}" for count in (targets[name], least[name]))
         texts.append(
             f"{name}={options.budgets[name]:g} allows {allowed}, where {left} remain if every group keeps its least; "
             f"what binds is {what}"
         )
     return InputError(f"no choice of channels meets the budgets: {'; '.join(texts)}")
+
+
+def _by_name(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
+    """Of each cost the largest of its rows."""
+    found: dict[str, float] = {}
+    for name, value in zip(names, values.tolist(), strict=True):
+        found[name] = max(value, found.get(name, 0.0))
+    return found

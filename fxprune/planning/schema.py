@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxprune.options import BUDGETS
+
 __all__ = ["plan_schema"]
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -39,7 +41,7 @@ def plan_schema(version: int) -> dict[str, Any]:
         kept={**_NUMBERS, "description": "channels that stay, sorted", "minItems": 1},
         scores={"type": ["array", "null"], "items": _NUMBER},
     )
-    budget = _record(name={"enum": ["macs", "params"]}, asked=_NUMBER, target=_COUNT, before=_COUNT, after=_COUNT)
+    budget = _record(name={"enum": [*BUDGETS]}, asked=_NUMBER, target=_COUNT, before=_COUNT, after=_COUNT)
     account = _record(
         budgets={"type": "array", "items": budget},
         saliency={**_NUMBER, "description": "share that is kept"},

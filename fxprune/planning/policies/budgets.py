@@ -11,7 +11,7 @@ import numpy as np
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
 from fxprune.options import BUDGETS
-from fxprune.planning.accounting import problem_of, unreachable
+from fxprune.planning.accounting import problem_of, spent, targets_of, unreachable
 from fxprune.planning.policies.base import Policy, Scores
 from fxprune.planning.policies.ratio import LayerRatio
 from fxprune.planning.search.problem import Problem
@@ -47,10 +47,10 @@ class Budgeted(Policy):
             problem, state = self._started(analysis, scores, tightened)
             kept = problem.keeps(self.search(problem, state))
             gone = {g.id: self._lowest(scores[g.id], g.size - int(k)) for g, k in zip(groups, kept, strict=True) if k < g.size}
-            if analysis.polynomials.exact:
+            if problem.costs.exact:
                 return gone
-            cut = analysis.cut(gone)
-            over = max((np.array([cut.total_macs, cut.params]) / problem.targets * tightened).tolist())
+            targets, left = targets_of(analysis, self.options), spent(analysis.cut(gone), self.options.budgets)
+            over = max(left[name] / targets[name] for name in targets)
             if over <= 1:
                 return gone
             tightened *= 0.999 / over

@@ -1,9 +1,10 @@
 """How much saliency any plan within the budgets could keep at most.
 
-Costs are sums of products of widths, so each is convex in the logarithms ``y`` of what groups keep, and so is its own logarithm
-(the posynomials of geometric programming: Boyd et al., "A tutorial on geometric programming", 2007, section 2): it lies above
-each of its tangents, ``log cost(y) >= log cost(y0) + a (y - y0)``. Under the tangents alone, each a sum over groups, the
-problem falls apart: with a multiplier ``m >= 0`` for each tangent, no state within the budgets keeps more than
+MACs, parameters and the memory at one moment are sums of products of widths, so each is convex in the logarithms ``y`` of what
+groups keep, and so is its own logarithm (the posynomials of geometric programming: Boyd et al., "A tutorial on geometric
+programming", 2007, section 2): it lies above each of its tangents, ``log cost(y) >= log cost(y0) + a (y - y0)``. Under the
+tangents alone, each a sum over groups, the problem falls apart: with a multiplier ``m >= 0`` for each tangent, no state within
+the budgets keeps more than
 
     sum over groups of max over levels (worth - m a log kept) + m (log target - log cost(y0) + a y0)
 
@@ -22,6 +23,8 @@ __all__ = ["upper_bound"]
 _ROUNDS = 5
 _LEVELS = 24  # of a group, in the linear program
 _ENTRIES = 60_000  # of its matrix
+_ROWS = 6  # of the costs that tangents are drawn to at a time
+_LEAST = 1e-9  # channels, where none are kept: a logarithm is needed
 
 
 def upper_bound(problem: Problem, state: np.ndarray) -> tuple[float, np.ndarray]:
@@ -30,9 +33,9 @@ def upper_bound(problem: Problem, state: np.ndarray) -> tuple[float, np.ndarray]
     Args:
         state: a good one, at which the first tangents are drawn.
     """
-    if problem.fits(problem.tops):
+    if problem.fits(problem.tops) or not len(problem.convex):
         return problem.whole, problem.keeps(problem.tops)
-    logs = np.log(problem.kept)
+    logs = np.log(np.maximum(problem.kept, _LEAST))
     cuts, limits = np.zeros((0, len(state))), np.zeros(0)
     best, kept = problem.whole, problem.keeps(state)
     for _ in range(_ROUNDS):
@@ -52,11 +55,13 @@ def upper_bound(problem: Problem, state: np.ndarray) -> tuple[float, np.ndarray]
 
 
 def _tangents(problem: Problem, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each cost that has a budget: coefficients ``[costs, groups]`` of the logarithms, and what their sum may be at most."""
-    bound = np.isfinite(problem.targets)
-    values, slopes = problem.costs.values(kept)[bound], problem.costs.slopes(kept)[bound]
+    """Of the rows that are nearest to their budgets: coefficients ``[rows, groups]`` of the logarithms, and what their sums may
+    be at most."""
+    values = problem.costs.values(kept)
+    near = problem.nearest(values, problem.convex, _ROWS)
+    values, slopes = np.maximum(values[near], 1e-300), problem.costs.slopes(kept)[near]
     rows = slopes * kept / values[:, None]
-    return rows, np.log(problem.targets[bound]) - np.log(values) + rows @ np.log(kept)
+    return rows, np.log(problem.targets[near]) - np.log(values) + rows @ np.log(np.maximum(kept, _LEAST))
 
 
 def _relaxed(problem: Problem, cuts: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -66,7 +71,7 @@ def _relaxed(problem: Problem, cuts: np.ndarray, limits: np.ndarray) -> tuple[np
 
     each = max(2, min(_LEVELS, _ENTRIES // max(1, len(problem.levels) * (len(cuts) + 1))))
     chosen = np.concatenate([_spread(tops + 1, each) + start for tops, start in zip(problem.tops, problem.start, strict=True)])
-    owner, logs = problem.owner[chosen], np.log(problem.kept[chosen])
+    owner, logs = problem.owner[chosen], np.log(np.maximum(problem.kept[chosen], _LEAST))
     count, scale = len(chosen), max(problem.whole, 1e-300)
     mixed = csr_array((np.ones(count), (owner, np.arange(count))), shape=(len(problem.levels), count))
     used = vstack([csr_array(cuts[:, owner] * logs)])

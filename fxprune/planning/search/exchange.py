@@ -13,6 +13,7 @@ _PARTS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of the budgets
 _TIMES = 3
 _BETTER = 1 + 1e-9
 _TRIALS = 100
+_ROWS = 6  # of the costs by which pairs are told apart; those that are taken are within all budgets
 _WORK = 10_000_000  # pairs of groups that are compared in all
 
 
@@ -49,11 +50,12 @@ def _shaken(problem: Problem, state: np.ndarray) -> np.ndarray:
 
 def exchanged(problem: Problem, state: np.ndarray) -> np.ndarray:
     """A step up of one group for a step down of another, the best such pair first, while that adds saliency and fits."""
-    state, bound = state.copy(), np.isfinite(problem.targets)
+    state, bound = state.copy(), np.flatnonzero(np.isfinite(problem.targets))
     groups = len(state)
     for _ in range(min(200, _WORK // max(1, groups * groups))):
-        slopes = problem.slopes(state)[bound]
-        slack = (problem.targets - problem.values(state))[bound]
+        values = problem.values(state)
+        near = problem.nearest(values, bound, _ROWS)
+        slopes, slack = problem.slopes(state)[near], (problem.targets - values)[near]
         here = problem.start + state
         can_rise, can_fall = state < problem.tops, state > 0
         above = np.minimum(here + 1, len(problem.gain) - 1)

@@ -46,14 +46,15 @@ def filled(problem: Problem, state: np.ndarray) -> np.ndarray:
     With several budgets a step's cost is the sum of its costs as shares of what is left of each.
     """
     state, bound = state.copy(), np.isfinite(problem.targets)
+    convex = problem.costs.convex[bound]
     closed = np.zeros(len(state), bool)  # one more step of these exceeds a budget, and will: costs only grow
     while True:
         slack, slopes = (problem.targets - problem.values(state))[bound], problem.slopes(state)[bound]
         if (slack < 0).any():
             return state
         above = np.minimum(problem.start + state + 1, len(problem.wide) - 1)
-        # A polynomial without negative terms grows by its slope at least.
-        closed |= (state == problem.tops) | (slopes * problem.wide[above] > slack[:, None]).any(0)
+        # A convex cost grows by its slope at least.
+        closed |= (state == problem.tops) | (slopes * problem.wide[above] > slack[:, None])[convex].any(0)
         steps = np.flatnonzero((problem.number > state[problem.owner]) & ~closed[problem.owner])
         if not len(steps):
             return state
@@ -63,8 +64,9 @@ def filled(problem: Problem, state: np.ndarray) -> np.ndarray:
         owner, wide = owner[order], wide[order]
         added = np.cumsum(slopes[:, owner] * wide, axis=1)
         count = min((int((row <= _PART * left).sum()) for row, left in zip(added, slack, strict=True)), default=len(owner))
-        trial = state + np.bincount(owner[:count], minlength=len(state))
-        state = trial if count > 1 and problem.fits(trial) else _one_more(problem, state, owner, closed)
+        while count > 1 and not problem.fits(trial := state + np.bincount(owner[:count], minlength=len(state))):
+            count //= 2
+        state = trial if count > 1 else _one_more(problem, state, owner, closed)
 
 
 def _one_more(problem: Problem, state: np.ndarray, owner: np.ndarray, closed: np.ndarray) -> np.ndarray:

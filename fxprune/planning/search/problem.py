@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fxprune.analysis.polynomials import Polynomials
+from fxprune.analysis.costs import Costs
 
 __all__ = ["Problem"]
 
@@ -22,14 +22,14 @@ class Problem:
     leads to it (those at the least levels are none).
 
     Attributes:
-        costs: as functions of what groups keep.
-        targets: float array ``[costs]``: what each may be at most; infinite where no budget is given.
+        costs: as functions of what groups keep, in rows.
+        targets: float array ``[rows]``: what each may be at most; infinite where no budget is given.
         levels: of each group, what it may keep, from the least.
         worths: of each group, the saliency of its best channels, as many as each level keeps: concave, as the best come first.
         weights: float array ``[groups]``: what a score counts for in the saliency.
     """
 
-    costs: Polynomials
+    costs: Costs
     targets: np.ndarray
     levels: Sequence[np.ndarray]
     worths: Sequence[np.ndarray]
@@ -37,26 +37,27 @@ class Problem:
 
     @classmethod
     def of(
-        cls, costs: Polynomials, targets: np.ndarray, levels: Sequence[np.ndarray], scores: Sequence[np.ndarray | None]
+        cls,
+        budgets: tuple[Costs, np.ndarray],
+        levels: Sequence[np.ndarray],
+        scores: Sequence[np.ndarray | None],
+        weights: np.ndarray,
     ) -> Problem:
         """Of the scores of each group; groups without scores stay whole.
 
-        The saliency of a channel is its score, weighed by what the channel costs in the whole model (as shares of the costs
-        that have a budget): a channel that runs through twenty layers counts for more than one between two of them. By the
-        scores alone, a search gives up the most expensive channels, whatever they do: it took the residual stream of a
-        ResNet-56. Scores below zero are no saliency that could be summed: then all are
+        The saliency of a channel is its score, weighed. Scores below zero are no saliency that could be summed: then all are
         shifted alike, so that the lowest is zero, which leaves their order.
+
+        Args:
+            budgets: costs, and their targets.
         """
         levels = [each if s is not None else each[-1:] for each, s in zip(levels, scores, strict=True)]
-        sizes = np.array([each[-1] for each in levels], np.float64)
-        bound = np.isfinite(targets)
-        weights = (costs.slopes(sizes)[bound] / np.maximum(costs.values(sizes)[bound], 1.0)[:, None]).sum(0)
         shift = min([0.0, *(float(s.min()) for s in scores if s is not None)])
         worths = []
         for mine, given, weight in zip(levels, scores, weights.tolist(), strict=True):
             best = np.zeros(int(mine[-1])) if given is None else max(weight, 1e-300) * (np.sort(given)[::-1] - shift)
             worths.append(np.concatenate([[0.0], np.cumsum(best)])[mine])
-        return cls(costs, targets, levels, worths, weights)
+        return cls(*budgets, levels, worths, weights)
 
     # -- levels and steps of all groups, end to end ------------------------------------------------------------------
 
@@ -101,6 +102,11 @@ class Problem:
         """Saliency that each step adds."""
         return np.where(self.number > 0, np.diff(self.worth, prepend=0.0), 0.0)
 
+    @cached_property
+    def convex(self) -> np.ndarray:
+        """Numbers of the rows with a budget that are convex."""
+        return np.flatnonzero(np.isfinite(self.targets) & self.costs.convex)
+
     # -- of a state --------------------------------------------------------------------------------------------------
 
     def keeps(self, state: np.ndarray) -> np.ndarray:
@@ -108,11 +114,11 @@ class Problem:
         return self.kept[self.start + state]
 
     def values(self, state: np.ndarray) -> np.ndarray:
-        """Float array ``[costs]``."""
+        """Float array ``[rows]``."""
         return self.costs.values(self.keeps(state))
 
     def slopes(self, state: np.ndarray) -> np.ndarray:
-        """Float array ``[costs, groups]``: what one more channel of a group adds to each cost."""
+        """Float array ``[rows, groups]``: about what one more channel of a group adds to each row."""
         return self.costs.slopes(self.keeps(state))
 
     def saliency(self, state: np.ndarray) -> float:
@@ -130,6 +136,13 @@ class Problem:
     def fits(self, state: np.ndarray) -> bool:
         """Whether a state is within all budgets."""
         return bool((self.values(state) <= self.targets).all())
+
+    def nearest(self, values: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+        """Of these rows up to so many, those whose budgets are used most."""
+        if len(rows) <= most:
+            return rows
+        used = values[rows] / np.maximum(self.targets[rows], 1e-9)
+        return rows[np.argsort(-used, kind="stable")[:most]]
 
     def state_of(self, kept: Sequence[int]) -> np.ndarray:
         """The highest state that keeps no more of any group than this, where the group has such a level."""
