@@ -19,6 +19,7 @@ from fxprune.planning.explain import Answer, explain
 from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.report import Checks, Clock, plan_of
 from fxprune.proofs.verify import verify_pair
+from fxprune.recovery.repair.ranked import ranked
 from fxprune.recovery.repair.verb import checked_repair, repaired
 from fxprune.rewrite import rewrite
 from fxprune.submodules.target import Target, analyze, pair_of, trace
@@ -34,7 +35,7 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     memory: float | str | None = None,
-    criterion: Criterion = "l2",
+    criterion: Criterion | None = None,
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
@@ -62,7 +63,8 @@ def prune(
             moment (of one sample) that are kept: a fraction in (0, 1) of the model's own, or an amount above 1, as ``"2 MB"``.
             The plan's `account` says how near the result comes; it is never above.
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
-        criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``.
+        criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``. None: ``"l2"``,
+            and ``"surgeon"`` where a repair follows, whose images it observes if there are no `data`.
         scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the same share.
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
@@ -88,11 +90,11 @@ def prune(
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
-    rest = (normalization, exact_norms, macs, params, memory)
-    options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory)
+    options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
-    target, made, rewritten = decide(what, options, clock, data=data, loss=loss, batches=batches)
-    return repaired(finish(target, made, rewritten, verify, clock), model, repair)
+    target, made, rewritten = decide(what, options, clock, data=by.data, loss=loss, batches=batches)
+    return repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
 
 
 def plan(
@@ -117,7 +119,7 @@ def plan(
     submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
 ) -> Plan:
-    """Say what `prune` would remove, without doing it. Arguments and errors are those of `prune`.
+    """Say what `prune` would remove, without doing it (nor a repair). Arguments and errors are those of `prune`.
 
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12

@@ -478,7 +478,7 @@ def test_the_report_is_shown_and_written() -> None:
 
 def test_prune_repairs_at_once() -> None:
     model, slim, x = linear()
-    fixed = fxprune.prune(model, 0.5, x[:2], repair=x)
+    fixed = fxprune.prune(model, 0.5, x[:2], repair=x, criterion="l2")
     assert torch.equal(fixed.state_dict()["2.weight"], fxprune.repair(slim, model, x).state_dict()["2.weight"])
     assert fixed.meta["fxprune"].checks.passed and fixed.meta["fxprune"].repair.after < fixed.meta["fxprune"].repair.before
     for given, words in (({"repair": 5}, "repair must be images"), ({"repair": x, "submodules": "0"}, "as one graph")):

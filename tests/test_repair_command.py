@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_the_repaired_model_is_written(files: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     net, images = files
-    given = ("prune", net, "--ratio", 0.5, "--input-size", "3x6x6", "--scope", "layer")
+    given = ("prune", net, "--ratio", 0.5, "--input-size", "3x6x6", "--scope", "layer", "--criterion", "l2")
     code, out, _ = run(
         capsys,
         *given,

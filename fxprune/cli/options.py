@@ -17,6 +17,7 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Criterion",
+    "CriterionOrDefault",
     "Crop",
     "Data",
     "ExactNorms",
@@ -81,8 +82,10 @@ Params = Annotated[
     float | None,
     typer.Option(help="Budget of parameters: the fraction that is kept, or a count.", show_default=False),
 ]
-Criterion = Annotated[
-    str, typer.Option(help="How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all).")
+_RANKED = "How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all)."
+Criterion = Annotated[str, typer.Option(help=_RANKED)]
+CriterionOrDefault = Annotated[
+    str | None, typer.Option(help=f"{_RANKED} Default: l2; surgeon where a --repair follows.", show_default=False)
 ]
 Scope = Annotated[
     str,

@@ -44,7 +44,7 @@ def prune(
     params: given.Params = None,
     scope: given.Scope = "global",
     normalization: given.NormalizationOption = None,
-    criterion: given.Criterion = "l2",
+    criterion: given.CriterionOrDefault = None,
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
     round_to: given.RoundTo = 1,
@@ -79,17 +79,18 @@ def prune(
 ) -> None:
     """Prune MODEL, and write the smaller model as Python source and safetensors."""
     from fxprune import Plan, api
+    from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
     wanted = any(amount is not None for amount in (ratio, macs, params))
+    by = criterion or default_criterion(repaired=repair is not None)
+    by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
     _check(plan, wanted, plan_only or submodule or (data and repair is None))
     options: dict[str, Any] = {}
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
-        chosen = PruneOptions(
-            ratio, criterion, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, macs, params
-        )
+        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, macs, params)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
@@ -97,7 +98,8 @@ def prune(
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
         shaping = (mean, std, crop)
-        observed = data_spec(data, inputs, shaping, batches=batches, seed=seed)
+        limit = repair if by_images and batches is None else None
+        observed = data_spec(data, inputs, shaping, batches=batches, seed=seed, **({} if limit is None else {"limit": limit}))
         options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, observed, batches)}
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))
@@ -108,11 +110,15 @@ def prune(
                 slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
             if repair is not None and (images := data_spec(data, inputs, shaping, limit=repair, seed=seed)) is not None:
                 slim = step("repairing", lambda: repaired(net, slim, images, repair_checkpoint))
+            if by_images:
+                slim.meta["fxprune"].notes.append(CHOSEN)
             made = slim.meta["fxprune"].plan
         if out is not None:
             written = step("writing", lambda: _save(made, slim, out))
     _show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
     if not as_json:
+        if by_images:
+            note(CHOSEN)
         note_fresh_weights(model, checkpoint, "prunes")
         if out is None:
             note("nothing was written: --out DIR keeps the result")

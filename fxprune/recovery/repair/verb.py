@@ -131,7 +131,11 @@ def checked_repair(images: Any, submodules: Any) -> Any:
     """
     if images is None:
         return None
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+    if (
+        isinstance(images, (str, bytes))
+        or not isinstance(images, Iterable)
+        or (isinstance(images, Tensor) and not images.dim())
+    ):
         raise InputError(f"repair must be images, a tensor of them or batches, not {shown(images)}")
     if submodules:
         raise InputError("a repair needs the model as one graph: leave repair or submodules out")
