@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: sweeps over many models, package installs, training, benchmarks")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays: the garbage collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Small networks run faster on one thread, and give the same bits on every machine."""
@@ -41,7 +48,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same weights, whichever ran before it."""
-    torch.manual_seed(0)
+    from fxprune.tracing.untouched import seed_all
+
+    seed_all(0)
 
 
 @pytest.fixture

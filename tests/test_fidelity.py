@@ -13,6 +13,7 @@ import fxprune
 from fxprune import nested
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.randomize import randomize
+from fxprune.tracing.untouched import seed_all
 from tests.kinds import ALL, Case, sampled
 
 RUN = [pytest.param(case, id=f"{kind}-{case.name}") for kind, case in ALL if not case.refused]
@@ -20,12 +21,12 @@ REFUSED = [pytest.param(case, id=f"{kind}-{case.name}") for kind, case in ALL if
 
 
 def _model(case: Case) -> nn.Module:
-    torch.manual_seed(0)
+    seed_all(0)
     return randomize(case.make())
 
 
 def _inputs(case: Case, batch: int) -> tuple[Any, ...]:
-    torch.manual_seed(batch)
+    seed_all(batch)
     return case.inputs(batch)
 
 
@@ -33,7 +34,7 @@ def _step(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> tuple[An
     """Output, gradients of the parameters, and buffers after one run under one seed."""
     model.train(training)
     model.zero_grad()
-    torch.manual_seed(7)
+    seed_all(7)
     output = model(*inputs)
     total = sum(t.float().pow(2).sum() for t in nested.tensors(output) if t.requires_grad)
     if isinstance(total, torch.Tensor):

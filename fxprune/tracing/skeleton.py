@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import TraceError, said
@@ -146,6 +146,7 @@ def copy_with(
 _ATOMIC: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type, FunctionType)
 _PLAIN = frozenset(_ATOMIC)
 _DICTS = (dict, OrderedDict)
+_CONTAINERS = (dict, list, set)
 _INTERNAL = frozenset(nn.Module().__dict__)
 _OWN_WAY = ("__deepcopy__", "__slots__", "__getnewargs__", "__getnewargs_ex__")
 
@@ -161,6 +162,8 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         made = memo[id(module)]
         return made
     kind: Any = type(module)
+    if isinstance(module, fx.GraphModule) and kind.__deepcopy__ is fx.GraphModule.__deepcopy__:
+        return _same_code(module, memo)
     state = None if _copied_its_own_way(kind) else module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
     if type(state) is not dict:
         made = copy.deepcopy(module, memo)
@@ -184,6 +187,24 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         made.__dict__.update(copied)
     else:
         made.__setstate__(copied)
+    return made
+
+
+def _same_code(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    """A copy of a GraphModule that has its class, and so its code, and its graph, where `copy.deepcopy` compiles anew.
+
+    What is copied here is run, and never rewritten.
+    """
+    made: fx.GraphModule = object.__new__(type(module))  # GraphModule's own makes another class
+    memo[id(module)] = made
+    memo[id(module._graph)] = module._graph
+    for key, value in module.__dict__.items():
+        if key == "_modules":
+            made.__dict__[key] = {k: None if m is None else _copied(m, memo) for k, m in value.items()}
+        elif key == "meta":  # plans and reports as they are
+            made.__dict__[key] = {k: copy.deepcopy(v, memo) if isinstance(v, _CONTAINERS) else v for k, v in value.items()}
+        else:
+            made.__dict__[key] = copy.deepcopy(value, memo)
     return made
 
 

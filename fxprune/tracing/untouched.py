@@ -50,11 +50,23 @@ def _cloned(tensor: Tensor) -> Tensor:
     return copied(tensor, tensor.detach().clone())
 
 
-def seed_all(seed: int) -> None:
-    """Seed whatever a forward may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
+def seed_all(seed: int, devices: bool = True) -> None:
+    """Seed whatever a forward may draw from: Python, NumPy, PyTorch.
+
+    Args:
+        devices: accelerators that are in use, too.
+    """
     random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    # Not torch.manual_seed: for each kind of accelerator that is not in use yet, it keeps the call and its stack for later.
+    torch.default_generator.manual_seed(seed)
+    if devices:
+        for name in ("cuda", "xpu"):
+            backend = getattr(torch, name, None)
+            if backend is not None and backend.is_initialized():
+                backend.manual_seed_all(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
 
 
 @contextmanager

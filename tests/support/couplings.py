@@ -14,6 +14,7 @@ from torch import nn
 
 import fxprune
 from fxprune.proofs.randomize import randomize
+from fxprune.tracing.untouched import seed_all
 from tests.kinds import sampled
 
 each = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
@@ -23,7 +24,7 @@ some = pytest.mark.parametrize("net", sampled([pytest.param(net, id=name) for na
 
 def model_of(net: Network) -> nn.Module:
     """The network with random values in every parameter, in float64 and train mode."""
-    torch.manual_seed(0)
+    seed_all(0)
     return randomize(net.build(), 1).double()
 
 
@@ -49,6 +50,6 @@ def verified(net_id: str, scope: str) -> fxprune.Checks:
 def seeded_run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
     """The output in a mode, with the same random numbers each time."""
     model.train(training)
-    torch.manual_seed(3)
+    seed_all(3)
     with torch.no_grad():
         return model(*copy.deepcopy(inputs))

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from fxprune.tracing.untouched import seed_all
+
 __all__ = ["generator", "kept", "number", "seed_everything"]
 
 
@@ -39,18 +41,7 @@ def seed_everything(*what: int | str, devices: bool = True) -> None:
     Args:
         devices: those of accelerators, too.
     """
-    seed = number(*what)
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))
-    # Not torch.manual_seed: where no GPU is in use yet, it keeps every call of it for later.
-    torch.default_generator.manual_seed(seed)
-    if devices:
-        for name in ("cuda", "xpu"):
-            backend = getattr(torch, name, None)
-            if backend is not None and backend.is_initialized():
-                backend.manual_seed_all(seed)
-        if torch.backends.mps.is_available():
-            torch.mps.manual_seed(seed)
+    seed_all(number(*what), devices)
 
 
 @contextmanager
