@@ -15,6 +15,7 @@ _LAZY = {
     "analyze": "fxprune.api",
     "apply": "fxprune.api",
     "costs": "fxprune.costing",
+    "iterate": "fxprune.iterating.verb",
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "study": "fxprune.studies.running",
@@ -42,7 +43,8 @@ _LAZY = {
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
 _PACKAGES = """
-    analysis codegen criteria inputs labels passes planning proofs recovery rules statistics studies submodules tracing
+    analysis codegen criteria inputs iterating labels passes planning proofs recovery rules statistics studies submodules
+    tracing
 """.split()
 
 # What users want under a shorter name than that of its place.
@@ -69,6 +71,7 @@ __all__ = [
     "costs",
     "finetune",
     "fold",
+    "iterate",
     "load",
     "over_parameterize",
     "plan",
@@ -105,6 +108,7 @@ if TYPE_CHECKING:
     from fxprune.api import analyze, apply, plan, prune, trace, verify, why
     from fxprune.codegen import load, save
     from fxprune.costing import costs
+    from fxprune.iterating.verb import iterate
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report

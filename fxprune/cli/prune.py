@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fxprune.cli import options as given
+from fxprune.cli import stepping
 from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, read_text
 from fxprune.cli.output import (
@@ -74,6 +75,9 @@ def prune(
         Path | None,
         typer.Option(help="File from which a repair that was killed goes on; written on the way.", show_default=False),
     ] = None,
+    steps: stepping.Count = None,
+    schedule: stepping.Schedule = "cubic",
+    steps_folder: stepping.Folder = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Say what would go, without doing it.")] = False,
     as_json: given.Json = False,
 ) -> None:
@@ -82,6 +86,7 @@ def prune(
     from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
+    several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or repair_checkpoint)
     wanted = any(amount is not None for amount in (ratio, macs, params))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
@@ -104,11 +109,14 @@ def prune(
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))
         else:
-            if stored is not None:
+            images = None if repair is None else data_spec(data, inputs, shaping, limit=repair, seed=seed)
+            if several.wanted:
+                slim = several(net, None if images is None else images.loader(net), step, options | {"verify": verify})
+            elif stored is not None:
                 slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
             else:
                 slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
-            if repair is not None and (images := data_spec(data, inputs, shaping, limit=repair, seed=seed)) is not None:
+            if images is not None and not several.wanted:
                 slim = step("repairing", lambda: repaired(net, slim, images, repair_checkpoint))
             if by_images:
                 slim.meta["fxprune"].notes.append(CHOSEN)

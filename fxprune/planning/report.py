@@ -12,6 +12,7 @@ from fxprune.planning.fidelity import Fidelity
 if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
     from fxprune.planning.repaired import Repaired
+    from fxprune.planning.stepped import Step
     from fxprune.planning.validation import Validation
 
 __all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
@@ -89,6 +90,7 @@ class Report:
         exact_norms: nodes of norms that count the channels that went as zeros (``exact_norms=True``) -> the layers.
         repair: what `fxprune.repair` did, if it was called.
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
+        step: which step of `fxprune.iterate` this is, if it is one.
     """
 
     plan: Plan
@@ -102,6 +104,7 @@ class Report:
     repair: Repaired | None = None
     finetuning: dict[str, Any] | None = None
     validation: Validation | None = None
+    step: Step | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -150,6 +153,7 @@ class Report:
             "repair": None if self.repair is None else self.repair.to_dict(),
             "finetuning": self.finetuning,
             "validation": None if self.validation is None else self.validation.to_dict(),
+            "step": None if self.step is None else self.step.to_dict(),
         }
 
     def __str__(self) -> str:
