@@ -142,7 +142,7 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     target = Target.of_plan(model, checked_plan(plan))
     analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")
-    rewritten = rewrite(analysis, plan.gone(analysis.free), plan.settings.passes)
+    rewritten = rewrite(analysis, plan.cuts(analysis), plan.settings.passes)
     if listed(rewritten.cut.tensors) != plan.kept:
         raise PlanMismatch(
             "the plan contradicts itself: its groups and its kept indices differ (settle it: fxprune.revise(model, plan))"

@@ -118,7 +118,7 @@ def costs(model: nn.Module, slim: nn.Module | Plan | None = None, example_inputs
     else:
         target = Target.of_plan(model, plan)
         analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
-        cuts = [{}, plan.gone(analysis.free)]
+        cuts = [{}, plan.cuts(analysis)]
     counted, notes = [], []
     for gone in cuts:
         rewritten = rewrite(analysis, gone)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import nn
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError, PlanMismatch, nearest, shown
 from fxprune.options import one_of, several
 from fxprune.planning.document import document_of
@@ -42,7 +43,7 @@ def revise(
         model: that the plan was made for; only shapes matter.
         plan: it is not modified. If `kept` of its groups was changed in its JSON, nothing more need be given.
         kept: ``{group id, or name or glob of layers: what its groups keep}``: a number of channels, those of the highest scores
-            in the plan, or the channels themselves.
+            in the plan, or the channels themselves. Of a residual branch (`Analysis.branches`): False, it goes; True, it stays.
         merge: a second plan of the same model.
         how: what goes of two plans: what ``"either"`` takes, or ``"both"``.
 
@@ -53,24 +54,39 @@ def revise(
     target = Target.of_plan(model, checked_plan(plan))
     settings = plan.settings
     analysis = target.analyze(settings.attention, settings.ignore)
-    gone = {name: set(channels) for name, channels in plan.gone(analysis.free).items()}
+    gone = {name: set(channels) for name, channels in plan.cuts(analysis).items()}
     one_of("how", how, get_args(How))
     if merge is not None:
         difference(plan, checked_plan(merge))
-        other = {name: set(channels) for name, channels in merge.gone(analysis.free).items()}
+        other = {name: set(channels) for name, channels in merge.cuts(analysis).items()}
         names = gone.keys() | other.keys()
         gone = {n: _merged(gone.get(n, set()), other.get(n, set()), how) for n in sorted(names)}
     free = {group.id for group in analysis.free}
     for pattern, wanted in _items(kept):
+        if isinstance(wanted, (bool, np.bool_)):
+            gone |= {name: set[int]() if wanted else {0} for name in _branches(analysis, pattern)}
+            continue
         for group in _matching(plan, pattern, free):
             gone[group.id] = set(range(group.size)) - set(_chosen(group, wanted))
     for name, channels in gone.items():
-        if len(channels) == analysis.group(name).size:
+        if name in free and len(channels) == analysis.group(name).size:
             raise InputError(f"nothing would be left of group {name!r}: keep at least one channel")
     cuts = {name: np.array(sorted(channels), np.int64) for name, channels in gone.items() if channels}
     rewritten = rewrite(analysis, cuts, settings.passes)
     scores = {g.id: np.array(g.scores) for g in plan.groups if g.scores is not None and g.id in free}
+    scores |= {b.id: np.array([b.score]) for b in plan.branches if b.score is not None}
     return document_of(target.model, rewritten.cut, {**plan.options, "revised": True}, scores, rewritten.frozen)
+
+
+def _branches(analysis: Analysis, pattern: str) -> list[str]:
+    """The branches of that id, or whose ids match the pattern; of several, those that may go.
+
+    Raises:
+        InputError: there are none that may.
+    """
+    known = analysis.branches.all
+    found = [name for name, branch in known.items() if fnmatch.fnmatchcase(name, pattern) and not branch.reason]
+    return [pattern] if pattern in found else found or [analysis.branch(pattern).id]
 
 
 def _merged(one: set[int], other: set[int], how: str) -> set[int]:

@@ -59,7 +59,7 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]], 
     """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so.
 
     Args:
-        gone: channels by group.
+        gone: channels by group, and branches (`Analysis.cut`).
         passes: optional ones that are asked for, by name.
 
     Raises:
@@ -72,7 +72,8 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]], 
         module, origin = build(analysis.traced, analysis.traced.skeleton, on_meta(constants))
         context = Context(analysis.cut(gone), origin, constants)
         try:
-            run_passes(module, pipeline("shapes", passes), context)
+            asked = (*passes, "drop-branches") if context.cut.analysis.without_branches else passes
+            run_passes(module, pipeline("shapes", asked), context)
         except Mismatch as mismatch:
             failed = [name for name in mismatch.groups if name in gone]
             if not failed:

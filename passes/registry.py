@@ -13,6 +13,7 @@ __all__ = ["names", "pass_of", "pipeline", "register", "unregister"]
 
 # In the order in which they run.
 _NAMES = {
+    "drop-branches": "fxprune.passes.drop_branches:DropBranches",
     "slice-tensors": "fxprune.passes.slice_tensors:SliceTensors",
     "resize-leaves": "fxprune.passes.resize_leaves:ResizeLeaves",
     "resize-arguments": "fxprune.passes.resize_arguments:ResizeArguments",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from fxprune import nested
+from fxprune.analysis.branches import Branch, Branches
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
@@ -39,6 +40,7 @@ class Analysis:
         groups: free groups first, in the order of the graph; then protected and frozen ones.
         attention: the policy that decided between heads and head_dim.
         ignore: the patterns of names that keep their channels.
+        without_branches: residual branches that are gone already (see `without`).
     """
 
     traced: Traced
@@ -47,6 +49,8 @@ class Analysis:
     attention: AttentionPolicy
     ignore: tuple[str, ...] = ()
     model_name: str = ""
+    without_branches: tuple[str, ...] = ()
+    _whole: Analysis | None = field(default=None, repr=False)
     _free: dict[str, Group] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,12 +64,69 @@ class Analysis:
     # -- what remains when channels go -------------------------------------------------------------------------------
 
     def cut(self, gone: Mapping[str, np.ndarray | Sequence[int]] | None = None) -> Cut:
-        """What remains when the channels ``gone[group id]`` go; of nothing gone, the model as it is."""
-        chosen = {name: np.asarray(channels, np.int64) for name, channels in (gone or {}).items()}
+        """What remains when the channels ``gone[group id]`` go; of nothing gone, the model as it is.
+
+        A branch that goes is a key, too, of one channel: ``{"layer1.0": [0]}``.
+        """
+        gone = gone or {}
+        branches = [name for name, channels in gone.items() if name not in self.full._free and len(channels)]
+        if branches:
+            return self.without(branches).cut({name: gone[name] for name in gone if name in self.full._free})
+        chosen = {name: np.asarray(channels, np.int64) for name, channels in gone.items() if name in self._free}
         mask = np.zeros(self.solution.classes, bool)
         for name, channels in chosen.items():
             mask[self._free[name].labels[channels]] = True
         return Cut(self, chosen, self.solution.close(mask))
+
+    @property
+    def full(self) -> Analysis:
+        """The analysis of the model with all its branches."""
+        return self if self._whole is None else self._whole
+
+    def without(self, branches: Iterable[str]) -> Analysis:
+        """What is left to analyze when residual branches go: the same labels and groups, but for those in the branches.
+
+        Raises:
+            InputError: there is no such branch, or it cannot go.
+        """
+        gone = tuple(dict.fromkeys((*self.without_branches, *branches)))
+        for name in gone:
+            self.full.branch(name)
+        if gone == self.without_branches:
+            return self
+        reduced = replace(self.full, without_branches=gone, _whole=self.full)
+        left = {name for name in self.traced.used if name not in reduced.lost_tensors}
+        reduced._free = {g.id: g for g in self.full.free if any(m.name in left for m in g.members)}
+        return reduced
+
+    @cached_property
+    def branches(self) -> Branches:
+        """Residual branches, and what goes with each (`fxprune.analysis.branches`)."""
+        return Branches(self.traced, self.ignore, {g.id for g in self.groups}) if self is self.full else self.full.branches
+
+    def branch(self, name: str) -> Branch:
+        """The branch of that id, which may go.
+
+        Raises:
+            InputError: there is none, or it stays.
+        """
+        known = self.branches.all
+        found = known.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise InputError(f"there is no branch or group {shown(name)} that may go{nearest(name, [*known, *self._free])}")
+        if found.reason:
+            raise InputError(f"the branch {name!r} cannot go: {found.reason}")
+        return found
+
+    @cached_property
+    def dropped(self) -> frozenset[str]:
+        """Names of the traced nodes that the branches which are gone took with them."""
+        return self.branches.dropped(self.without_branches) if self.without_branches else frozenset()
+
+    @cached_property
+    def lost_tensors(self) -> set[str]:
+        """Parameters and buffers that only these nodes read."""
+        return self.branches.tensors_of(self.dropped) if self.dropped else set()
 
     def macs(self) -> int:
         """Multiply-accumulates for one sample, in evaluation."""
@@ -84,6 +145,8 @@ class Analysis:
         movable = self.solution.close(movable)
         result: dict[str, dict[int, np.ndarray]] = {}
         for name, tensor in self.traced.tensors.items():
+            if name in self.lost_tensors:
+                continue
             for number, axis in enumerate(self.traced.mode.axes(tensor)):
                 if axis.labels is not None:
                     ids = self.solution.root[axis.labels]
@@ -99,7 +162,7 @@ class Analysis:
         root, fixed = self.solution.root, self.solution.fixed
         run = in_evaluation(self.traced.graph)
         for term in self.traced.mode.macs:
-            if term.node not in run:
+            if term.node not in run or term.node in self.dropped:
                 continue
             constant, axes = term.constant, []
             for labels in term.axes:
@@ -138,7 +201,7 @@ class Analysis:
     @cached_property
     def parameter_names(self) -> list[str]:
         """Parameters that the graph reads, in the order of the model."""
-        used = self.traced.used
+        used = self.traced.used.keys() - self.lost_tensors
         return [n for n, t in self.traced.tensors.items() if isinstance(t, nn.Parameter) and n in used]
 
     @cached_property

@@ -23,7 +23,7 @@ class Cut:
     """A choice of channels that go, and all that follows from it; made by `Analysis.cut`.
 
     Attributes:
-        analysis: labels and groups of the original.
+        analysis: labels and groups of the original, or of what is left of it without some branches.
         gone: ``{group id: channel numbers}``.
         mask: bool array ``[classes]``: what goes with them, composites included.
         exact_norms: nodes of norms which a rewrite has made to count what goes as zeros -> the layers.

@@ -18,13 +18,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from fxprune.planning.branch_plan import lost_groups
 from fxprune.planning.report import counted, in_unit
+from fxprune.planning.summary import branch_lines
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
     from fxprune.planning.account import Account
     from fxprune.planning.fidelity import Fidelity
-    from fxprune.planning.plan import GroupPlan, Plan
+    from fxprune.planning.branch_plan import lost_groups
+from fxprune.planning.plan import GroupPlan, Plan
     from fxprune.planning.report import Checks
 
 __all__ = [
@@ -123,7 +126,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(escape(g.id), str(g.size), str(len(g.kept)), f"{len(g.kept) / g.size:.0%}", kind)
     console.print(table)
     _more(console, len(pruned))
-    whole = Counter(_whole(g) for g in plan.groups if len(g.kept) == g.size)
+    for line in branch_lines(plan, _ROWS):
+        console.print(line.strip(), markup=False, highlight=False)
+    lost = lost_groups(plan)
+    whole = Counter(_whole(g) for g in plan.groups if len(g.kept) == g.size and g.id not in lost)
     for reason, count in whole.most_common():
         console.print(f"{count} whole: {reason}", markup=False, highlight=False)
 

@@ -12,6 +12,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.analysis.groups import Group
 from fxprune.inputs.examples import describe
 from fxprune.planning.account import Account
+from fxprune.planning.branch_plan import branches_of
 from fxprune.planning.plan import GroupPlan, Plan, fingerprint
 from fxprune.planning.policies import Scores
 from fxprune.state import ties
@@ -38,8 +39,9 @@ def document_of(
         account: of budgets.
     """
     analysis = cut.analysis
-    before = analysis.cut()
-    shown = _shown(analysis.free, scores or {})
+    whole, scores = analysis.full, scores or {}
+    before, shown = whole.cut(), _shown(whole.free, scores)
+    ranked = {name: float(rounded(found)[0]) for name, found in scores.items() if name not in shown}
     args, named = analysis.traced.example
     return Plan(
         model=type(model).__name__,
@@ -49,16 +51,18 @@ def document_of(
         kept=listed(cut.tensors),
         macs=(before.macs, cut.macs),
         params=(before.params, cut.params),
-        whole=analysis.whole,
+        whole=whole.whole,
         tied=ties(model),
         example=describe(args, named),
         account=account,
+        branches=branches_of(analysis, ranked) if options.get("branches") or analysis.without_branches else [],
     )
 
 
 def _group_plan(group: Group, cut: Cut, scores: list[float] | None, frozen: Mapping[str, str]) -> GroupPlan:
     free = group.status == "free"
     reason = frozen.get(group.id) or _spared(group.id, cut) if free else group.reason
+    gone_whole = free and group.id not in {g.id for g in cut.analysis.free}
     kept = np.arange(group.size)
     if free and group.id in cut.gone:
         kept = np.delete(kept, cut.gone[group.id])
@@ -66,7 +70,7 @@ def _group_plan(group: Group, cut: Cut, scores: list[float] | None, frozen: Mapp
         id=group.id,
         size=group.size,
         status="frozen" if free and reason else group.status,
-        reason=reason,
+        reason="all of it goes, with branches" if gone_whole else reason,
         exact=group.exact,
         members=[(m.name, m.axis, m.role) for m in group.members],
         kept=kept.tolist(),

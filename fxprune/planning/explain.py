@@ -53,12 +53,14 @@ def explain(plan: Plan, layer: str, analysis: Analysis | None = None) -> Answer:
     """
     if not isinstance(layer, str):
         raise InputError(f"layer must be the name of a module or parameter, as 'layer1.conv', not {shown(layer)}")
-    parts, coupled = [], []
+    parts, coupled = [], list[str]()
     names = {layer, *(first for other, first in plan.tied.items() if _belongs(other, layer))}
 
     def mine_is(tensor: str) -> bool:
         return any(_belongs(tensor, name) for name in names)
 
+    gone = [b for b in plan.branches if not b.kept and (b.id == layer or any(mine_is(name) for name in b.tensors))]
+    parts += [(branch.id, "pruned", 0, 0, "it goes as a whole: a residual branch") for branch in gone]
     for group in plan.groups:
         mine = [m for m in group.members if mine_is(m[0])]
         own = [m for m in mine if m[2] != "consumer"]

@@ -13,12 +13,16 @@ __all__ = ["why_nothing"]
 
 def why_nothing(plan: Plan) -> str:
     """In a sentence, what bound; empty where channels go, or where budgets were met without."""
-    if plan.account is not None or any(len(group.kept) < group.size for group in plan.groups):
+    if plan.account is not None or _removes(plan):
         return ""
     sizes = [group.size for group in plan.groups if group.status == "free"]
     if not sizes:
         return "nothing was removed: every group is frozen or protected (fxprune.why says by what)"
     return f"nothing was removed: {_bound(plan.settings, sizes)}"
+
+
+def _removes(plan: Plan) -> bool:
+    return any(len(group.kept) < group.size for group in plan.groups) or any(not branch.kept for branch in plan.branches)
 
 
 def _bound(options: PruneOptions, sizes: list[int]) -> str:

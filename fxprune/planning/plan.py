@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,15 +14,20 @@ from fxprune.analysis.groups import Group
 from fxprune.errors import InputError, PlanMismatch, nearest, shown
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
+from fxprune.planning.branch_plan import BranchPlan, check_branches, read_branch
 from fxprune.planning.indented import indented
 from fxprune.planning.reading import count, counts, document_of_text, entries, number, once, text, texts, truth
 from fxprune.planning.schema import plan_schema
 from fxprune.planning.summary import Difference, difference, summary
 from fxprune.state import named_tensors
 
+if TYPE_CHECKING:
+    from fxprune.analysis.analysis import Analysis
+
 __all__ = ["GroupPlan", "Plan", "checked_plan", "fingerprint"]
 
 _VERSION = 1
+_WITH_BRANCHES = 2  # where a plan lists branches, which fxprune of version 1 does not know
 _MOST_LEVELS = 100
 _MOST_CHANNELS = 10**7  # of a group; what goes is listed, which must take neither hours nor all memory
 
@@ -68,6 +73,7 @@ class Plan:
         tied: other names of tied tensors -> the name that the plan uses.
         example: shapes and dtypes of the example inputs.
         account: how the budgets were met, where the plan was made for any.
+        branches: residual branches, where they were candidates: those that go and those that stay.
     """
 
     model: str
@@ -82,6 +88,7 @@ class Plan:
     example: list[dict[str, Any]] = field(default_factory=list)
     version: int = _VERSION
     account: Account | None = None
+    branches: list[BranchPlan] = field(default_factory=list)
 
     def group(self, name: str) -> GroupPlan:
         """The group of that id."""
@@ -117,7 +124,7 @@ class Plan:
     @staticmethod
     def schema() -> dict[str, Any]:
         """The JSON schema (draft 2020-12) of what `to_json` writes; its version is that of the documents."""
-        return plan_schema(_VERSION)
+        return plan_schema(_VERSION, _WITH_BRANCHES)
 
     def gone(self, free: Iterable[Group]) -> dict[str, list[int]]:
         """Channels that go of each of a model's free groups.
@@ -141,10 +148,21 @@ class Plan:
                 raise PlanMismatch(f"the kept channels of group {group.id!r} are not numbers below {group.size}, each once")
         return gone
 
+    def cuts(self, analysis: Analysis) -> dict[str, list[int]]:
+        """All that goes, as `Analysis.cut` takes it: channels of groups, and whole branches.
+
+        Raises:
+            PlanMismatch: the model has other groups or branches.
+        """
+        return self.gone(analysis.free) | check_branches(self.branches, analysis)
+
     def to_json(self) -> str:
         """The plan as text: the same plan gives the same bytes."""
         document = _shown(self)
         document["groups"] = [_shown(group) for group in self.groups]
+        if branches := document.pop("branches"):
+            document["branches"] = [_shown(branch) for branch in branches]
+            document["version"] = _WITH_BRANCHES
         account = document.pop("account")  # a plan by a ratio has none
         if account is not None:
             document["account"] = account.to_dict()
@@ -159,14 +177,14 @@ class Plan:
         Raises:
             PlanMismatch: the text is not a plan, is damaged, or is of a version that this fxprune cannot read.
         """
-        document = document_of_text(text, "fxprune-plan", _VERSION, PlanMismatch)
+        document = document_of_text(text, "fxprune-plan", _WITH_BRANCHES, PlanMismatch, first=_VERSION)
         try:
             return _read(cls, document)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise PlanMismatch(f"the plan is damaged: {type(error).__name__}: {error!s:.300}") from error
 
 
-def _shown(part: Plan | GroupPlan) -> dict[str, Any]:
+def _shown(part: Plan | GroupPlan | BranchPlan) -> dict[str, Any]:
     """The fields of a dataclass by name, nothing copied."""
     return {field.name: getattr(part, field.name) for field in fields(part)}
 
@@ -183,6 +201,9 @@ def _read(kind: type[Plan], document: dict[str, Any]) -> Plan:
         "tied": texts(document.pop("tied", {})),
         "example": entries(document.pop("example", []), lambda entry: _shallow(dict(**entry))),
     }
+    if "branches" in document:
+        made["branches"] = entries(document.pop("branches"), read_branch)
+        once(branch.id for branch in made["branches"])
     if "account" in document:
         made["account"] = Account.from_dict(dict(**document.pop("account")))
     macs, params = (entries(document.pop(key), count, size=2) for key in ("macs", "params"))

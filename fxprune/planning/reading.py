@@ -14,11 +14,12 @@ __all__ = ["count", "counts", "document_of_text", "entries", "number", "once", "
 Value = TypeVar("Value")
 
 
-def document_of_text(given: Any, form: str, version: int, error: type[PruneError]) -> dict[str, Any]:
+def document_of_text(given: Any, form: str, version: int, error: type[PruneError], first: int | None = None) -> dict[str, Any]:
     """The fields of a JSON document of one form and version, without these two.
 
     Args:
         form: as ``fxprune-plan``.
+        first: of several versions that are read, the first; `version` is the last.
         error: what is raised, and says so in one sentence.
     """
     what = f"this is not a {form.removeprefix('fxprune-')}"
@@ -34,9 +35,10 @@ def document_of_text(given: Any, form: str, version: int, error: type[PruneError
     if not isinstance(document, dict) or document.pop("format", None) != form:
         raise error(f"{what}: the JSON document has no format {form!r}")
     found = document.pop("version", None)
-    if type(found) is not int or found != version:
-        name = form.removeprefix("fxprune-")
-        raise error(f"the {name} has version {shown(found)}; this fxprune reads version {version}")
+    first = version if first is None else first
+    if type(found) is not int or not first <= found <= version:
+        name, known = form.removeprefix("fxprune-"), f"{version}" if first == version else f"{first} to {version}"
+        raise error(f"the {name} has version {shown(found)}; this fxprune reads version {known}")
     return document
 
 

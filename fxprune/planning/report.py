@@ -142,6 +142,7 @@ class Report:
                 {"id": g.id, "status": g.status, "size": g.size, "kept": len(g.kept), "exact": g.exact, "reason": g.reason}
                 for g in self.plan.groups
             ],
+            "branches_removed": [branch.id for branch in self.plan.branches if not branch.kept],
             "counters": self.counters,
             "frozen_by_rewrite": self.frozen_by_rewrite,
             "checks": None if self.checks is None else self.checks.to_dict(),
@@ -158,10 +159,12 @@ class Report:
 
     def __str__(self) -> str:
         pruned = sum(len(g.kept) < g.size for g in self.plan.groups)
+        branches = sum(not branch.kept for branch in self.plan.branches)
         (m0, m1), (p0, p1) = self.plan.macs, self.plan.params
         return (
             f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
+            + (f", {branches} branches removed" if branches else "")
             + (f", {len(self.exact_norms)} norms kept exact" if self.exact_norms else "")
             + ("" if self.plan.account is None else f"\n{self.plan.account}")
             + ("" if self.repair is None else f"\n{self.repair}")

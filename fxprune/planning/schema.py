@@ -29,7 +29,7 @@ def _record(optional: tuple[str, ...] = (), **properties: dict[str, Any]) -> dic
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def plan_schema(version: int) -> dict[str, Any]:
+def plan_schema(first: int, version: int) -> dict[str, Any]:
     """What `fxprune.Plan.schema` gives."""
     group = _record(
         id=_TEXT,
@@ -48,10 +48,19 @@ def plan_schema(version: int) -> dict[str, Any]:
         bound={**_NUMBER, "description": "no plan within the budgets keeps a larger share"},
         notes={"type": "array", "items": _TEXT},
     )
+    branch = _record(
+        id={**_TEXT, "description": "the module in which its layers lie"},
+        kept={"type": "boolean"},
+        reason={**_TEXT, "description": "why it may not go"},
+        macs={**_COUNT, "description": "that go with it alone, for one sample"},
+        params=_COUNT,
+        tensors={"type": "array", "items": _TEXT},
+        score={"type": ["number", "null"]},
+    )
     document = _record(
-        optional=("account",),
+        optional=("account", "branches"),
         format={"const": "fxprune-plan"},
-        version={"const": version},
+        version={"enum": [first, version], "description": f"{version} where branches are listed"},
         model={**_TEXT, "description": "class name"},
         fingerprint={**_TEXT, "description": "of the names and shapes of parameters and buffers"},
         options={"type": "object", "description": "the arguments that the plan was made with"},
@@ -67,5 +76,6 @@ def plan_schema(version: int) -> dict[str, Any]:
         tied={**_TEXTS, "description": "other names of tied tensors -> the name that the plan uses"},
         example={"type": "array", "items": {"type": "object"}, "description": "shapes and dtypes of the example inputs"},
         account=account,
+        branches={"type": "array", "items": branch},
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"fxprune plan, version {version}", **document}

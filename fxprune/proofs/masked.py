@@ -31,7 +31,8 @@ __all__ = ["MaskedRun", "SizesMixed", "masked_error", "masked_run"]
 
 
 def masked_error(cut: Cut, model: nn.Module, slim: fx.GraphModule, seed: int = 0, dtype: torch.dtype | None = None) -> float:
-    """Relative difference between `slim` and `model` with the removed channels zeroed at every node.
+    """Relative difference between `slim` and `model` with the removed channels zeroed at every node, and zeros in place of
+    what removed branches add.
 
     Where a statistic runs over removed channels (LayerNorm, softmax, mean, ...), it is taken over the kept ones with the
     original's weights and settings, as `fxprune.proofs.references` has it, and put back among zeros; at the norms of
@@ -107,6 +108,7 @@ class _Masked(fx.Interpreter):
     """Runs the original with removed channels zeroed in every node's result.
 
     Attributes:
+        branches: sum -> what a removed branch adds to it, by names of traced nodes.
         origin: name of a node -> the traced node.
         slim: runs single operations of the slim model, whose nodes have the names of the original's.
         referenced, own: statistics that were computed by a reference, and those that the slim model's operator computed.
@@ -119,6 +121,9 @@ class _Masked(fx.Interpreter):
         self.slim_nodes = {n.name: n for n in slim.graph.nodes}
         self.referenced: list[str] = []
         self.own: list[str] = []
+        analysis = cut.analysis
+        gone = [analysis.branches.all[name] for name in analysis.without_branches]
+        self.branches = {branch.add: branch.operand for branch in gone}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.meta.get("mode") == "training":
@@ -127,8 +132,12 @@ class _Masked(fx.Interpreter):
             return self._masked(n)
 
     def _masked(self, n: fx.Node) -> Any:
-        axes = self._axes(n)
         old = self.origin[n.name].name
+        if old in self.cut.analysis.dropped:  # it runs as it is: what it gives is multiplied by zero
+            return super().run_node(n)
+        if old in self.branches:
+            self._without(n, self.branches[old])
+        axes = self._axes(n)
         if old in self.traced.mode.statistics_nodes and old not in self.cut.exact_norms and self._loses(n):
             value = self._by_reference(n)
             return self._statistic(n, axes) if value is NotImplemented else self._expand(value, axes)
@@ -141,6 +150,11 @@ class _Masked(fx.Interpreter):
             for source in n.all_input_nodes:
                 self._mask(self.env[source], self._axes(source))
         return self._mask(value, axes)
+
+    def _without(self, n: fx.Node, operand: str) -> None:
+        """A sum gets zeros in place of a branch."""
+        source = next(s for s in n.all_input_nodes if self.origin[s.name].name == operand)
+        self.env[source] = torch.zeros_like(self.env[source])
 
     def _axes(self, n: fx.Node) -> Any:
         return self.traced.axes[self.origin[n.name]]

@@ -35,7 +35,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
         raise InputError("slim was not made from a model like this one: names or shapes of parameters differ")
     args, named = example_of(plan.example) if example_inputs is None else settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=plan.settings.attention, ignore=plan.settings.ignore)
-    cut = analysis.cut(plan.gone(analysis.free))
+    cut = analysis.cut(plan.cuts(analysis))
     cut.exact_norms.update(report.exact_norms)
 
     with untouched(model, slim):
@@ -89,7 +89,7 @@ def _certified(
             with suppress(SizesMixed, AssertionError):  # a size that the slim model refuses is refused, and no difference
                 runs.append(masked_run(cut, model, slim, seed, dtype, trial.inputs))
         worst = max(run.error for run in runs)
-        return (worst, permutation_error(analysis, model, seed, dtype)) if thorough else (worst,)
+        return (worst, permutation_error(analysis.full, model, seed, dtype)) if thorough else (worst,)
 
     (error, *permuted), tolerance = in_enough_precision(prove, model)
     checks = _checks_of(cut, error, tolerance)
@@ -114,8 +114,8 @@ def _checks_of(cut: Cut, masked: float, tolerance: float) -> Checks:
         masked_error=masked,
         exact_groups=sum(g.exact for g in pruned),
         statistics_groups=sum(not g.exact for g in pruned),
-        macs=(cut.analysis.macs(), cut.macs),
-        params=(cut.analysis.params(), cut.params),
+        macs=(cut.analysis.full.macs(), cut.macs),
+        params=(cut.analysis.full.params(), cut.params),
         tolerance=tolerance,
     )
 

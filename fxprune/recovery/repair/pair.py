@@ -65,7 +65,7 @@ class Pair:
         if (why := analysis.traced.refused.get("evaluation")) is not None:
             raise InputError(f"a repair runs the model in evaluation, which could not be recorded: {why}")
         try:
-            cut = analysis.cut(plan.gone(analysis.free))
+            cut = analysis.cut(plan.cuts(analysis))
         except PlanMismatch as error:
             raise InputError(f"slim was not made from a model like this one: {error}") from error
         constants = {name: value.to(place_of(model)[0]) for name, value in analysis.traced.constants.items()}
