@@ -26,7 +26,7 @@ def prepared(model: nn.Module, inputs: tuple[Any, ...], gone: Gone, before: str)
     module, origin = build(analysis.traced, analysis.traced.skeleton, on_meta(constants))
     context = Context(analysis.cut(gone), origin, constants)
     steps: list[Pass] = []
-    for step in pipeline("shapes"):
+    for step in pipeline("shapes", [before]):
         if step.name == before:
             break
         steps.append(step)

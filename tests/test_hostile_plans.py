@@ -153,7 +153,7 @@ HOSTILE: dict[str, Any] = {
     "whole of a list": changed(put("whole", [])),
     "tied to a number": changed(put("tied", {"a": 1})),
     "version of truth": changed(put("version", True)),
-    "version 2": changed(put("version", 2)),
+    "version 3": changed(put("version", 3)),
     "version huge": WHOLE.replace('"version": 1', '"version": ' + "1" * 4000),
     "no version": changed(lambda d: d.pop("version")),
     "another form": changed(put("format", "fxprune-study")),

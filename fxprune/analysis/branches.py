@@ -144,7 +144,8 @@ class Branches:
     def _named(self, tensors: Collection[str], add: fx.Node, taken: Collection[str]) -> str:
         """The module that holds all weights of a branch, with a counter where another branch has that name."""
         known = self.traced.tensors
-        weights = [n for n in tensors if known[n].dim() > 1 and isinstance(known[n], nn.Parameter)] or list(tensors)
+        matrices = [n for n in tensors if isinstance(known[n], nn.Parameter) and sum(size > 1 for size in known[n].shape) > 1]
+        weights = matrices or list(tensors)
         modules = [n.split(".")[:-1] for n in weights]
         least, most = min(modules, default=[]), max(modules, default=[])  # all others lie between these two
         parts = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))

@@ -114,8 +114,8 @@ def values_of(analysis: Analysis) -> Values:
     """Allocations and moments of the recorded graph, in evaluation."""
     traced, solution = analysis.traced, analysis.solution
     run = in_evaluation(traced.graph)
-    nodes = [node for node in traced.graph.nodes if node.name in run]
-    made, last = _lives(nodes, traced.values)
+    nodes = [node for node in traced.graph.nodes if node.name in run and node.name not in analysis.dropped]
+    made, last = _lives(nodes, traced.values, _shared(analysis))
     sizes: list[tuple[float, list[np.ndarray]]] = []
     alive = np.zeros((len(nodes), len(made)), bool)
     fixed = np.zeros(len(nodes))
@@ -137,7 +137,22 @@ def values_of(analysis: Analysis) -> Values:
     return Values(sizes, alive[:, : len(sizes)], fixed, [node.name for node in nodes])
 
 
-def _lives(nodes: list[fx.Node], values: dict[fx.Node, Any]) -> tuple[dict[int, tuple[int, Tensor]], dict[int, int]]:
+def _shared(analysis: Analysis) -> dict[int, int]:
+    """Storage of each sum that is no sum any more, as a branch is gone -> that of what remains of it."""
+    found: dict[int, int] = {}
+    if not analysis.without_branches:
+        return found
+    values = {node.name: value for node, value in analysis.traced.values.items()}
+    for branch in analysis.branches.all.values():
+        if branch.id in analysis.without_branches and not analysis.branches.must_copy(branch):
+            (stream, _), (add, _) = (next(_storages(values[name])) for name in (branch.stream, branch.add))
+            found[add] = found.get(stream, stream)
+    return found
+
+
+def _lives(
+    nodes: list[fx.Node], values: dict[fx.Node, Any], shared: dict[int, int]
+) -> tuple[dict[int, tuple[int, Tensor]], dict[int, int]]:
     """Storage -> the number of the node that makes it and a tensor in it; storage -> the number of the last that needs it."""
     made: dict[int, tuple[int, Tensor]] = {}
     last: dict[int, int] = {}
@@ -148,7 +163,8 @@ def _lives(nodes: list[fx.Node], values: dict[fx.Node, Any]) -> tuple[dict[int, 
         if node.target is select_mode:  # evaluation goes on with the last
             map_arg(node.args[2], lambda source: held[node].update(held[source]))  # noqa: B023  # called at once
         else:
-            for storage, tensor in _storages(values.get(node)):
+            for own, tensor in _storages(values.get(node)):
+                storage = shared.get(own, own)
                 held[node].add(storage)
                 if node.op in ("placeholder", "get_attr"):
                     given.add(storage)

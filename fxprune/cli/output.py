@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
     from fxprune.planning.account import Account
     from fxprune.planning.fidelity import Fidelity
-    from fxprune.planning.branch_plan import lost_groups
-from fxprune.planning.plan import GroupPlan, Plan
+    from fxprune.planning.plan import GroupPlan, Plan
     from fxprune.planning.report import Checks
 
 __all__ = [

@@ -43,7 +43,7 @@ def spent(cut: Cut, names: Iterable[str]) -> dict[str, int]:
 def targets_of(analysis: Analysis, options: PruneOptions) -> dict[str, int]:
     """The most of each cost that has a budget, as `spent` gives it."""
     found = {}
-    for name, whole in spent(analysis.cut(), options.budgets).items():
+    for name, whole in spent(analysis.full.cut(), options.budgets).items():
         asked = options.budgets[name]
         most = whole * asked if asked < 1 else asked * samples_of(analysis, name)
         found[name] = min(whole, math.floor(most))
@@ -82,7 +82,7 @@ def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
         InputError: it does not.
     """
     analysis, options = cut.analysis, policy.options
-    after, before = (spent(each, options.budgets) for each in (cut, analysis.cut()))
+    after, before = (spent(each, options.budgets) for each in (cut, analysis.full.cut()))
     targets, budgets = targets_of(analysis, options), []
     for name, asked in options.budgets.items():
         samples = samples_of(analysis, name)

@@ -26,7 +26,7 @@ def left_of(pair: Pair, nodes: Mapping[str, fx.Node], sites: Iterable[Site], nor
     tensors = named_tensors(pair.slim)
     found = {str(nodes[name].target): "a batch norm that runs several times" for name in _norms(pair, nodes, sites) if norms}
     for name, node in nodes.items():
-        if name in known or not pair.sums_over_less(name):
+        if name in known or name in pair.cut.analysis.dropped or not pair.sums_over_less(name):
             continue
         own = slim.get(name, node)
         read = [str(n.target) for n in own.all_input_nodes if n.op == "get_attr" and str(n.target) in tensors]
