@@ -164,7 +164,7 @@ class Report:
         return (
             f"{self.model}: {counted((m0, m1), 1, 'MACs')} ({1 - m1 / max(m0, 1):.1%} fewer), "
             f"{counted((p0, p1), 2, ' parameters')} ({1 - p1 / max(p0, 1):.1%} fewer), {pruned} groups pruned"
-            + (f", {branches} branches removed" if branches else "")
+            + (f", {branches} branch{'es' if branches > 1 else ''} removed" if branches else "")
             + (f", {len(self.exact_norms)} norms kept exact" if self.exact_norms else "")
             + ("" if self.plan.account is None else f"\n{self.plan.account}")
             + ("" if self.repair is None else f"\n{self.repair}")
