@@ -31,6 +31,7 @@ _LAZY = {
     "over_parameterize": "fxprune.recovery.over_parameters",
     "load": "fxprune.codegen",
     "save": "fxprune.codegen",
+    "shrink": "fxprune.shrinking.verb",
     "FinetuneOptions": "fxprune.recovery.finetune.options",
     "Analysis": "fxprune.analysis.analysis",
     "Group": "fxprune.analysis.groups",
@@ -80,6 +81,7 @@ __all__ = [
     "revise",
     "rule",
     "save",
+    "shrink",
     "study",
     "trace",
     "validate",
@@ -120,5 +122,6 @@ if TYPE_CHECKING:
     from fxprune.recovery.repair.verb import repair
     from fxprune.recovery.validation import validate
     from fxprune.revising import revise
+    from fxprune.shrinking.verb import shrink
     from fxprune.studies.results import Study
     from fxprune.studies.running import study

@@ -10,19 +10,29 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.deciding import decide, finish
-from fxprune.errors import PlanMismatch
+from fxprune.deciding import decide, finish, replay
 from fxprune.inputs.acceptance import check_model, check_values
-from fxprune.options import AttentionPolicy, Criterion, Normalization, PruneOptions, Ratio, Scope, check_flag, check_seed
-from fxprune.planning.document import document_of, listed
+from fxprune.options import (
+    AttentionPolicy,
+    Criterion,
+    Form,
+    Normalization,
+    PruneOptions,
+    Ratio,
+    Scope,
+    check_flag,
+    check_form,
+    check_seed,
+)
+from fxprune.planning.document import document_of
 from fxprune.planning.explain import Answer, explain
-from fxprune.planning.plan import Plan, checked_plan
+from fxprune.planning.plan import Plan
 from fxprune.planning.report import Checks, Clock, plan_of
 from fxprune.proofs.verify import verify_pair
 from fxprune.recovery.repair.ranked import ranked
 from fxprune.recovery.repair.verb import checked_repair, repaired
-from fxprune.rewrite import rewrite
-from fxprune.submodules.target import Target, analyze, pair_of, trace
+from fxprune.shrinking.verb import own_class
+from fxprune.submodules.target import analyze, pair_of, trace
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -50,6 +60,7 @@ def prune(
     submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
     repair: Iterable[Any] | None = None,
+    form: Form = "graph",
 ) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
 
@@ -79,6 +90,7 @@ def prune(
         submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
+        form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them.
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
@@ -89,12 +101,14 @@ def prune(
         TraceError, NothingToPrune: the forward cannot be recorded as one graph; no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
-    clock, verify, repair = Clock(), check_flag(verify, "verify"), checked_repair(repair, submodules)
+    clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
+    repair = checked_repair(repair, submodules)
     by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
     target, made, rewritten = decide(what, options, clock, data=by.data, loss=loss, batches=batches)
-    return repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
+    slim = repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
+    return slim if form == "graph" else own_class(target, rewritten, slim, verify=verify)
 
 
 def plan(
@@ -129,8 +143,10 @@ def plan(
     return decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
 
 
-def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModule | Any:
+def apply(model: nn.Module, plan: Plan, *, verify: bool = True, form: Form = "graph") -> fx.GraphModule | Any:
     """Remove the channels of a plan from `model`, which may hold other weights than those it was made from.
+
+    `form` is that of `prune`.
 
     >>> apply(net, plan(net, 0.5, x)).get_submodule("1")
     Linear(in_features=8, out_features=2, bias=True)
@@ -138,16 +154,10 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True) -> fx.GraphModul
     Raises:
         PlanMismatch: the plan was made for another model.
     """
-    clock, verify = Clock(), check_flag(verify, "verify")
-    target = Target.of_plan(model, checked_plan(plan))
-    analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
-    clock("analyze")
-    rewritten = rewrite(analysis, plan.cuts(analysis), plan.settings.passes)
-    if listed(rewritten.cut.tensors) != plan.kept:
-        raise PlanMismatch(
-            "the plan contradicts itself: its groups and its kept indices differ (settle it: fxprune.revise(model, plan))"
-        )
-    clock("rewrite")
+    clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
+    target, rewritten = replay(model, plan, clock)
+    if form == "module":
+        return own_class(target, rewritten, None, (plan, clock), verify=verify)
     return finish(target, plan, rewritten, verify, clock)
 
 

@@ -8,19 +8,20 @@ from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import Criterion, normalization_of, resolve, score_groups
+from fxprune.errors import PlanMismatch
 from fxprune.inputs.acceptance import check_values
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
 from fxprune.planning.accounting import account_of
-from fxprune.planning.document import document_of
-from fxprune.planning.plan import Plan
+from fxprune.planning.document import document_of, listed
+from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import Policy, Scores, chosen, policy_of
 from fxprune.planning.report import Clock
 from fxprune.proofs.verify import check_rewrite
 from fxprune.rewrite import Rewritten, rewrite
 from fxprune.submodules.target import Target
 
-__all__ = ["decide", "finish"]
+__all__ = ["decide", "finish", "replay"]
 
 
 def decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
@@ -58,6 +59,24 @@ def _within_budgets(rewritten: Rewritten, policy: Policy, analysis: Analysis, sc
         rewritten = rewrite(analysis, chosen(policy, analysis, scores), policy.options.passes)
     rewritten.frozen.update(frozen)
     return rewritten, account_of(rewritten.cut, policy, scores)
+
+
+def replay(model: Any, plan: Plan, clock: Clock) -> tuple[Target, Rewritten]:
+    """Rewrite a model on shapes as a plan says.
+
+    Raises:
+        PlanMismatch: the plan was made for another model, or contradicts itself.
+    """
+    target = Target.of_plan(model, checked_plan(plan))
+    analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
+    clock("analyze")
+    rewritten = rewrite(analysis, plan.cuts(analysis), plan.settings.passes)
+    if listed(rewritten.cut.tensors) != plan.kept:
+        raise PlanMismatch(
+            "the plan contradicts itself: its groups and its kept indices differ (settle it: fxprune.revise(model, plan))"
+        )
+    clock("rewrite")
+    return target, rewritten
 
 
 def finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock: Clock) -> fx.GraphModule | nn.Module:

@@ -14,12 +14,14 @@ __all__ = [
     "BUDGETS",
     "AttentionPolicy",
     "Criterion",
+    "Form",
     "Normalization",
     "PruneOptions",
     "Ratio",
     "Scope",
     "check_attention",
     "check_flag",
+    "check_form",
     "check_names",
     "check_seed",
     "one_of",
@@ -29,6 +31,7 @@ __all__ = [
 
 Ratio = float | Mapping[str, float]
 Scope = Literal["global", "layer", "threshold"]  # the policies of the package; any registered name will do
+Form = Literal["graph", "module"]
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]
@@ -131,6 +134,15 @@ class PruneOptions:
             raise InputError("the options name no ratio and no budget")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in document.items() if name in known})
+
+
+def check_form(form: Any) -> Form:
+    """
+    Raises:
+        InputError: there is no such form of a result.
+    """
+    found: Form = one_of("form", form, get_args(Form))  # type: ignore[assignment]
+    return found
 
 
 def check_attention(policy: Any) -> AttentionPolicy:

@@ -26,6 +26,7 @@ FLOORS = (
     ("rewrite",),
     ("criteria", "codegen", "submodules", "proofs", "recovery"),
     ("costing", "deciding", "revising"),
+    ("shrinking",),
     ("api", "iterating", "studies"),
     ("fxprune",),  # the package itself, by its public names
     ("cli",),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fxprune.planning.fidelity import Fidelity
 
 if TYPE_CHECKING:
+    from fxprune.planning.own_class import OwnClass
     from fxprune.planning.plan import Plan
     from fxprune.planning.repaired import Repaired
     from fxprune.planning.stepped import Step
@@ -89,6 +90,7 @@ class Report:
         notes: what to know, in sentences: a batch that is fixed, and why; what bound where nothing was removed.
         exact_norms: nodes of norms that count the channels that went as zeros (``exact_norms=True``) -> the layers.
         repair: what `fxprune.repair` did, if it was called.
+        own_class: what a model in its own classes is made of, if it is one (`fxprune.shrink`).
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
         step: which step of `fxprune.iterate` this is, if it is one.
     """
@@ -105,6 +107,7 @@ class Report:
     finetuning: dict[str, Any] | None = None
     validation: Validation | None = None
     step: Step | None = None
+    own_class: OwnClass | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -152,6 +155,7 @@ class Report:
             "exact_norms": sorted(set(self.exact_norms.values())),
             "account": None if self.plan.account is None else self.plan.account.to_dict(),
             "repair": None if self.repair is None else self.repair.to_dict(),
+            "own_class": None if self.own_class is None else self.own_class.to_dict(),
             "finetuning": self.finetuning,
             "validation": None if self.validation is None else self.validation.to_dict(),
             "step": None if self.step is None else self.step.to_dict(),
@@ -168,6 +172,7 @@ class Report:
             + (f", {len(self.exact_norms)} norms kept exact" if self.exact_norms else "")
             + ("" if self.plan.account is None else f"\n{self.plan.account}")
             + ("" if self.repair is None else f"\n{self.repair}")
+            + ("" if self.own_class is None else f"\n{self.own_class}")
             + "".join(f"\nNote: {note}" for note in self.notes)
         )
 

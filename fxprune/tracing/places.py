@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 
-__all__ = ["is_models_code", "line_of_error", "line_running", "place_in"]
+__all__ = ["Place", "is_models_code", "line_of_error", "line_running", "place_in", "place_running"]
+
+# Code of the model, and the instruction of it that runs: `CodeType.co_positions` says which expression that is.
+Place = tuple[CodeType, int]
 
 _OTHERS = (f"{Path(__file__).parents[1]}{os.sep}", f"{torch.__path__[0]}{os.sep}")
 _STANDARD = f"{Path(os.__file__).parent}{os.sep}"  # Python's own library
@@ -18,13 +21,18 @@ _SHOWN: dict[str, str] = {}  # file -> how it is shown, "" if it is none of the 
 
 def line_running() -> str:
     """``folder/file.py:12`` of the model's code that runs now; empty where there is none."""
+    return place_running()[0]
+
+
+def place_running() -> tuple[str, Place | None]:
+    """The same, and the expression there."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = _shown(frame.f_code.co_filename)
         if name and not name.startswith("<"):
-            return f"{name}:{frame.f_lineno}"
+            return f"{name}:{frame.f_lineno}", (frame.f_code, frame.f_lasti)
         frame = frame.f_back
-    return ""
+    return "", None
 
 
 def line_of_error(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from fxprune.tracing.labelling.interpret import Runner, name_literal_axes
 from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.modules.attention import lowered_function
 from fxprune.tracing.modules.module_calls import ModuleCalls
-from fxprune.tracing.places import line_running
+from fxprune.tracing.places import line_running, place_running
 from fxprune.tracing.skeleton import Skeleton, new_mode
 from fxprune.tracing.swallowed import swallowed
 from fxprune.tracing.undecided import Questions
@@ -107,7 +107,7 @@ class Recorder(Answers):
     def _node(self, kind: str, target: Any, args: Any, kwargs: Any = None, name: Any = None) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name)
         node.meta["scope"] = self.names.module_names.get(id(self.calls.scopes[-1]), "")
-        node.meta["source"] = line_running()
+        node.meta["source"], node.meta["place"] = place_running()
         self.contexts.mark(node)
         return node
 

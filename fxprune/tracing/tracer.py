@@ -32,6 +32,7 @@ from fxprune.tracing.labelling.interpret import keeps, label_outputs, labels_of,
 from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.modules.hooks import check_hooks
 from fxprune.tracing.modules.kept_modes import following
+from fxprune.tracing.modules.part_calls import PartCall
 from fxprune.tracing.modules.refused_parts import refuse_parts
 from fxprune.tracing.modules.registered import Registered
 from fxprune.tracing.patching import patched
@@ -69,6 +70,7 @@ class Traced:
         notes: what a user should know of the recording, in sentences.
         refused: a mode that could not be recorded -> why; the graph runs in the other alone.
         device: the kind of device that the model is on.
+        calls: of the modules that are no leaves, in evaluation if that is recorded, in the order in which they end.
     """
 
     graph: fx.Graph
@@ -84,6 +86,7 @@ class Traced:
     notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    calls: list[PartCall] = field(default_factory=list)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -184,6 +187,7 @@ class _Run:
     training: bool = False
     branched: frozenset[str] = frozenset()
     refused: dict[str, str] = field(default_factory=dict)
+    calls: list[PartCall] = field(default_factory=list)
 
 
 def _recorded(skeleton: Skeleton, training: bool) -> _Run:
@@ -261,7 +265,8 @@ def _first_call(recorder: Recorder, training: bool) -> _Run:
     label_outputs(mode, value)
     recorder.graph.eliminate_dead_code(is_impure_node=keeps)
     branched = following(recorder.branched, skeleton.module)
-    return _Run(recorder.graph, mode, recorder.values, recorder.constants, recorder.lowered, training, branched)
+    constants, calls = recorder.constants, recorder.calls.parts.calls
+    return _Run(recorder.graph, mode, recorder.values, constants, recorder.lowered, training, branched, calls=calls)
 
 
 def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
@@ -270,11 +275,13 @@ def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
     branched = evaluation.branched | training.branched
     constants = align_constants(training.graph, training.constants, evaluation.constants, skeleton.names.all_tensors)
     constants |= evaluation.constants
-    graph, mode = merge_modes(evaluation.graph, training.graph, branched), new_mode(skeleton)
+    made: dict[fx.Node, fx.Node] = {}
+    graph, mode = merge_modes(evaluation.graph, training.graph, branched, made), new_mode(skeleton)
     lowered = evaluation.lowered | training.lowered
     values = run_graph(graph, skeleton, mode, constants, lowered)
     graph.eliminate_dead_code(is_impure_node=keeps)
-    return _Run(graph, mode, values, constants, lowered, branched=branched)
+    calls = [call.moved(made) for call in evaluation.calls]
+    return _Run(graph, mode, values, constants, lowered, branched=branched, calls=calls)
 
 
 def _traced(skeleton: Skeleton, run: _Run, example: tuple[tuple[Any, ...], dict[str, Any]]) -> Traced:
@@ -283,8 +290,7 @@ def _traced(skeleton: Skeleton, run: _Run, example: tuple[tuple[Any, ...], dict[
     axes = {node: labels_of(run.mode, value) for node, value in values.items()}
     used = {str(n.target) for n in run.graph.nodes if n.op == "get_attr"}
     constants = {name: value for name, value in run.constants.items() if name in used}
-    inputs = (skeleton.args, skeleton.named)
-    lowered, names = run.lowered, skeleton.names
-    return Traced(
-        run.graph, skeleton.module, run.mode, values, axes, constants, lowered, inputs, example, names, device=skeleton.device
-    )
+    inputs, lowered = (skeleton.args, skeleton.named), run.lowered
+    traced = Traced(run.graph, skeleton.module, run.mode, values, axes, constants, lowered, inputs, example, skeleton.names)
+    traced.device, traced.calls = skeleton.device, [call.within(values.keys()) for call in run.calls]
+    return traced

@@ -25,7 +25,12 @@ def select_mode(training: bool, when_training: Any, otherwise: Any) -> Any:
     return when_training if training else otherwise
 
 
-def merge_modes(evaluation: fx.Graph, training: fx.Graph, flags: Iterable[str] = ("training",)) -> fx.Graph:
+def merge_modes(
+    evaluation: fx.Graph,
+    training: fx.Graph,
+    flags: Iterable[str] = ("training",),
+    made: dict[fx.Node, fx.Node] | None = None,
+) -> fx.Graph:
     """One graph for both modes: nodes of both in their order, `select_mode` where an argument or the output differs.
 
     Nodes are aligned by operation and place in the model.
@@ -33,6 +38,7 @@ def merge_modes(evaluation: fx.Graph, training: fx.Graph, flags: Iterable[str] =
     Args:
         flags: names of the ``training`` flags that decided what was recorded. What differs inside a module that has one goes
             by that; where it is not clear whose flag decided, the graph asserts that all are equal.
+        made: gets, for each node of either graph, the one that stands for it.
     """
     left, right = list(evaluation.nodes), list(training.nodes)
     matcher = difflib.SequenceMatcher(None, [_key(n) for n in left], [_key(n) for n in right], autojunk=False)
@@ -47,6 +53,8 @@ def merge_modes(evaluation: fx.Graph, training: fx.Graph, flags: Iterable[str] =
             for node in right[j0:j1]:
                 merger.copy(node, "training")
     merger.finish()
+    if made is not None:
+        made.update(merger.made)
     return merger.graph
 
 

@@ -59,6 +59,7 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     table[last] = graph.output(output)
     table[last].meta = dict(last.meta)
     for new, old in ((new, old) for old, new in table.items()):
+        new.meta.pop("place", None)  # which neither a copy nor a file could hold
         if isinstance(traced.values.get(old), (tuple, list)):
             new.meta["val"] = traced.values[old]  # tells code generation how many there are to unpack
     guard_modes(graph)

@@ -11,6 +11,7 @@ from fxprune.errors import TraceError
 from fxprune.tracing.modules.batch_norms import counted_apart, normalises_as_its_base, plain_base
 from fxprune.tracing.modules.hooks import Shown, hooked, run_hooked
 from fxprune.tracing.modules.lowering import is_leaf, lowered_forward, plain_leaf
+from fxprune.tracing.modules.part_calls import PartCalls
 from fxprune.tracing.patching import call_module, module_attribute
 from fxprune.tracing.places import line_running
 from fxprune.tracing.values.proxy import value_of
@@ -26,12 +27,14 @@ class ModuleCalls:
 
     Attributes:
         scopes: the modules whose code runs, the innermost last.
+        parts: what goes into and comes out of them.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self.names = recorder, recorder.names
         self.scopes: list[nn.Module] = [recorder.root]
         self.shown = Shown()
+        self.parts = PartCalls()
         self.lowering: set[int] = set()  # batch norms whose code runs, which one node stands for
         self._norms: dict[Any, bool] = {}
 
@@ -58,9 +61,13 @@ class ModuleCalls:
         self.scopes.append(module)
         try:
             if own and isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
-                return self._batch_norm_forward(module, args, kwargs)
+                result = self._batch_norm_forward(module, args, kwargs)
+                self.parts.note(name, args, kwargs, result)
+                return result
             lowered = None if "forward" in module.__dict__ else lowered_forward(module)
-            return module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
+            result = module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
+            self.parts.note(name, args, kwargs, result)
+            return result
         finally:
             self.scopes.pop()
 

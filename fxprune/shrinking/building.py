@@ -1,0 +1,120 @@
+"""From a rewrite and its slim graph to the model in its own class, with its certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import NotEquivalent, PruneError
+from fxprune.inputs.examples import random_like
+from fxprune.planning.own_class import OwnClass
+from fxprune.proofs.randomize import randomize
+from fxprune.rewrite import Rewritten
+from fxprune.shrinking.copying import own_copy_of, with_tensors_of
+from fxprune.shrinking.expected import Expected
+from fxprune.shrinking.fitting import Fit, fit
+from fxprune.shrinking.generated import generated_for
+from fxprune.shrinking.proof import compare
+from fxprune.shrinking.scales import Scaling, fold, scalings
+from fxprune.state import deep_copy, place_of, set_modes
+from fxprune.tracing.untouched import twin_of, untouched
+
+__all__ = ["Built", "build_own"]
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model in its own class, and what was done to it."""
+
+    model: nn.Module
+    did: OwnClass
+
+
+def build_own(model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, *, verify: bool = True) -> Built:
+    """A copy of `model` that computes what `slim` does, over copies of its tensors.
+
+    Raises:
+        NotEquivalent: no way was found for it to do so.
+    """
+    with untouched(model, slim, watch=False):
+        return _Builder(model, rewritten, slim).build(verify)
+
+
+class _Builder:
+    """The steps, on the user's weights and on random ones."""
+
+    def __init__(self, model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule) -> None:
+        self.model, self.rewritten, self.slim = model, rewritten, slim
+        self.traced = rewritten.cut.analysis.traced
+        self.copy = own_copy_of(model, rewritten, slim)
+        self.random = twin_of(slim, clone=True)
+        randomize(self.random, 0).eval()
+        self.twin = deep_copy(self.copy)
+        with_tensors_of(self.twin, self.random)
+        device, dtype = place_of(self.random)
+        self.inputs = random_like(self.traced.example, device, dtype)
+        self.did = OwnClass()
+
+    def build(self, verify: bool) -> Built:
+        found: Mapping[fx.Node, Scaling] = scalings(self.rewritten, self.random, self.inputs)
+        for module in (self.copy, self.twin):
+            fold(module, found)
+        expected = Expected.of(self.rewritten, self.random, self.inputs)
+        fitted = fit(self.twin, self.rewritten, expected, self.inputs, found)
+        self._adopt(fitted)
+        for one in found.values():
+            self.did.folded.setdefault(one.scope, []).extend(one.masks)
+        wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
+        wrong = wrong or (self._prove(_factors(found)) if verify else "")
+        if wrong:
+            self._generate(wrong)
+            left = self._prove({}) if verify else ""
+            if left:
+                raise NotEquivalent(
+                    f"{type(self.model).__name__} in its own class does not compute what the slim graph does: {left}"
+                )
+        modes = {name: part.training for name, part in self.model.named_modules()}
+        set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
+        return Built(self.copy, self.did)
+
+    def _adopt(self, fitted: Fit) -> None:
+        """What was found on random weights, for the user's."""
+        for name, chosen in fitted.settings.items():
+            part = self.copy.get_submodule(name)
+            for one in chosen:
+                one.slot.put(part, one.new)
+                self.did.settings.setdefault(name, {})[str(one.slot)] = (one.old, one.new)
+        for name, (sizing, left_out) in fitted.sized.items():
+            part = self.copy.get_submodule(name)
+            part.__dict__.update(sizing.methods(part, left_out))
+            self.did.sized[name] = sizing.shown(left_out)
+
+    def _generate(self, why: str) -> None:
+        """The slim graph as the forward of the whole model."""
+        for module, slim in ((self.copy, self.slim), (self.twin, self.random)):
+            with_tensors_of(module, slim)  # without the factors that the model's own code needs
+            module.__dict__["forward"] = generated_for(module, slim)
+        self.did.folded.clear()
+        self.did.generated[""] = why
+
+    def _prove(self, folded: Mapping[str, Tensor]) -> str:
+        """What is wrong on random weights, and on the user's; empty if nothing is."""
+        try:
+            errors, tolerance = compare(self.twin, self.random, self.traced, folded)
+        except PruneError as error:
+            return str(error)
+        self.did.errors, self.did.tolerance = dict(errors), tolerance
+        worst = max(errors, key=lambda n: errors[n])
+        return "" if errors[worst] <= tolerance else f"they differ by {errors[worst]:.1e} ({worst})"
+
+
+def _factors(found: Mapping[fx.Node, Scaling]) -> dict[str, Tensor]:
+    """Tensor -> by what its entries are multiplied."""
+    factors: dict[str, Tensor] = {}
+    for one in found.values():
+        for name, mask in one.masks.items():
+            factors[name] = torch.where(mask, one.factor, factors.get(name, torch.ones(())))
+    return factors

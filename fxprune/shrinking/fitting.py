@@ -1,0 +1,262 @@
+"""Set the numbers that the model's own code reads: part by part, tried on values and proved by what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune import nested
+from fxprune.inputs.examples import own_copy
+from fxprune.proofs.errors import relative_error
+from fxprune.rewrite import Rewritten
+from fxprune.shrinking.changes import Change, calls_of, changed, numbers_of, sizes_at, tensors_cut
+from fxprune.shrinking.expected import Expected
+from fxprune.shrinking.sized_code import SizedMethod
+from fxprune.shrinking.sizing import Sizing, sizing_of
+from fxprune.shrinking.slots import Setting, Slot, combinations, settings
+
+__all__ = ["Fit", "fit"]
+
+_NEAR = 1e-4  # relative, of what comes out of a part: the whole is proved apart
+_TOGETHER = 12  # settings whose combinations are tried
+
+
+@dataclass
+class Fit:
+    """What was found.
+
+    Attributes:
+        settings: module -> the numbers that are set.
+        sized: modules whose own code runs with numbers in it: what these are, and which of them are not needed.
+        stuck: modules whose own code cannot follow, whatever its numbers -> what happens.
+    """
+
+    settings: dict[str, list[Setting]] = field(default_factory=dict)
+    sized: dict[str, tuple[Sizing, frozenset[int]]] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)
+
+
+def fit(twin: nn.Module, rewritten: Rewritten, expected: Expected, inputs: Any, folded: Collection[fx.Node] = ()) -> Fit:
+    """Run a copy in evaluation, and where a part does not give what the slim graph does there, try other numbers in it.
+
+    Args:
+        twin: a copy over the tensors that `expected` was computed with; its numbers are set.
+        folded: traced nodes whose changes its tensors make up for.
+    """
+    fitter = _Fitter(twin, rewritten, expected, folded)
+    args, named = own_copy(inputs)
+    twin.eval()
+    with torch.no_grad(), fitter.listening():
+        try:
+            twin(*args, **named)
+        except Exception as error:  # of code that runs before or around the model's own
+            fitter.fit.stuck.setdefault("", f"{type(error).__name__}: {error}")
+    for name, made in fitter.instead.items():
+        twin.get_submodule(name).__dict__["forward"] = made
+    return fitter.fit
+
+
+class _Fitter:
+    """Stands around the forward of each part while the copy runs."""
+
+    def __init__(self, twin: nn.Module, rewritten: Rewritten, expected: Expected, folded: Collection[fx.Node]) -> None:
+        self.twin, self.rewritten, self.expected = twin, rewritten, expected
+        self.fit = Fit()
+        self.counts: dict[str, int] = {}
+        calls = [call for call in calls_of(rewritten) if call.old not in folded]
+        self.numbers = numbers_of(changed(calls))
+        self.changes: dict[str, list[Change]] = {}
+        for one in calls:
+            self.changes.setdefault(one.scope, []).append(one)
+        self.cut = tensors_cut(rewritten)
+        self.calls: dict[str, list[Any]] = {}
+        for call in rewritten.cut.analysis.traced.calls:
+            self.calls.setdefault(call.name, []).append(call)
+        self.nodes: dict[str, list[fx.Node]] = {}
+        for node in rewritten.cut.analysis.traced.graph.nodes:
+            self.nodes.setdefault(str(node.meta.get("scope", "")), []).append(node)
+        self.instead: dict[str, Callable[..., Any]] = {}  # forwards in the place of a part's own
+        self.liked: dict[type, list[tuple[Slot, ...]]] = {}
+
+    def listening(self) -> _Listening:
+        """Inside, the parts' forwards are watched."""
+        return _Listening({name: self.twin.get_submodule(name) for name in self.calls}, self._around)
+
+    def _around(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        number = self.counts.get(name, 0)
+        outputs = self.expected.outputs[name]
+        if number >= len(outputs):
+            self.counts[name] = number + 1
+            return self.instead.get(name, forward)(*args, **kwargs)
+        wanted, before = outputs[number], dict(self.counts)
+        given = own_copy((args, kwargs))
+
+        def attempt(first: bool = False) -> tuple[Any, str]:
+            self.counts.clear()
+            self.counts.update(before)
+            own_args, own_kwargs = (args, kwargs) if first else own_copy(given)
+            try:
+                found = self.instead.get(name, forward)(*own_args, **own_kwargs)
+            except Exception as error:
+                return None, f"{type(error).__name__}: {error}"
+            return found, _apart(found, wanted)
+
+        found, wrong = attempt(first=True)
+        if wrong:
+            found, wrong = self._try(name, module, attempt, wrong)
+        if wrong:
+            found, wrong = self._try_code(name, module, attempt, wrong)
+        self.counts[name] = number + 1
+        if not wrong:
+            return found
+        self.fit.stuck.setdefault(name, wrong.splitlines()[0][:200] if wrong else "")
+        if any(v is None for v in _leaves_like(wanted)):
+            raise RuntimeError(f"{name} cannot follow, and what comes out of it is not known")
+        return own_copy(wanted)
+
+    def _try(self, name: str, module: nn.Module, attempt: Callable[[], tuple[Any, str]], wrong: str) -> tuple[Any, str]:
+        """Numbers that may be it, the likeliest first; where none helps, all is as it was."""
+        seen: set[tuple[Setting, ...]] = set()
+        for chosen in self._choices(name, module):
+            if chosen in seen:
+                continue
+            seen.add(chosen)
+            for one in chosen:
+                one.slot.put(module, one.new)
+            found, still = attempt()
+            if not still:
+                self.fit.settings.setdefault(name, []).extend(chosen)
+                slots = tuple(one.slot for one in chosen)
+                if slots not in self.liked.setdefault(type(module), []):
+                    self.liked[type(module)].insert(0, slots)
+                return found, ""
+            for one in chosen:
+                one.slot.put(module, one.old)
+        return None, wrong
+
+    def _try_code(self, name: str, module: nn.Module, attempt: Callable[[], tuple[Any, str]], wrong: str) -> tuple[Any, str]:
+        """The part's own code with numbers in it, as few as will do."""
+        sizing = sizing_of(module, self.changes.get(name, []))
+        if sizing is None:
+            return None, wrong
+        left_out: frozenset[int] = frozenset()
+        best, still = self._with_code(name, module, sizing.methods(module), attempt)
+        if still:
+            self._without_code(name, module)
+            return None, wrong
+        for number in range(len(sizing.expressions)):
+            found, still = self._with_code(name, module, sizing.methods(module, left_out | {number}), attempt)
+            if not still:
+                best, left_out = found, left_out | {number}
+        self._with_code(name, module, sizing.methods(module, left_out), attempt)
+        self.fit.sized[name] = sizing, left_out
+        return best, ""
+
+    def _with_code(self, name: str, module: nn.Module, methods: Mapping[str, Any], attempt: Any) -> tuple[Any, str]:
+        self._without_code(name, module)
+        for method, made in methods.items():
+            if method == "forward":
+                self.instead[name] = made
+            else:
+                module.__dict__[method] = made
+        found: tuple[Any, str] = attempt()
+        return found
+
+    def _without_code(self, name: str, module: nn.Module) -> None:
+        self.instead.pop(name, None)
+        for key in [k for k, v in module.__dict__.items() if isinstance(v, SizedMethod)]:
+            del module.__dict__[key]
+
+    def _choices(self, name: str, module: nn.Module) -> Iterator[tuple[Setting, ...]]:
+        """First what helped another part of its class; then what the rewrite changed in its code; then sizes of its tensors."""
+        near = settings(module, self.numbers.get(name, {}))
+        sizes = self._sizes(name, module)
+        wide = near + [s for s in settings(module, sizes) if s not in near]
+        for slots in self.liked.get(type(module), ()):
+            yield from _with_slots(slots, wide)
+        yield from combinations(near[:_TOGETHER])
+        yield from combinations(wide[:_TOGETHER])
+        below = [s for child, _ in module.named_children() for s in settings(module, sizes | self.numbers.get(name, {}), child)]
+        yield from combinations((wide + below)[:_TOGETHER])
+
+    def _sizes(self, name: str, module: nn.Module) -> dict[int, list[int]]:
+        """Sizes before -> after, of what goes in and out and of the tensors below."""
+        found: dict[int, list[int]] = {}
+
+        def add(old: int, new: int) -> None:
+            if old != new and new not in found.setdefault(old, []):
+                found[old].append(new)
+
+        values = [(call.args, call.kwargs, call.output) for call in self.calls[name]]
+        for value in (*values, self.nodes.get(name, [])):
+            for old, news in sizes_at(self.rewritten, value).items():
+                for new in news:
+                    add(old, new)
+        prefix = f"{name}." if name else ""
+        for tensor, (before, after) in self.cut.items():
+            if tensor.startswith(prefix) and tensor.removeprefix(prefix).count(".") < 2:
+                for old, new in zip(before, after, strict=True):
+                    add(old, new)
+        return {old: news for old, news in found.items() if news}
+
+
+def _with_slots(slots: tuple[Slot, ...], found: list[Setting]) -> Iterator[tuple[Setting, ...]]:
+    import itertools
+
+    options = [[s for s in found if s.slot == slot] for slot in slots]
+    yield from itertools.islice(itertools.product(*options), 16)
+
+
+def _leaves_like(value: Any) -> list[Any]:
+    return list(nested.leaves(value))
+
+
+def _apart(found: Any, wanted: Any) -> str:
+    """How an output differs from the one that is wanted; empty if it does not, as far as that is known."""
+    here, there = list(nested.leaves(found)), list(nested.leaves(wanted))
+    if len(here) != len(there):
+        tensors = nested.tensors(found), nested.tensors(wanted)
+        if len(tensors[0]) != len(tensors[1]):
+            return ""  # another form than what was recorded: the parts around it tell
+        here, there = list(tensors[0]), list(tensors[1])
+    for a, b in zip(here, there, strict=True):
+        if isinstance(b, Tensor):
+            if not isinstance(a, Tensor) or a.shape != b.shape:
+                return f"a result has the shape {tuple(getattr(a, 'shape', ()))} where {tuple(b.shape)} is right"
+            if a.is_floating_point() and not relative_error(a, b) <= _NEAR:
+                return f"a result is off by {relative_error(a, b):.1e}"
+    return ""
+
+
+class _Listening:
+    """Has the forward of some modules go through a function."""
+
+    def __init__(self, modules: dict[str, nn.Module], around: Callable[..., Any]) -> None:
+        self.modules, self.around = modules, around
+        self.before: list[tuple[nn.Module, Any]] = []
+
+    def __enter__(self) -> None:
+        done: set[int] = set()
+        for name, module in self.modules.items():
+            if id(module) in done:
+                continue
+            done.add(id(module))
+            self.before.append((module, module.__dict__.get("forward")))
+            module.__dict__["forward"] = self._through(name, module, module.forward)
+
+    def _through(self, name: str, module: nn.Module, forward: Any) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return self.around(name, module, forward, args, kwargs)
+
+        return called
+
+    def __exit__(self, *error: object) -> None:
+        for module, before in self.before:
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = before

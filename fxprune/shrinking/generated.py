@@ -1,0 +1,69 @@
+"""Generated code in the place of a forward that cannot follow, over the tensors of the user's own modules."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.state import named_parts
+from fxprune.tracing.untouched import twin_of
+
+__all__ = ["GeneratedForward", "generated_for"]
+
+
+class GeneratedForward:
+    """Stands for the forward of a module, in its ``__dict__``; copied and pickled with the module.
+
+    Attributes:
+        part: the module.
+        graph: what runs: its parts have the tensors of the module's parts, in the very tables of these.
+    """
+
+    def __init__(self, part: nn.Module, graph: fx.GraphModule) -> None:
+        self.part, self.graph = part, graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own = self.part
+        for name, part in named_parts(self.graph, once=True):
+            part.__dict__["training"] = own.get_submodule(name).training if name else own.training
+        return self.graph(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self.part).forward.__get__(self.part))
+
+    @property
+    def __name__(self) -> str:
+        return "forward"
+
+    @property
+    def code(self) -> str:
+        """What it runs."""
+        return str(self.graph.code)
+
+
+def generated_for(module: nn.Module, slim: fx.GraphModule) -> GeneratedForward:
+    """The forward of a slim graph for a copy of the model that it was made from.
+
+    Args:
+        module: its tensors are those of `slim` by name; buffers that `slim` has beside go to it.
+    """
+    graph = twin_of(slim)
+    graph.meta = {k: v for k, v in graph.meta.items() if k != "fxprune"}
+    graph.recompile()
+    there = dict(named_parts(module))
+    for name, part in named_parts(graph, once=True):
+        own = there.get(name)
+        if own is None:  # a holder of a flag alone
+            continue
+        for table in ("_parameters", "_buffers"):
+            mine, theirs = part.__dict__[table], own.__dict__[table]
+            for key, tensor in mine.items():
+                if key not in theirs and tensor is not None:  # a constant of the graph
+                    theirs[key] = tensor
+                    if table == "_buffers":
+                        own._non_persistent_buffers_set.add(key)
+            part.__dict__[table] = theirs
+    return GeneratedForward(module, graph)

@@ -1,0 +1,53 @@
+"""What goes into and comes out of the modules of a model whose code is recorded: each call of one, as nodes of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from fxprune import nested
+from fxprune.tracing.values.proxy import is_proxy
+
+__all__ = ["PartCall", "PartCalls"]
+
+
+@dataclass(frozen=True, eq=False)
+class PartCall:
+    """One call of a module that is no leaf of the graph.
+
+    Attributes:
+        name: of the module; empty for the model itself.
+        args, kwargs, output: nested values with nodes where the model has tensors and sizes; None for a node that went.
+    """
+
+    name: str
+    args: Any
+    kwargs: Any
+    output: Any
+
+    def moved(self, made: Mapping[fx.Node, fx.Node]) -> PartCall:
+        """The call in another graph."""
+        parts = nested.map(lambda v: made.get(v) if isinstance(v, fx.Node) else v, (self.args, self.kwargs, self.output))
+        return PartCall(self.name, *parts)
+
+    def within(self, nodes: Collection[fx.Node]) -> PartCall:
+        """The call without nodes that are no longer in the graph."""
+        return self.moved({node: node for node in nodes})
+
+
+class PartCalls:
+    """The calls of one run, in the order in which they end."""
+
+    def __init__(self) -> None:
+        self.calls: list[PartCall] = []
+
+    def note(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep a call, with nodes in the place of proxies."""
+        try:
+            parts = nested.map(lambda v: v.node if is_proxy(v) else v, (args, kwargs, output))
+        except Exception:  # objects of the model's own classes may refuse to be walked over: such a call is not known
+            return
+        self.calls.append(PartCall(name, *parts))
