@@ -30,8 +30,12 @@ def shrink(model: nn.Module, plan: Plan | nn.Module, *, verify: bool = True) -> 
     there, the fewest first; where its code works a size out from others (``C // self.num_heads``), that expression becomes the
     number; what cannot follow even so runs the generated code. `model` is untouched.
 
-    >>> type(shrink(net, fxprune.plan(net, 0.5, x))).__name__, shrink(net, fxprune.plan(net, 0.5, x))[0]
-    ('Sequential', Linear(in_features=8, out_features=8, bias=True))
+    >>> import fxprune
+    >>> shrink(net, fxprune.plan(net, 0.5, x))
+    Sequential(
+      (0): Linear(in_features=8, out_features=8, bias=True)
+      (1): Linear(in_features=8, out_features=2, bias=True)
+    )
 
     Args:
         model: what the plan was made for, or a model like it with other weights.
