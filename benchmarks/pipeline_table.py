@@ -33,7 +33,7 @@ def table(rows: list[Row]) -> Iterator[str]:
     held = [*against_random(rows)]
     if held:
         yield "## `aura_mi` above the mean of `random` by two of its deviations\n"
-        yield from _lines([["network", "preset", "repair", "aura_mi", "random", "holds"], *held])
+        yield from _lines([["network", "preset", "repair", "aura_mi", "random", "dense", "holds"], *held])
 
 
 def _section(network: str, preset: str, dense: list[float], rows: list[Row]) -> Iterator[str]:
@@ -80,15 +80,31 @@ def pairs(rows: list[Row]) -> Iterator[tuple[str, list[float]]]:
 
 
 def against_random(rows: list[Row]) -> Iterator[list[str]]:
-    """A line for each cut that `aura_mi` and several seeds of `random` made, without training."""
+    """A line for each cut that `aura_mi` and several seeds of `random` made, without training, on the same images."""
     plain = [r for r in rows if r["training"] == "none" and r["when"] == "late"]
-    for key in dict.fromkeys((r["network"], r["preset"], r["repair"]) for r in plain):
-        own = [r for r in plain if (r["network"], r["preset"], r["repair"]) == key]
+    for key in dict.fromkeys((r["network"], r["preset"], r["repair"], _seen(r)) for r in plain):
+        own = [r for r in plain if (r["network"], r["preset"], r["repair"], _seen(r)) == key]
         found = [r["accuracy"] for r in own if r["criterion"] == "aura_mi"]
         drawn = [r["accuracy"] for r in own if r["criterion"] == "random"]
         if found and len(drawn) > 1:
-            mean, deviation = _moments(drawn)
-            yield [*key, _spread(found), _spread(drawn), "yes" if found[0] > mean + 2 * deviation else "**no**"]
+            whole = [r["accuracy"] for r in rows if not r["criterion"] and (r["network"], _seen(r)) == (key[0], key[3])]
+            yield [*key[:3], _spread(found), _spread(drawn), _spread(whole[:1]), _verdict(found[0], drawn, whole)]
+
+
+def _seen(row: Row) -> tuple[Any, ...]:
+    """The images or sounds that a row was measured with."""
+    return tuple(row.get(name) for name in ("images", "test", "clips"))
+
+
+def _verdict(found: float, drawn: list[float], dense: list[float]) -> str:
+    """Whether it holds; where it does not, whether it could."""
+    mean, deviation = _moments(drawn)
+    most = mean + 2 * deviation
+    if found > most:
+        return "yes"
+    if deviation == 0 and found == mean:
+        return "**no**: all guess alike"
+    return "**no**, nor could the dense network" if dense and dense[0] <= most else "**no**"
 
 
 def _moments(values: list[float]) -> tuple[float, float]:

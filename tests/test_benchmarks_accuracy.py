@@ -143,5 +143,10 @@ def test_the_table_says_where_torch_pruning_is_ahead() -> None:
     rows = [row("fxprune", "l2", 0.8), row("torch-pruning", "fpgm", 0.7), row("torch-pruning", "random", 0.9)]
     rows += [row("torch-pruning", "random", 0.8, seed=1), row("torch-pruning", "lamp", 0.9, target="0.5")]
     lines = list(behind(rows))
-    assert lines == ["n, -30%, repaired, before any training, 100 test images: random 85.00 ± 7.07 (2) against 80.00"]
+    told = "n, -30%, repaired, before any training, 100 test images: random 85.00 ± 7.07 (2) against {}"
+    assert lines == [told.format("80.00 by l2")]
+    assert [*behind([*rows, row("fxprune", "surgeon", 0.81)])] == [
+        told.format("81.00 by surgeon")
+    ]  # the default, with a repair
+    assert not [*behind([*rows, row("fxprune", "surgeon", 0.86)])]
     assert "| -30% | TP | random | -30.0% | -20.0% | 85.00 ± 7.07 (2) |" in "\n".join(table(rows))

@@ -89,9 +89,15 @@ def test_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_said_of_rows() -> None:
     head = {"network": "n", "preset": "p", "repair": "full", "when": "late", "training": "none"}
     rows = [{**head, "criterion": "random", "seed": i, "accuracy": a} for i, a in enumerate((0.1, 0.2, 0.3))]
-    for accuracy, said in ((0.41, "yes"), (0.39, "**no**")):  # 0.2 + 2 * 0.1
+    nor = "**no**, nor could the dense network"
+    for accuracy, whole, said in ((0.41, 0.5, "yes"), (0.39, 0.5, "**no**"), (0.38, 0.39, nor)):  # 0.2 + 2 * 0.1
         mine = {**head, "criterion": "aura_mi", "seed": 0, "accuracy": accuracy}
-        assert [line[-1] for line in pipeline_table.against_random([*rows, mine])] == [said]
+        dense = {**head, "criterion": "", "training": "", "when": "", "accuracy": whole}
+        other = {**mine, "test": 5, "accuracy": 0.9}  # on other images
+        found = [*pipeline_table.against_random([dense, *rows, other, mine])]
+        assert [line[-2:] for line in found] == [[f"{100 * whole:.2f}", said]]
+    guesses = [{**head, "criterion": name, "seed": i, "accuracy": 0.1} for name in ("random", "aura_mi") for i in (0, 1)]
+    assert [line[-1] for line in pipeline_table.against_random(guesses)] == ["**no**: all guess alike"]
     trained = [
         {"repair": "full", "training": training, "seed": seed, "accuracy": accuracy}
         for training, seed, accuracy in [
