@@ -135,7 +135,8 @@ def _panel(axes: Any, rows: list[Row], dense: list[float]) -> None:
     theirs = [name for tool, name in kinds if tool != "fxprune"]
     for tool, name in kinds:
         own = tool == "fxprune"
-        color = "C3" if own and name == _OURS else "C1" if own else f"C{(0, 2, 4, 5, 6, 7, 8, 9)[theirs.index(name) % 8]}"
+        ours = {"l2": "C3", "surgeon": "k"}.get(name, "C1")
+        color = ours if own else f"C{(0, 2, 4, 5, 6, 7, 8, 9)[theirs.index(name) % 8]}"
         for repair, style in (("none", ":"), ("full", "-")):
             mine = [r for r in rows if (r["tool"], r["criterion"], r["repair"]) == (tool, name, repair)]
             curve = [(100.0, 100 * dense[0])] if dense else []
