@@ -99,6 +99,27 @@ def test_wide_layers_take_taps_and_then_channels_for_independent(monkeypatch: py
         assert found.tolist() == pytest.approx((powers / powers.sum()).tolist(), rel=1e-5)
 
 
+def test_of_uncorrelated_channels_only_the_norms_of_the_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer with 25,088 inputs and 4,096 outputs, as VGG's, would take gigabytes, and a solution of its size a channel."""
+    monkeypatch.setattr("fxprune.criteria.surgeon._WIDEST", 5)
+    solved: list[int] = []
+    solve = torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda *given: solved.append(1) or solve(*given))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 50)).eval()
+    analysis, made = fxprune.analyze(model, torch.zeros(2, 3, 2, 2)), criteria.resolve("surgeon", normalization="none")
+    x = torch.randn(40, 3, 2, 2)
+    criteria.prepare(made, model, analysis, [x])
+    (sums,) = made._sums.values()
+    assert sums["weight"].shape == (6, 4, 1)
+    rows, weight = model[:3](x).detach().double(), model[3].weight.detach().T.double()
+    powers = ((rows - rows.mean(0)).square().sum(0) * weight.square().sum(1)).view(6, 4).sum(1)
+    share = float(made._saves[analysis.free[0].id])
+    found = made(analysis.free[0], named_tensors(model)) * share
+    assert found.tolist() == pytest.approx((powers / powers.sum()).tolist(), rel=1e-5)
+    assert len(solved) == 1  # not once a channel
+
+
 def test_a_copy_costs_nothing_and_its_original_everything_once_it_went() -> None:
     model, images, *_ = convolutions()
     with torch.no_grad():

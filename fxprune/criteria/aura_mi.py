@@ -29,6 +29,8 @@ class AuraMI(AuraCriterion):
     ``(K - 1) / (2 (N - 1) ln 2) * sum_cells Var P / mean P`` for N images of K classes, and it is subtracted
     (``corrected=False`` leaves it). What is left below zero is noise and scores 0, like constant maps.
 
+    Each channel is scored alone: of two that tell the same classes apart both score high, and both stay.
+
     A group that is seen in several blocks averages the ranks that a channel has there, as the values of one block may be many
     times those of another (``reduction="rank"``, a choice made here).
 

@@ -104,12 +104,12 @@ class Surgeon(ActivationCriterion):
             rows = rows[: max(1, self.positions // taps)]  # each of which gives a row a tap
             rows, weight = rows.movedim(4, 0).unsqueeze(5), weight.unsqueeze(2)  # and outputs for each tap
         x = rows.flatten(-3).flatten(0, -2).double()
-        wide = x.shape[1] > _WIDEST
+        wide, weight = x.shape[1] > _WIDEST, weight.flatten(1, 2).flatten(2)
         return {
             "products": x.square().sum(0) if wide else x.T @ x,
             "sums": x.sum(0),
             "rows": torch.tensor(float(len(x)), dtype=torch.float64, device=x.device),
-            "weight": weight.flatten(1, 2).flatten(2),
+            "weight": weight.norm(dim=2, keepdim=True) if wide else weight,  # nothing else of uncorrelated channels counts
             "batches": torch.ones((), dtype=torch.float64),
             "wide": torch.tensor(float(rough), dtype=torch.float64),
         }
@@ -136,7 +136,7 @@ class Reader:
     Attributes:
         inverse: ``H`` as ``[channels, block, channels, block]``; of uncorrelated channels ``[channels, block, block]``.
         added: to the diagonal of ``X^T X``.
-        weight: ``[channels, block, outputs]``.
+        weight: ``[channels, block, outputs]``; of uncorrelated channels its norms over the outputs.
         power: of its outputs, by which losses are divided.
     """
 
@@ -144,6 +144,7 @@ class Reader:
     added: float
     weight: Tensor
     power: float
+    _fixed: Tensor | None = None
 
     @classmethod
     def of(cls, sums: Sums, ridge: float) -> Reader:
@@ -166,7 +167,15 @@ class Reader:
         return cls(inverse.view(channels, block, channels, block), added, weight, power)
 
     def losses(self) -> Tensor:
-        """``[channels]``: of each channel, if it went next."""
+        """``[channels]``: of each channel, if it went next; of uncorrelated channels it stays what it was."""
+        if self._fixed is not None:
+            return self._fixed
+        found = self._losses()
+        if self.inverse.dim() == 3:
+            self._fixed = found
+        return found
+
+    def _losses(self) -> Tensor:
         blocks = self.inverse
         if blocks.dim() == 4:
             each = torch.arange(len(blocks))
