@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from criteria_cost import Row, Task, score
 from criteria_data import Cifar, batches
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import fxprune
@@ -53,4 +52,6 @@ def _compared(what: str, one: dict[str, Tensor], other: dict[str, Tensor]) -> Ro
 def _correlation(one: Tensor, other: Tensor) -> float:
     if not float(one.std()) or not float(other.std()):
         return 0.0
+    from scipy.stats import spearmanr  # takes a second
+
     return float(spearmanr(one, other).statistic)

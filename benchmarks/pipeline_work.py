@@ -14,7 +14,6 @@ from criteria_accuracy import accuracy
 from criteria_data import Batches, Cifar, batches, load_network
 from models import CifarResNet, DCASE21Net, VGGish
 from safetensors.torch import load_model, save_model
-from scipy.stats import spearmanr
 from sounds import clips
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -160,5 +159,7 @@ def agreement(subject: Subject, ratio: Mapping[str, float], criterion: str) -> f
         plan = fxprune.plan(model, ratio, example, criterion=criterion, data=subject.calibration)
         found.append({group.id: group.scores for group in plan.groups if group.removed})
     early, late = found
+    from scipy.stats import spearmanr  # takes a second
+
     values = [float(spearmanr(early[name], late[name]).statistic) for name in early]
     return sum(values) / len(values)

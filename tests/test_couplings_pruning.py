@@ -12,6 +12,7 @@ from support.couplings import each, each_scope, inputs_of, model_of, pruned, som
 from torch import nn
 
 import fxprune
+from fxprune.tracing.untouched import seed_all
 
 
 @some
@@ -94,7 +95,7 @@ def test_slim_trains(net: Network) -> None:
     """A loss over all outputs reaches every parameter that it reached before, and a step changes them."""
     model, slim = (copy.deepcopy(m).float().train() for m in pruned(net.id, "layer"))
     inputs = net.inputs(4)
-    torch.manual_seed(3)
+    seed_all(3)
     sum(t.square().mean() for t in tensors_of(model(*inputs))).backward()
     torch.manual_seed(3)
     optimizer = torch.optim.SGD(slim.parameters(), lr=0.1)

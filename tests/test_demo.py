@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -42,7 +43,10 @@ def test_same_seed_same_bytes(tmp_path):
     assert torch.equal(state, torch.get_rng_state())  # the caller's random numbers are not consumed
 
 
-def test_table(tmp_path, capsys):
+def test_table(tmp_path, capsys, monkeypatch):
+    few = digits()
+    few = dataclasses.replace(few, train_x=few.train_x[:256], train_y=few.train_y[:256])
+    monkeypatch.setattr("fxprune.cli.demo.digits", lambda: few)
     run(tmp_path, epochs=1)
     printed = capsys.readouterr().out
     for word in ("accuracy", "MACs", "parameters", "latency", "dense", "pruned", "repaired", "fine-tuned", "slim.py"):

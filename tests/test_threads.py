@@ -16,7 +16,12 @@ from fxprune.proofs.randomize import randomize
 from tests.kinds import sampled
 
 
-@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in THREADS], 5))
+# Which test_couplings_written.py tries, in one process for all networks.
+SLOW = {"TP#51 NNI#2097 saved model loads without the tool"}
+NAMES = [pytest.param(name, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name in THREADS]
+
+
+@pytest.mark.parametrize("name", sampled(NAMES, 5))
 def test_thread(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     THREADS[name](tmp_path)
