@@ -15,7 +15,6 @@ import fxprune
 from fxprune.proofs.randomize import randomize
 from tests.kinds import sampled
 
-
 # Which test_couplings_written.py tries, in one process for all networks.
 SLOW = {"TP#51 NNI#2097 saved model loads without the tool"}
 NAMES = [pytest.param(name, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name in THREADS]
