@@ -131,6 +131,7 @@ def small_problem(seed: int, scores: str, both: bool = False) -> Problem:
         factors=np.array([[1, 0], [1, 2], [2, 3], [3, 0], [1, 0], [1, 2], [2, 3], [3, 0]]),
         owners=np.array([0, 0, 0, 0, 1, 1, 1, 1]),
         fixed=np.array([5.0, 2.0]),
+        groups=3,
     )
     assert none == len(sizes)
     dense = costs.values(sizes.astype(np.float64))
@@ -143,7 +144,7 @@ def small_problem(seed: int, scores: str, both: bool = False) -> Problem:
 
 def best_of_all(problem: Problem) -> float:
     states = (np.array(s) for s in itertools.product(*(range(top + 1) for top in problem.tops)))
-    return max(problem.saliency(state) for state in states if problem.fits(state))
+    return max(problem.value(state) for state in states if problem.fits(state))
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["one budget", "two budgets"])
@@ -154,7 +155,7 @@ def test_the_best_lies_between_what_is_found_and_the_bound(scores: str, both: bo
         problem = small_problem(seed, scores, both)
         state = improved(problem, filled(problem, lowered(problem, problem.tops, problem.targets)))
         bound, _ = upper_bound(problem, state)
-        best, found = best_of_all(problem), problem.saliency(state)
+        best, found = best_of_all(problem), problem.value(state)
         assert problem.fits(state)
         assert found <= best * (1 + 1e-9) and best <= bound * (1 + 1e-9)
         shares.append(found / best)
@@ -231,10 +232,7 @@ def test_no_less_saliency_than_by_the_plain_ratio(name: str, scope: Any) -> None
                 best = state
                 break
         if best is not None and not analysis.exclusive:
-            assert account.saliency >= problem.saliency(best) / problem.whole - 1e-5
-        kept = sum(np.delete(s, gone.get(i, [])).sum() for i, s in scores.items())
-        if best is not None:
-            assert kept >= sum(np.delete(s, plain.get(i, [])).sum() for i, s in scores.items()) - 1e-9
+            assert account.saliency >= problem.share(problem.value(best)) - 1e-5
 
 
 def test_layers_give_up_the_same_share(model: nn.Module) -> None:

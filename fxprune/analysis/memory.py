@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +21,6 @@ from fxprune.analysis.terms import AxisTable, Terms
 from fxprune.tracing.graphs.modes import in_evaluation, select_mode
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Memory", "Values", "memory_of", "values_of"]
@@ -82,13 +79,8 @@ class Memory(Terms):
 
     def slopes(self, kept: np.ndarray) -> np.ndarray:
         """``[moments, groups]``: by how much each grows with what a group keeps."""
-        return self.slopes_of(self._weights, kept)
-
-    @cached_property
-    def _weights(self) -> csr_array:
-        from scipy.sparse import csr_array
-
-        return csr_array(self.alive)
+        count = len(self.constants)
+        return np.asarray(self.alive @ self.slopes_of(np.arange(count), count, kept))
 
 
 def memory_of(analysis: Analysis) -> Memory:

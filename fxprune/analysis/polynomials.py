@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,6 @@ import numpy as np
 from fxprune.analysis.terms import AxisTable, Terms
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from fxprune.analysis.analysis import Analysis
 
 __all__ = ["Polynomials", "polynomials_of"]
@@ -46,7 +43,7 @@ class Polynomials(Terms):
 
     def slopes(self, kept: np.ndarray) -> np.ndarray:
         """``[costs, groups]``: by how much each cost grows with what a group keeps (its derivative)."""
-        return self.slopes_of(self._weights, kept)
+        return self.slopes_of(self.owners, len(self.fixed), kept)
 
     def only(self, names: Collection[str]) -> Polynomials:
         """Some of the costs."""
@@ -60,13 +57,6 @@ class Polynomials(Terms):
             owners=np.searchsorted(chosen, self.owners[mine]),
             fixed=self.fixed[chosen],
         )
-
-    @cached_property
-    def _weights(self) -> csr_array:
-        from scipy.sparse import csr_array
-
-        count = len(self.owners)
-        return csr_array((np.ones(count), (self.owners, np.arange(count))), shape=(len(self.fixed), count))
 
 
 def polynomials_of(analysis: Analysis) -> Polynomials:

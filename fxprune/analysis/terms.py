@@ -7,15 +7,13 @@ what two groups keep (heads x the size of each). A term is ``constant * width * 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from fxprune.analysis.analysis import Analysis
 
 __all__ = ["AxisTable", "Terms"]
@@ -36,6 +34,7 @@ class Terms:
             for 1.
         constants: float array ``[terms]``.
         factors: int array ``[terms, factors]``: the axes of each term; padded with an axis of 1.
+        groups: how many there are.
     """
 
     exact: bool
@@ -46,38 +45,76 @@ class Terms:
     patterns: np.ndarray
     constants: np.ndarray
     factors: np.ndarray
+    groups: int
 
     def parts(self, kept: np.ndarray) -> np.ndarray:
         """``[terms]``: exact, as whole numbers below 2^53 are in float64."""
         return np.asarray(self.constants * self._widths(np.append(kept, 1.0)[self.patterns].prod(1))[self.factors].prod(1))
 
-    def slopes_of(self, weights: csr_array, kept: np.ndarray) -> np.ndarray:
-        """``[rows, groups]``: the derivatives of weighted sums of terms, whose weights are ``[rows, terms]``."""
-        from scipy.sparse import csr_array
+    def slopes_of(self, owners: np.ndarray, count: int, kept: np.ndarray) -> np.ndarray:
+        """``[owners, groups]``: the derivatives of sums of terms.
 
+        Args:
+            owners: int array ``[terms]``: to which sum each term belongs.
+            count: of sums.
+        """
+        links = self._links
         factors = np.append(kept, 1.0)[self.patterns]
         widths = self._widths(factors.prod(1))[self.factors]
-        by_axis, terms = csr_array((weights.shape[0], len(self.bases))), np.arange(len(self.constants))
-        for column in range(self.factors.shape[1]):
-            others = self.constants * np.delete(widths, column, axis=1).prod(1)
-            shape = (len(terms), len(self.bases))
-            by_axis = by_axis + weights @ csr_array((others, (terms, self.factors[:, column])), shape=shape)
-        by_pattern, patterns = by_axis @ self._matrix, np.arange(len(self.patterns))
-        found = np.zeros((weights.shape[0], len(kept) + 1))
-        for column in range(self.patterns.shape[1]):
-            others = np.delete(factors, column, axis=1).prod(1)
-            shape = (len(patterns), len(kept) + 1)
-            found += (by_pattern @ csr_array((others, (patterns, self.patterns[:, column])), shape=shape)).toarray()
-        return found[:, : len(kept)]
+        by_axis = self.constants[:, None] * _others(widths)
+        by_group = _others(factors)
+        values = by_axis[links.term, links.column] * links.times * by_group[links.pattern, links.depth]
+        found = np.bincount(owners[links.term] * len(kept) + links.group, values, count * len(kept))
+        return np.asarray(found.reshape(count, len(kept)))
 
     @cached_property
-    def _matrix(self) -> csr_array:
-        from scipy.sparse import csr_array
-
-        return csr_array((self.times, (self.axis, self.pattern)), shape=(len(self.bases), len(self.patterns)))
+    def _links(self) -> _Links:
+        """Every way in which a term depends on a group."""
+        order = np.argsort(self.axis, kind="stable")
+        entries = np.bincount(self.axis, minlength=len(self.bases))  # of each axis
+        start = np.cumsum(entries) - entries
+        numbers = np.arange(self.factors.size)
+        repeats = entries[self.factors.ravel()]
+        place = np.repeat(numbers, repeats)  # in `factors`
+        within = np.arange(len(place)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        entry = order[start[self.factors.ravel()[place]] + within]
+        term, column = np.divmod(place, max(self.factors.shape[1], 1))
+        depth = self.patterns.shape[1]
+        every = np.repeat(np.arange(len(entry)), depth)
+        pattern, depths = self.pattern[entry][every], np.tile(np.arange(depth), len(entry))
+        group = self.patterns[pattern, depths]
+        found = _Links(term[every], column[every], self.times[entry][every], pattern, depths, group)
+        return found.at(np.flatnonzero(group < self.groups))
 
     def _widths(self, products: np.ndarray) -> np.ndarray:
         return self.bases + np.bincount(self.axis, self.times * products[self.pattern], len(self.bases))
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Arrays of one length: terms that depend on groups.
+
+    Attributes:
+        term, column: the axis ``factors[term, column]``
+        times, pattern, depth: has so many entries of a product whose factor `depth` is what the group keeps.
+        group: its number.
+    """
+
+    term: np.ndarray
+    column: np.ndarray
+    times: np.ndarray
+    pattern: np.ndarray
+    depth: np.ndarray
+    group: np.ndarray
+
+    def at(self, rows: np.ndarray) -> _Links:
+        return _Links(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+
+def _others(factors: np.ndarray) -> np.ndarray:
+    """Of each factor ``[rows, columns]`` the product of the others in its row."""
+    columns = range(factors.shape[1])
+    return np.stack([np.delete(factors, column, axis=1).prod(1) for column in columns], axis=1) if columns else factors
 
 
 @dataclass(eq=False)
@@ -151,6 +188,7 @@ class AxisTable:
         return {
             "constants": np.array([constant for constant, _ in found], np.float64),
             "factors": np.array([n + [0] * (depth - len(n)) for _, n in found], np.int64).reshape(len(found), depth),
+            "groups": len(self.analysis.free),
             **self._compiled(),
         }
 

@@ -27,6 +27,7 @@ __all__ = [
     "Macs",
     "MaxRatio",
     "Mean",
+    "Memory",
     "Model",
     "Normalization",
     "NormalizationOption",
@@ -81,6 +82,13 @@ Macs = Annotated[
 Params = Annotated[
     float | None,
     typer.Option(help="Budget of parameters: the fraction that is kept, or a count.", show_default=False),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Budget of activations at the fullest moment, for one sample: the fraction that is kept, or bytes, as 2MB.",
+        show_default=False,
+    ),
 ]
 _RANKED = "How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all)."
 Criterion = Annotated[str, typer.Option(help=_RANKED)]

@@ -43,6 +43,7 @@ def prune(
     ratio: given.Ratio = None,
     macs: given.Macs = None,
     params: given.Params = None,
+    memory: given.Memory = None,
     scope: given.Scope = "global",
     normalization: given.NormalizationOption = None,
     criterion: given.CriterionOrDefault = None,
@@ -87,7 +88,7 @@ def prune(
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
     several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or repair_checkpoint)
-    wanted = any(amount is not None for amount in (ratio, macs, params))
+    wanted = any(amount is not None for amount in (ratio, macs, params, memory))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
     _check(plan, wanted, plan_only or submodule or (data and repair is None))
@@ -95,7 +96,8 @@ def prune(
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
-        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, macs, params)
+        budgets = (macs, params, memory)
+        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, *budgets)
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
@@ -140,11 +142,11 @@ def _check(plan: Path | None, wanted: bool, others: Any) -> None:
         others: options that are for a new plan.
     """
     if plan is None and not wanted:
-        raise InputError("give --ratio or a budget (--macs, --params), to make a plan, or --plan FILE, to apply one")
+        raise InputError("give --ratio or a budget (--macs, --params, --memory), to make a plan, or --plan FILE, to apply one")
     if plan is not None and (wanted or others):
         raise InputError(
-            "--plan FILE applies a plan that was made before: leave out --ratio, --macs, --params, --plan-only, --submodule, "
-            "and --data where there is no --repair"
+            "--plan FILE applies a plan that was made before: leave out --ratio, --macs, --params, --memory, --plan-only, "
+            "--submodule, and --data where there is no --repair"
         )
 
 

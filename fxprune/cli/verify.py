@@ -9,15 +9,21 @@ from rich.console import Console
 
 from fxprune.cli import options as given
 from fxprune.cli.input import build, example_inputs
-from fxprune.cli.output import Steps, print_json, show_cost, show_errors
-from fxprune.options import PruneOptions
+from fxprune.cli.output import Steps, print_json, show_account, show_cost, show_errors
+from fxprune.options import PruneOptions, check_attention
 
 __all__ = ["verify"]
 
 
 def verify(
     model: given.Model,
-    ratio: Annotated[float, typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.")] = 0.5,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default="0.5, without a budget"),
+    ] = None,
+    macs: given.Macs = None,
+    params: given.Params = None,
+    memory: given.Memory = None,
     scope: given.Scope = "global",
     criterion: given.Criterion = "l2",
     ignore: given.Ignore = None,
@@ -35,9 +41,11 @@ def verify(
     from fxprune import api
     from fxprune.proofs.randomize import randomize
 
-    chosen = PruneOptions(
-        ratio, criterion, scope, ignore or (), max_ratio, round_to, attention.value, seed, exact_norms=exact_norms
-    )
+    budgets = (macs, params, memory)
+    if ratio is None and not any(amount is not None for amount in budgets):
+        ratio = 0.5
+    rest = (max_ratio, round_to, check_attention(attention.value), seed, None, exact_norms, *budgets)
+    chosen = PruneOptions(ratio, criterion, scope, ignore or (), *rest)
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
@@ -46,10 +54,13 @@ def verify(
         slim = step("pruning", lambda: api.prune(net, verify=False, **options))
         checks = step("verifying", lambda: api.verify(net, slim, None if submodule else inputs, seed=seed))
     if as_json:
-        print_json({"model": slim.meta["fxprune"].model, "ratio": ratio, **checks.to_dict()})
+        account = slim.meta["fxprune"].plan.account
+        asked = {"ratio": ratio} if account is None else {"ratio": None, "account": account.to_dict()}
+        print_json({"model": slim.meta["fxprune"].model, **asked, **checks.to_dict()})
     else:
         console = Console()
         show_cost(console, checks.macs, checks.params, "pruned", checks.latency)
+        show_account(console, slim.meta["fxprune"].plan.account)
         show_errors(console, checks)
     if not checks.passed:
         raise typer.Exit(1)

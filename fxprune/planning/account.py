@@ -42,8 +42,9 @@ class Account:
 
     Attributes:
         budgets: one each.
-        saliency: share of the saliency that is kept: the sum of the scores of the channels that stay, each weighed by what such
-            a channel costs in the whole model, over that of all that may go. Scores below zero are shifted up to it.
+        saliency: share of the saliency that is kept: the geometric mean over groups of the share of its scores' sum that each
+            keeps, each group weighed by its sum and by what a channel of it costs in the whole model (of scores that are losses
+            and can be summed, the share of their sum). Scores below zero are shifted up to it.
         bound: no plan within the budgets keeps a larger share (`fxprune.planning.search.bound`).
         notes: what kept the plan from coming closer, in sentences.
     """

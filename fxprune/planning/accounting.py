@@ -69,10 +69,17 @@ def problem_of(
     costs = Joined([_COSTS[name](analysis) for name in targets])
     limits = np.array([targets[name] * tightened for name in costs.names])
     groups = analysis.free
-    sizes = np.array([g.size for g in groups], np.float64)
-    weights = (costs.slopes(sizes) / np.maximum(costs.values(sizes), 1.0)[:, None]).sum(0)
     ranked = [None if g.id in whole or g.id not in scores else np.asarray(scores[g.id]) for g in groups]
-    return Problem.of((costs, limits), [policy.levels(g) for g in groups], ranked, weights)
+    additive = bool(getattr(policy.options.criterion, "additive", False))
+    return Problem.of((costs, limits), [policy.levels(g) for g in groups], ranked, _macs_of_channels(analysis), additive)
+
+
+def _macs_of_channels(analysis: Analysis) -> np.ndarray:
+    """Float array ``[groups]``: what share of the MACs runs through one channel. A channel of twenty layers does more than one
+    between two of them, whatever the budget is of."""
+    costs, sizes = analysis.polynomials.only(["macs"]), np.array([g.size for g in analysis.free], np.float64)
+    shares: np.ndarray = costs.slopes(sizes)[0] / max(float(costs.values(sizes)[0]), 1.0)
+    return np.maximum(shares, 1e-9)
 
 
 def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
@@ -97,9 +104,9 @@ def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
     kept = [g.size - len(cut.gone.get(g.id, ())) for g in analysis.free]
     state = problem.state_of(kept)
     start = state if problem.fits(state) else filled(problem, lowered(problem, problem.tops, problem.targets))
-    total, saliency = problem.whole or 1.0, problem.saliency(state)
-    bound = max(saliency, upper_bound(problem, start)[0])
-    return Account(budgets, _digits(saliency / total), _digits(bound / total), _distance(problem, state, cut, options))
+    value = problem.value(state)
+    share, most = (_digits(problem.share(each)) for each in (value, max(value, upper_bound(problem, start)[0])))
+    return Account(budgets, share, most, _distance(problem, state, cut, options))
 
 
 def _digits(share: float) -> float:

@@ -44,7 +44,7 @@ class Budgeted(Policy):
         """
         groups, tightened = analysis.free, 1.0
         for _ in range(_TRIES):
-            problem, state = self._started(analysis, scores, tightened)
+            problem, state = self.started(analysis, scores, tightened)
             kept = problem.keeps(self.search(problem, state))
             gone = {g.id: self._lowest(scores[g.id], g.size - int(k)) for g, k in zip(groups, kept, strict=True) if k < g.size}
             if problem.costs.exact:
@@ -60,8 +60,14 @@ class Budgeted(Policy):
     def _lowest(scores: np.ndarray, count: int) -> np.ndarray:
         return np.sort(np.argsort(scores, kind="stable")[:count])
 
-    def _started(self, analysis: Analysis, scores: Scores, tightened: float) -> tuple[Problem, np.ndarray]:
-        """The problem, and the state of the smallest plain ratio that meets the budgets."""
+    def started(
+        self, analysis: Analysis, scores: Scores, tightened: float, plain: type[LayerRatio] | None = None
+    ) -> tuple[Problem, np.ndarray]:
+        """The problem, and the state of the smallest plain ratio that meets the budgets.
+
+        Args:
+            plain: another policy for a ratio than `plain`.
+        """
         groups = analysis.free
         everything = problem_of(analysis, self, scores, (), tightened)
         if everything.fits(everything.tops):
@@ -70,7 +76,7 @@ class Budgeted(Policy):
         low, high, best = 0.0, 1.0, None  # ratios that do not meet the budgets, and that do
         while (high - low) * sum(g.size for g in groups) > _CHANNELS:
             middle = (low + high) / 2
-            kept, whole = self._plainly(analysis, ordered, middle)
+            kept, whole = self._plainly(plain or self.plain, analysis, ordered, middle)
             if (everything.costs.values(np.array(kept, np.float64)) <= everything.targets).all():
                 high, best = middle, (kept, whole)
             else:
@@ -82,10 +88,10 @@ class Budgeted(Policy):
                 return problem, state
         raise unreachable(analysis, self, scores)
 
-    def _plainly(self, analysis: Analysis, scores: Scores, ratio: float) -> tuple[list[int], set[str]]:
+    def _plainly(self, kind: type[LayerRatio], analysis: Analysis, scores: Scores, ratio: float) -> tuple[list[int], set[str]]:
         """What each group keeps by a ratio, and the groups that stay whole because others of a grouped convolution go."""
         by_ratio: dict[str, Any] = {**dict.fromkeys(BUDGETS), "ratio": ratio}
-        plain = self.plain(replace(self.options, **by_ratio))
+        plain = kind(replace(self.options, **by_ratio))
         groups = [g for g in analysis.free if g.id in scores]
         found = plain.numbers(groups, scores, analysis.exclusive)
         kept = [g.size - self.within(g, found.get(g.id, 0)) for g in analysis.free]

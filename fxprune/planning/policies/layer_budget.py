@@ -12,7 +12,7 @@ from fxprune.planning.policies.ratio import LayerRatio
 from fxprune.planning.search.nearness import NEAR, nearer, nearness
 from fxprune.planning.search.problem import Problem
 
-__all__ = ["LayerBudget"]
+__all__ = ["LayerBudget", "evened"]
 
 _DOWN = 2  # steps of a group, where single ones leave a gap below the budgets
 
@@ -25,14 +25,19 @@ class LayerBudget(Budgeted):
     plain: ClassVar[type[LayerRatio]] = LayerRatio
 
     def search(self, problem: Problem, state: np.ndarray) -> np.ndarray:
-        start, state = state, state.copy()
-        sizes = problem.keeps(problem.tops)
-        while True:
-            before = state.copy()
-            for group in np.argsort(problem.keeps(state) / sizes, kind="stable").tolist():
-                if state[group] < problem.tops[group]:
-                    state[group] += 1
-                    if not problem.fits(state):
-                        state[group] -= 1
-            if (state == before).all() or nearness(problem, state) >= NEAR:
-                return nearer(problem, state, _DOWN, problem.saliency(start), problem.scores(start))
+        return evened(problem, state)
+
+
+def evened(problem: Problem, state: np.ndarray) -> np.ndarray:
+    """The state of a ratio, with steps back; see `LayerBudget`."""
+    start, state = state, state.copy()
+    sizes = problem.keeps(problem.tops)
+    while True:
+        before = state.copy()
+        for group in np.argsort(problem.keeps(state) / sizes, kind="stable").tolist():
+            if state[group] < problem.tops[group]:
+                state[group] += 1
+                if not problem.fits(state):
+                    state[group] -= 1
+        if (state == before).all() or nearness(problem, state) >= NEAR:
+            return nearer(problem, state, _DOWN, problem.value(start))

@@ -1,1 +1,1 @@
-"""What each group keeps under budgets: the most saliency within them, and how much more there could be at most."""
+"""What each group keeps under budgets: the most worth within them, and how much there could be at most."""

@@ -1,4 +1,4 @@
-"""How much saliency any plan within the budgets could keep at most.
+"""How much worth any plan within the budgets could keep at most.
 
 MACs, parameters and the memory at one moment are sums of products of widths, so each is convex in the logarithms ``y`` of what
 groups keep, and so is its own logarithm (the posynomials of geometric programming: Boyd et al., "A tutorial on geometric

@@ -11,14 +11,14 @@ __all__ = ["exchanged", "improved"]
 
 _PARTS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # of the budgets
 _TIMES = 3
-_BETTER = 1 + 1e-9
+_LEAST = 1e-9  # of all worth: less is none
 _TRIALS = 100
 _ROWS = 6  # of the costs by which pairs are told apart; those that are taken are within all budgets
 _WORK = 10_000_000  # pairs of groups that are compared in all
 
 
-def improved(problem: Problem, state: np.ndarray, least: float = -np.inf) -> np.ndarray:
-    """A state within the budgets of at least this one's saliency, and of scores that sum up to `least`, if this one's do.
+def improved(problem: Problem, state: np.ndarray) -> np.ndarray:
+    """A state within the budgets of at least this one's worth.
 
     Steps that were taken back early were dear then, and may be cheap now that their neighbours keep less: going below the
     budget and up again, by marginal costs that are right here, finds them.
@@ -26,13 +26,14 @@ def improved(problem: Problem, state: np.ndarray, least: float = -np.inf) -> np.
     for part in _PARTS:
         for _ in range(_TIMES):
             trial = filled(problem, lowered(problem, state, problem.targets * (1 - part)))
-            if not problem.fits(trial) or problem.saliency(trial) <= problem.saliency(state) * _BETTER:
-                break
-            if problem.scores(trial) < least:
+            if not problem.fits(trial) or not _better(problem, trial, state):
                 break
             state = trial
-    last = _shaken(problem, exchanged(problem, state))
-    return last if problem.scores(last) >= least else state
+    return _shaken(problem, exchanged(problem, state))
+
+
+def _better(problem: Problem, trial: np.ndarray, state: np.ndarray) -> bool:
+    return problem.value(trial) > problem.value(state) + _LEAST * problem.whole
 
 
 def _shaken(problem: Problem, state: np.ndarray) -> np.ndarray:
@@ -43,13 +44,13 @@ def _shaken(problem: Problem, state: np.ndarray) -> np.ndarray:
             trial = state.copy()
             trial[group] -= steps
             trial = filled(problem, trial)
-            if problem.saliency(trial) > problem.saliency(state) * _BETTER:
+            if _better(problem, trial, state):
                 state = trial
     return state
 
 
 def exchanged(problem: Problem, state: np.ndarray) -> np.ndarray:
-    """A step up of one group for a step down of another, the best such pair first, while that adds saliency and fits."""
+    """A step up of one group for a step down of another, the best such pair first, while that adds worth and fits."""
     state, bound = state.copy(), np.flatnonzero(np.isfinite(problem.targets))
     groups = len(state)
     for _ in range(min(200, _WORK // max(1, groups * groups))):
@@ -79,7 +80,7 @@ def _first_that_fits(problem: Problem, state: np.ndarray, better: np.ndarray) ->
     count = min(8, len(flat))
     best = np.argpartition(-flat, count - 1)[:count] if len(flat) else np.zeros(0, np.int64)
     for place in best[np.argsort(-flat[best], kind="stable")].tolist():
-        if not flat[place] > 1e-9 * problem.whole:
+        if not flat[place] > _LEAST * problem.whole:
             return None
         up, down = divmod(place, len(state))
         trial = state.copy()

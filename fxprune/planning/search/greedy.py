@@ -1,4 +1,4 @@
-"""Down to the budgets and up to them again: steps by saliency per cost, many at a time while there is far to go.
+"""Down to the budgets and up to them again: steps by worth per cost, many at a time while there is far to go.
 
 What a step costs depends on what the neighbours keep. The marginal costs are those at the present state; they are computed anew
 after every batch of steps, and a batch goes a part of the way only, so that none is ever far off.
@@ -16,7 +16,7 @@ _PART = 0.5  # of the way that is left, in one batch
 
 
 def lowered(problem: Problem, state: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """A state within the targets, from which the steps of the least saliency per cost are taken back; the least if none is.
+    """A state within the targets, from which the steps of the least worth per cost are taken back; the least if none is.
 
     With several budgets a step's cost is the sum of its costs as shares of the targets, each weighed by how far it is from met.
     """
@@ -36,12 +36,12 @@ def lowered(problem: Problem, state: np.ndarray, targets: np.ndarray) -> np.ndar
         order = np.argsort(problem.gain[held] / (problem.wide[held] * price[owner]), kind="stable")
         held, owner = held[order], owner[order]
         freed = np.cumsum(slopes[:, owner] * problem.wide[held], axis=1)
-        count = min(int((row < _PART * far).sum()) for row, far in zip(freed, excess, strict=True))
+        count = int((freed < _PART * excess[:, None]).sum(1).min())
         state -= np.bincount(owner[: max(1, count)], minlength=len(state))
 
 
 def filled(problem: Problem, state: np.ndarray) -> np.ndarray:
-    """A state within the budgets, raised by the steps of the most saliency per cost until no step fits any more.
+    """A state within the budgets, raised by the steps of the most worth per cost until no step fits any more.
 
     With several budgets a step's cost is the sum of its costs as shares of what is left of each.
     """
@@ -63,7 +63,7 @@ def filled(problem: Problem, state: np.ndarray) -> np.ndarray:
         order = np.argsort(-problem.gain[steps] / (wide * price[owner]), kind="stable")
         owner, wide = owner[order], wide[order]
         added = np.cumsum(slopes[:, owner] * wide, axis=1)
-        count = min((int((row <= _PART * left).sum()) for row, left in zip(added, slack, strict=True)), default=len(owner))
+        count = int((added <= _PART * slack[:, None]).sum(1).min(initial=len(owner)))
         while count > 1 and not problem.fits(trial := state + np.bincount(owner[:count], minlength=len(state))):
             count //= 2
         state = trial if count > 1 else _one_more(problem, state, owner, closed)

@@ -25,24 +25,24 @@ def nearness(problem: Problem, state: np.ndarray) -> float:
     return float((problem.values(state) / np.maximum(problem.targets, 1e-9))[bound].max())
 
 
-def nearer(problem: Problem, state: np.ndarray, down: int, saliency: float = 0.0, scores: float = -np.inf) -> np.ndarray:
-    """The state of the most saliency that is found within one per cent of a budget; where none is, the nearest.
+def nearer(problem: Problem, state: np.ndarray, down: int, least: float = -np.inf) -> np.ndarray:
+    """The state of the most worth that is found within one per cent of a budget; where none is, the nearest.
 
-    Small models and coarse multiples have few states, and the one of the most saliency may be far from the budget.
+    Small models and coarse multiples have few states, and the one of the most worth may be far from the budget.
 
     Args:
         down: so many steps are tried in each group.
-        saliency, scores: no state with less of these is taken.
+        least: no state of less worth is taken.
     """
     if nearness(problem, state) >= NEAR or (state == problem.tops).all():
         return state
     best, reached = state, nearness(problem, state)
     for trial in _around(problem, state, down):
-        if not problem.fits(trial) or problem.saliency(trial) < saliency or problem.scores(trial) < scores:
+        if not problem.fits(trial) or problem.value(trial) < least:
             continue
         near = nearness(problem, trial)
         nearer_yet = min(near, NEAR) > min(reached, NEAR)
-        if nearer_yet or (min(near, reached) >= NEAR and problem.saliency(trial) > problem.saliency(best)):
+        if nearer_yet or (min(near, reached) >= NEAR and problem.value(trial) > problem.value(best)):
             best, reached = trial, near
     return best
 

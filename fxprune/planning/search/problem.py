@@ -12,10 +12,12 @@ from fxprune.analysis.costs import Costs
 
 __all__ = ["Problem"]
 
+_LEAST = 1e-6  # share of a group's saliency, where nothing or next to nothing is kept
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Keep the most saliency within the budgets.
+    """Keep the most worth within the budgets.
 
     A *state* is an int array ``[groups]``: of each group the number of the level that it keeps, from 0, the least. A *step*
     leads from a level of one group to the next: levels and steps of all groups lie in one array each, and the step at a level
@@ -25,15 +27,15 @@ class Problem:
         costs: as functions of what groups keep, in rows.
         targets: float array ``[rows]``: what each may be at most; infinite where no budget is given.
         levels: of each group, what it may keep, from the least.
-        worths: of each group, the saliency of its best channels, as many as each level keeps: concave, as the best come first.
-        weights: float array ``[groups]``: what a score counts for in the saliency.
+        worths: of each group, what each level is worth, from 0 for the least: concave, as the best channels come first.
+        scale: of the worths, for `share`: what is lost of a mean over groups of logarithms; None if they are sums themselves.
     """
 
     costs: Costs
     targets: np.ndarray
     levels: Sequence[np.ndarray]
     worths: Sequence[np.ndarray]
-    weights: np.ndarray
+    scale: float | None = None
 
     @classmethod
     def of(
@@ -42,22 +44,37 @@ class Problem:
         levels: Sequence[np.ndarray],
         scores: Sequence[np.ndarray | None],
         weights: np.ndarray,
+        additive: bool = False,
     ) -> Problem:
         """Of the scores of each group; groups without scores stay whole.
 
-        The saliency of a channel is its score, weighed. Scores below zero are no saliency that could be summed: then all are
-        shifted alike, so that the lowest is zero, which leaves their order.
+        What a group keeps is worth ``w log s``, where ``s`` is the share of its saliency, the sum of its scores, that it keeps,
+        and ``w`` its saliency times its weight. With weights that say what a channel of it costs in the whole model, a channel
+        is at first worth its score times its cost, and the more of its group is gone, the more. The sum of scores, weighed or
+        not, would be no measure: costs are products, so that half of one factor saves as much as 30 % of both and takes less
+        of a sum, and a search for the largest sum empties single groups, the residual stream first. The logarithm of a product
+        has no such corners.
+
+        Scores below zero are no saliency that could be summed: then all are shifted alike, so that the lowest is zero, which
+        leaves their order.
 
         Args:
             budgets: costs, and their targets.
+            weights: float array ``[groups]``.
+            additive: scores are losses that can be summed, over groups, too: then their sum is what is worth.
         """
         levels = [each if s is not None else each[-1:] for each, s in zip(levels, scores, strict=True)]
         shift = min([0.0, *(float(s.min()) for s in scores if s is not None)])
-        worths = []
+        worths, scale = [], 0.0
         for mine, given, weight in zip(levels, scores, weights.tolist(), strict=True):
-            best = np.zeros(int(mine[-1])) if given is None else max(weight, 1e-300) * (np.sort(given)[::-1] - shift)
-            worths.append(np.concatenate([[0.0], np.cumsum(best)])[mine])
-        return cls(*budgets, levels, worths, weights)
+            best = np.zeros(int(mine[-1])) if given is None else np.sort(given)[::-1] - shift
+            sums = np.concatenate([[0.0], np.cumsum(best)])[mine]
+            if not additive and sums[-1] > 0:
+                whole, logs = weight * sums[-1], np.log(np.maximum(sums / sums[-1], _LEAST))
+                sums = whole * (logs - logs[0])
+                scale += whole
+            worths.append(sums)
+        return cls(*budgets, levels, worths, None if additive else scale)
 
     # -- levels and steps of all groups, end to end ------------------------------------------------------------------
 
@@ -89,7 +106,7 @@ class Problem:
 
     @cached_property
     def worth(self) -> np.ndarray:
-        """The saliency of each level."""
+        """What each level is worth."""
         return np.concatenate([*self.worths, []])
 
     @cached_property
@@ -99,7 +116,7 @@ class Problem:
 
     @cached_property
     def gain(self) -> np.ndarray:
-        """Saliency that each step adds."""
+        """What each step adds to the worth."""
         return np.where(self.number > 0, np.diff(self.worth, prepend=0.0), 0.0)
 
     @cached_property
@@ -121,17 +138,20 @@ class Problem:
         """Float array ``[rows, groups]``: about what one more channel of a group adds to each row."""
         return self.costs.slopes(self.keeps(state))
 
-    def saliency(self, state: np.ndarray) -> float:
+    def value(self, state: np.ndarray) -> float:
+        """What a state is worth."""
         return float(self.worth[self.start + state].sum())
-
-    def scores(self, state: np.ndarray) -> float:
-        """The scores of the channels that are kept, not weighed."""
-        return float((self.worth[self.start + state] / np.maximum(self.weights, 1e-300)).sum())
 
     @cached_property
     def whole(self) -> float:
-        """The saliency of all channels."""
-        return self.saliency(self.tops)
+        """What all channels are worth."""
+        return self.value(self.tops)
+
+    def share(self, value: float) -> float:
+        """The share of the saliency that a state of this worth keeps: a weighed geometric mean over groups."""
+        if self.scale is None:
+            return value / self.whole if self.whole else 1.0
+        return float(np.exp((value - self.whole) / self.scale)) if self.scale else 1.0
 
     def fits(self, state: np.ndarray) -> bool:
         """Whether a state is within all budgets."""
