@@ -18,6 +18,7 @@ _LAZY = {
     "iterate": "fxprune.iterating.verb",
     "plan": "fxprune.api",
     "prune": "fxprune.api",
+    "sensitivity": "fxprune.studies.trying",
     "study": "fxprune.studies.running",
     "revise": "fxprune.revising",
     "repair": "fxprune.recovery.repair.verb",
@@ -38,6 +39,7 @@ _LAZY = {
     "Member": "fxprune.analysis.groups",
     "Plan": "fxprune.planning.plan",
     "Report": "fxprune.planning.report",
+    "Sensitivity": "fxprune.studies.curves",
     "Study": "fxprune.studies.results",
     "Validation": "fxprune.planning.validation",
 }
@@ -63,6 +65,7 @@ __all__ = [
     "PlanMismatch",
     "PruneError",
     "Report",
+    "Sensitivity",
     "Study",
     "TraceError",
     "Unfaithful",
@@ -81,6 +84,7 @@ __all__ = [
     "revise",
     "rule",
     "save",
+    "sensitivity",
     "shrink",
     "study",
     "trace",
@@ -123,5 +127,7 @@ if TYPE_CHECKING:
     from fxprune.recovery.validation import validate
     from fxprune.revising import revise
     from fxprune.shrinking.verb import shrink
+    from fxprune.studies.curves import Sensitivity
     from fxprune.studies.results import Study
     from fxprune.studies.running import study
+    from fxprune.studies.trying import sensitivity

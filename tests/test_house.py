@@ -49,7 +49,7 @@ LOOSE_FILES = {
     "state",
 }
 # Public: their arguments are what users may say.
-VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate", "iterate"}
+VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate", "iterate", "sensitivity"}
 
 
 def files() -> list[Path]:

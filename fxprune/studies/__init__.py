@@ -12,8 +12,26 @@ apart to rank filters at all (applicability)? Their explanation, that the filter
 from __future__ import annotations
 
 from fxprune.studies.aura_map import AuraMap, aura_map
+from fxprune.studies.curves import Curve, Point, Sensitivity
 from fxprune.studies.distribution import WeightTests, weight_tests
+from fxprune.studies.measures import classifies
 from fxprune.studies.results import Applicability, Overlap, Pair, Study
 from fxprune.studies.running import study
+from fxprune.studies.trying import sensitivity
 
-__all__ = ["Applicability", "AuraMap", "Overlap", "Pair", "Study", "WeightTests", "aura_map", "study", "weight_tests"]
+__all__ = [
+    "Applicability",
+    "AuraMap",
+    "Curve",
+    "Overlap",
+    "Pair",
+    "Point",
+    "Sensitivity",
+    "Study",
+    "WeightTests",
+    "aura_map",
+    "classifies",
+    "sensitivity",
+    "study",
+    "weight_tests",
+]

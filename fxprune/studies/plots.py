@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fxprune.studies.aura_map import AuraMap
+    from fxprune.studies.curves import Sensitivity
 
-__all__ = ["FORMATS", "aura", "figures", "layers", "require", "save", "scores", "similarity"]
+__all__ = ["FORMATS", "aura", "figures", "layers", "require", "save", "scores", "sensitivity", "similarity"]
 
 FORMATS = ("png", "svg")
 _HISTOGRAMS = 20  # layers in the picture of scores, evenly spaced
@@ -167,6 +168,32 @@ def aura(found: AuraMap) -> Figure:
             ax.set_title(f"{_short(found.sites[site])}, {number}: {bits:.2f} bits", fontsize=7)
     lower.suptitle("maps of the first image: highest entropy above, lowest that is not constant below", fontsize=9)
     upper.suptitle(f"{found.model}: spatial aura entropy, {found.images} images, {found.levels} levels")
+    return figure
+
+
+def sensitivity(found: Sensitivity) -> Figure:
+    """What removing shares of each group alone costs: a line a group, early ones dark; and the loss of each, after a repair if
+    there is one."""
+    ratios, count = found.options["ratios"], len(found.curves)
+    figure = _figure(11.0, max(4.0, 0.18 * count + 1.6))
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    matrix = np.full((count, len(ratios)), np.nan)
+    for number, curve in enumerate(found.curves):
+        colour = (0.1 + 0.8 * number / max(count - 1, 1),) * 2 + (0.5,)
+        shares = [0.0, *(p.removed / curve.size for p in curve.points)]
+        values = [found.dense, *(p.value if p.repaired is None else p.repaired for p in curve.points)]
+        left.plot(shares, values, color=colour, marker=".", linewidth=1, label=_short(curve.group))
+        for column, ratio in enumerate(ratios):
+            matrix[number, column] = np.interp(ratio, shares, [found.loss(p) if p else 0.0 for p in (None, *curve.points)])
+    left.axhline(found.dense, color="0.5", linewidth=0.8, linestyle=":")
+    left.set_xlabel("share of the group's channels that go")
+    left.set_ylabel(f"evaluate ({found.options['better']} is better)")
+    top = float(np.nanmax(np.abs(matrix))) or 1.0
+    names = [_short(curve.group) for curve in found.curves]
+    image = _heat(right, matrix, "loss", names, [f"{ratio:.0%}" for ratio in ratios], (0.0, top))
+    _bar(figure, right, image, "loss")
+    repaired = ", after a repair" if found.options["repair"] else ""
+    figure.suptitle(f"{found.model}: how much of each group may go{repaired}")
     return figure
 
 
