@@ -31,7 +31,7 @@ def test_golden_text() -> None:
     source = source_of(symbolic_trace(Residual()))
     start = source.index("class Residual")
     assert (
-        source[start : source.index("def load")].rstrip()
+        source[start : source.index("def slim_")].rstrip()
         == """
 class Residual(nn.Module):
     def __init__(self) -> None:

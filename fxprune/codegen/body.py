@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.fx import Node
 
 from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
-from fxprune.codegen.values import is_augmented, is_select_mode
+from fxprune.codegen.values import is_augmented, is_loop, is_select_mode
 from fxprune.codegen.wrapping import wrap
 from fxprune.tracing.contexts.regions import OUTSIDE, region_of
 from fxprune.tracing.graphs.one_mode import only_mode
@@ -31,10 +32,16 @@ def signature(slim: torch.fx.GraphModule, expressions: Expressions) -> str:
     return ", ".join(arguments)
 
 
-def statements(slim: torch.fx.GraphModule, expressions: Expressions) -> list[str]:
-    """Return the lines of the body, indented."""
-    needed = conditions(slim)
-    body = _Body(expressions)
+def statements(
+    slim: torch.fx.GraphModule, expressions: Expressions, needed: Mapping[Node, tuple[Condition, ...]] | None = None
+) -> list[str]:
+    """Return the lines of the body, indented.
+
+    Args:
+        needed: the conditions under which each node is needed, if they are known; then no empty lines part the parts.
+    """
+    body = _Body(expressions, parted=needed is None)
+    needed = conditions(slim) if needed is None else needed
     for node in expressions.schedule.statements:
         if node.op == "output":
             body.enter(())
@@ -47,8 +54,9 @@ def statements(slim: torch.fx.GraphModule, expressions: Expressions) -> list[str
 
 
 class _Body:
-    def __init__(self, expressions: Expressions) -> None:
+    def __init__(self, expressions: Expressions, parted: bool) -> None:
         self.expressions = expressions
+        self.parted = parted
         self.schedule = expressions.schedule
         self.lines: list[str] = []
         self.open: tuple[Condition | str, ...] = ()
@@ -57,6 +65,8 @@ class _Body:
     def part(self, node: Node) -> None:
         """Leave an empty line where another part of the model begins: its next layer, stage or branch."""
         scope = node.meta.get("scope", self.current)
+        if not self.parted:
+            return
         if node.op == "call_module" or scope != self.current:
             part = self._part(str(node.target) if node.op == "call_module" else f"{scope}.")
             if self.current not in (None, part):
@@ -97,6 +107,8 @@ class _Body:
             self._only_mode(*node.args)
         elif is_augmented(node):
             self._augment(node, name)
+        elif is_loop(node):
+            self._loop(node, name)
         else:
             text, _ = self.expressions.node(node)
             self._line(f"{name} = {text}" if name else text)
@@ -147,6 +159,17 @@ class _Body:
     def _only_mode(self, flag: Any, recorded: Any, sentence: Any) -> None:
         self._line(f"if {'not ' if recorded else ''}{self.expressions.tight(flag, 1)}:")
         self._line(f"raise RuntimeError({self.expressions.value(sentence)})", len(self.open) + 1)
+
+    def _loop(self, node: Node, name: str) -> None:
+        loop: Any = node.target
+        shown = [self.expressions.value(argument) for argument in node.args]
+        if not name or name != shown[loop.place]:
+            name = name or "_"
+            self._line(f"{name} = {shown[loop.place]}")
+            shown[loop.place] = name
+        part = self.schedule.part_name(loop.container)
+        self._line(f"for {part} in {self.expressions.tree.access(loop.container)}:")
+        self._line(f"{name} = {part}({', '.join(shown)})", len(self.open) + 1)
 
     def _flag(self, path: str) -> str:
         return self.expressions.tree.access(path)

@@ -76,6 +76,8 @@ class Expressions:
         if node.op == "get_attr":
             return self._attribute(str(node.target))
         if node.op == "call_module":
+            if not node.target:  # of a class that adds to a layer
+                return f"super().forward({self._arguments(node.args, node.kwargs)})", ATOM
             return f"{self.tree.access(str(node.target))}({self._arguments(node.args, node.kwargs)})", ATOM
         if node.op == "call_method":
             return self._method(node)

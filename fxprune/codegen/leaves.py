@@ -17,7 +17,7 @@ from fxprune.codegen.literals import literal, public_path
 from fxprune.codegen.names import Names
 from fxprune.errors import PruneError
 
-__all__ = ["Leaf", "leaf"]
+__all__ = ["Leaf", "Written", "leaf"]
 
 # Arguments that the module keeps under another name or in another form: (class, argument) -> how to read it.
 READ: dict[tuple[type, str], Callable[[Any], Any]] = {
@@ -86,6 +86,20 @@ class Leaf(NamedTuple):
     twin: nn.Module
 
 
+class Written(nn.Module):
+    """Stands for a module whose constructor call is written already.
+
+    Attributes:
+        call: that.
+    """
+
+    def __init__(self, call: str, module: nn.Module) -> None:
+        super().__init__()
+        self.call, self.training = call, module.training
+        for table in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[table] = getattr(module, table)
+
+
 def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
     """Return the constructor call of `module`.
 
@@ -98,6 +112,8 @@ def leaf(module: nn.Module, path: str, names: Names) -> Leaf:
     Raises:
         PruneError: the class is not torch's, is parametrized or hooked, or a fresh instance would differ.
     """
+    if isinstance(module, Written):
+        return Leaf(module.call, module)
     _refuse_patched(module, path)
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return _sequence(module, path, names)

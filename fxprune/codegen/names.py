@@ -11,6 +11,7 @@ __all__ = ["Names", "is_name"]
 # Name in the generated file -> (module, attribute of it); no attribute: the module itself.
 IMPORTS = {
     "Any": ("typing", "Any"),
+    "OrderedDict": ("collections", "OrderedDict"),
     "F": ("torch.nn.functional", ""),
     "NamedTuple": ("typing", "NamedTuple"),
     "Path": ("pathlib", "Path"),

@@ -14,6 +14,7 @@ from torch.fx import Node
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.values import (
     is_augmented,
+    is_loop,
     is_metadata,
     is_record,
     is_select_mode,
@@ -23,7 +24,7 @@ from fxprune.codegen.values import (
 )
 from fxprune.tracing.contexts.regions import same_region
 
-__all__ = ["Schedule"]
+__all__ = ["POOL", "RESHAPING", "Schedule", "metadata_names"]
 
 POOL = ("x", "y", "z", "u", "v", "w")
 # How far, in nodes, and how large, in nodes, an expression may be that is written at its only use.
@@ -60,6 +61,12 @@ class Schedule:
         self.statements = [node for node in self.nodes if node not in hidden and node.op != "placeholder"]
         self.variables: dict[Node, str] = {}
         self._name_all()
+
+    def part_name(self, container: str) -> str:
+        """Return a variable for each part of a container in turn: ``block`` for ``blocks``."""
+        word = container.rpartition(".")[2]
+        word = word[:-1] if word.endswith("s") and len(word) > 2 else "part"
+        return _free([word if is_name(word) else "part"], set(self.variables.values()), self.names)
 
     def module(self, node: Node) -> torch.nn.Module | None:
         """Return the module that `node` calls, if any."""
@@ -111,6 +118,8 @@ class Schedule:
         if node.op in ("placeholder", "output") or len(users) != 1 or node in self.unpacked:
             return 0
         user = users[0]
+        if is_loop(user):  # which computes its arguments at each step
+            return 0
         uses: list[Node] = []
         torch.fx.node.map_arg((user.args, user.kwargs), uses.append)
         size = 1 + sum(self.inlined.get(argument, 0) for argument in node.all_input_nodes)
@@ -167,16 +176,16 @@ class Schedule:
     def _name(self, node: Node, dying: list[Node], live: Counter[str]) -> str:
         """Return a variable for `node`: an operand that dies here, a hint from its module, or a free one."""
         if is_metadata(node):
-            return _free(_metadata_names(node), live, self.names)
+            return _free(metadata_names(node), live, self.names)
         if self._is_tuple(node):
             return _free([_words(node)], live, self.names)
         ended = [self.variables[d] for d in dying if not is_metadata(d) and not self._is_tuple(d)]
         ended = [name for name in ended if name not in live]
         if node.op == "call_module" and (hint := self._hint(str(node.target))) and hint not in live:
             return hint
-        if is_augmented(node):  # `x += y` keeps the name of x; a copy of it must not hide y
+        if is_augmented(node) or is_loop(node):  # `x += y` keeps the name of x; a copy of it must not hide y
             taken = {*live, *(self.variables[d] for d in dying)}
-            changed = node.args[0]
+            changed = node.args[node.target.place if is_loop(node) else 0]  # type: ignore[union-attr]
             kept = isinstance(changed, Node) and changed in dying
             return self.variables[changed] if kept else _free([*POOL], taken, self.names)  # type: ignore[index]
         tensors = [operand for operand in set(self.operands(node)) if not is_metadata(operand)]
@@ -207,7 +216,7 @@ def _words(node: Node) -> str:
     return {"chunk": "chunks", "split": "parts", "unbind": "parts"}.get(name, "outputs")
 
 
-def _metadata_names(node: Node) -> list[str]:
+def metadata_names(node: Node) -> list[str]:
     entry = (node.op == "call_method" and node.target == "size") or node.target is operator.getitem
     if entry and node.args[1:] == (0,):
         return ["batch"]

@@ -16,9 +16,12 @@ import torch
 from torch import nn
 
 from fxprune.codegen import reader
+from fxprune.codegen.assembly import mark_of
 from fxprune.codegen.reader import waiting_name
 from fxprune.codegen.replacing import move
-from fxprune.codegen.source import class_name, mark_of, source_of
+from fxprune.codegen.source import source_of
+from fxprune.codegen.structured.file import structured_source
+from fxprune.codegen.structured.same import difference
 from fxprune.codegen.writers import Writer
 from fxprune.errors import PruneError
 from fxprune.passes.do_conv import check_folded
@@ -80,8 +83,25 @@ def generated(slim: torch.fx.GraphModule, stem: str = "slim") -> tuple[str, dict
             has no values.
     """
     check_folded(slim, "the generated file would need fxprune for it")
-    source = source_of(slim, stem)
+    note = ""
+    try:
+        source = structured_source(slim, stem)
+        if source is not None:
+            model = _skeleton(slim, source)
+            tensors = _tensors(slim, model)
+            note = difference(slim, model)
+            if not note:
+                return source, tensors
+    except Exception as error:  # of whatever kind: the flat form is written, and says what it can about the model
+        note = f"{type(error).__name__}: {error}"
+    source = source_of(slim, stem, _why(note))
     return source, _tensors(slim, _skeleton(slim, source))
+
+
+def _why(note: str) -> str:
+    """What the header of the flat form says of the other one."""
+    text = " ".join(note.split()).replace("\\", "/").replace('"', "'")
+    return f"Written as one forward, as its classes would not do the same: {text:.300}" if text else ""
 
 
 def execute(source: bytes, filename: str) -> types.ModuleType:
@@ -105,7 +125,7 @@ def _skeleton(slim: torch.fx.GraphModule, source: str) -> nn.Module:
     del sys.modules[module.__name__]
     model: nn.Module
     with torch.device("meta"):
-        model = vars(module)[class_name(slim)]()
+        model = vars(module)["load"].__annotations__["return"]()
     for (name, *found), (expected_name, *expected) in itertools.zip_longest(
         _described(model), _described(slim), fillvalue=("nothing",)
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from fxprune.codegen.leaves import leaf
 from fxprune.codegen.literals import keywords, literal, quoted
 from fxprune.codegen.names import Names, is_name
+from fxprune.codegen.values import called_by
 from fxprune.codegen.wrapping import wrap
 
 __all__ = ["Tree"]
@@ -22,20 +24,23 @@ class Tree:
     ``nn.ModuleList``, ``nn.ModuleDict``, ``nn.ParameterList`` or the file's own ``Block``, so that every
     state_dict key is the original's.
 
+    Args:
+        twin: a module with what the base class of the model's class gives it.
+
     Attributes:
         helpers: names of the helper definitions that the tree uses: ``"Block"``, ``"attach"``.
         read: every dotted attribute that the graph reads.
     """
 
-    def __init__(self, slim: torch.fx.GraphModule, names: Names) -> None:
+    def __init__(self, slim: torch.fx.GraphModule, names: Names, twin: nn.Module | None = None) -> None:
         self.slim = slim
         self.names = names
         self.helpers: set[str] = set()
-        self.called = {str(node.target) for node in slim.graph.nodes if node.op == "call_module"}
+        self.called = {path for node in slim.graph.nodes for path in called_by(node)}
         self.read = {str(node.target) for node in slim.graph.nodes if node.op == "get_attr"}
         self.modal = self._modal()
         self.kinds: dict[str, str] = {}
-        self.parts = self._parts("", slim, None)
+        self.parts = self._parts("", slim, twin)
 
     @property
     def base(self) -> str:
@@ -46,11 +51,17 @@ class Tree:
         """Return the body of ``__init__``."""
         children = [self.parts[name] for name in self.slim._modules] if self.base == "nn.ModuleList" else []
         lines = wrap(f"super().__init__({_many(children) if children else ''})", 8)
-        for name, text in self.parts.items():
-            if name not in self.slim._modules or not children:
-                target = f"self.{name} = {text}" if is_name(name) else f"setattr(self, {quoted(name)}, {text})"
-                lines += wrap(target, 8)
+        for target in self.assignments(self.slim._modules if children else ()):
+            lines += wrap(target, 8)
         return [*lines, *self._tie_lines(), *self._frozen_lines("", self.slim)]
+
+    def assignments(self, without: Container[str] = ()) -> list[str]:
+        """Return the statements of ``__init__`` that make the parts, each on one line."""
+        return [
+            f"self.{name} = {text}" if is_name(name) else f"setattr(self, {quoted(name)}, {text})"
+            for name, text in self.parts.items()
+            if name not in without
+        ]
 
     def access(self, path: str, root: str = "self") -> str:
         """Return the expression for the module, parameter or buffer at a dotted `path`."""

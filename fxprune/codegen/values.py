@@ -15,8 +15,10 @@ from fxprune.tracing.graphs.one_mode import only_mode
 from fxprune.tracing.values.objects import Make
 
 __all__ = [
+    "called_by",
     "is_augmented",
     "is_inplace",
+    "is_loop",
     "is_metadata",
     "is_record",
     "is_select_mode",
@@ -48,6 +50,18 @@ INPLACE_OPERATORS = frozenset(
 )
 # torch.nn modules and methods that return a pair whatever they are given.
 PAIRS = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)
+
+
+def called_by(node: Node) -> tuple[str, ...]:
+    """The modules that a node calls: one, or those of a loop."""
+    if node.op == "call_module":
+        return (str(node.target),)
+    return node.target.targets if is_loop(node) else ()  # type: ignore[union-attr]
+
+
+def is_loop(node: Node) -> bool:
+    """Return True for a node that calls all parts of a container in turn."""
+    return node.op == "call_function" and hasattr(node.target, "targets")
 
 
 def is_select_mode(node: Node) -> bool:

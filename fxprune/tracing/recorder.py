@@ -108,6 +108,7 @@ class Recorder(Answers):
         node = self.graph.create_node(kind, target, args, kwargs, name)
         node.meta["scope"] = self.names.module_names.get(id(self.calls.scopes[-1]), "")
         node.meta["source"], node.meta["place"] = place_running()
+        node.meta["calls"] = self.calls.running
         self.contexts.mark(node)
         return node
 

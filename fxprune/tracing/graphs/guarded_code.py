@@ -53,7 +53,8 @@ def guard_modes(graph: fx.Graph) -> None:
 
 def _guarded(body: list[str], nodes: Iterable[fx.Node]) -> list[str]:
     tests = {n.name: _TESTS[n.meta["mode"]] for n in nodes if "mode" in n.meta}
-    flags = {str(n.target): n.name for n in nodes if n.op == "get_attr"}
+    nodes = list(nodes)
+    flags = {str(n.target): n.name for n in reversed(nodes) if n.op == "get_attr"}  # by the first node, which comes before all
     owners = {n.name: flags.get(n.meta.get("flag", "training")) for n in nodes if "mode" in n.meta}
     tests = {name: test for name, test in tests.items() if owners[name] is not None}  # else nothing depends on the mode
     kept, items = set(owners.values()), []

@@ -25,7 +25,9 @@ __all__ = ["Recorded", "build"]
 class Recorded(fx.GraphModule):
     """A GraphModule that is pickled as what it is, and made anew from that.
 
-    ``meta["modes"]`` says which parts train() and eval() of the original leave in another mode than they are asked for.
+    ``meta["modes"]`` says which parts train() and eval() of the original leave in another mode than they are asked for,
+    ``meta["classes"]`` what the classes of its modules are called, by name, and ``meta["example"]`` holds the inputs that it
+    was recorded with, on the meta device: arguments by position and by name.
     """
 
     def train(self, mode: bool = True) -> Any:
@@ -76,6 +78,8 @@ def build(traced: Traced, source: nn.Module, constants: Mapping[str, Tensor]) ->
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set = root._non_persistent_buffers_set
     module.training = source.training
+    module.meta["classes"] = {name: type(part).__name__ for name, part in named_parts(source)}
+    module.meta["example"] = traced.example
     if modes := kept_modes(traced.skeleton):
         there = dict(named_parts(module))
         module.meta["modes"] = {mode: {n: f for n, f in kept.items() if n in there} for mode, kept in modes.items()}

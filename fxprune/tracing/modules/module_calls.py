@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -28,11 +29,15 @@ class ModuleCalls:
     Attributes:
         scopes: the modules whose code runs, the innermost last.
         parts: what goes into and comes out of them.
+        running: the calls that these are of, each the module's name and how many calls of it came before; nodes keep it as
+            ``node.meta["calls"]``, which tells code generation what belongs together.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self.names = recorder, recorder.names
         self.scopes: list[nn.Module] = [recorder.root]
+        self.running: tuple[tuple[str, int], ...] = ()
+        self._counts: Counter[str] = Counter()
         self.shown = Shown()
         self.parts = PartCalls()
         self.lowering: set[int] = set()  # batch norms whose code runs, which one node stands for
@@ -59,6 +64,9 @@ class ModuleCalls:
         if name and own and is_leaf(module):
             return self.recorder.create_proxy("call_module", name, args, kwargs)
         self.scopes.append(module)
+        outer = self.running
+        self.running = (*outer, (name, self._counts[name]))
+        self._counts[name] += 1
         try:
             if own and isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
                 result = self._batch_norm_forward(module, args, kwargs)
@@ -70,6 +78,7 @@ class ModuleCalls:
             return result
         finally:
             self.scopes.pop()
+            self.running = outer
 
     def _holds_its_own(self, module: nn.Module) -> bool:
         """Whether a module has the tensors with which it was recorded: forward may lend it others for a call."""

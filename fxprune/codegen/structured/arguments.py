@@ -1,0 +1,144 @@
+"""What the arguments of a class are called: after what they are arguments of in it."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fxprune.codegen.names import Names
+from fxprune.codegen.structured.unify import Hole, Unifier
+
+__all__ = ["Argument", "arguments_of"]
+
+INPUTS = ("in_channels", "in_features")
+OUTPUTS = ("out_channels", "out_features")
+
+
+@dataclass
+class Argument:
+    """An argument of a class.
+
+    Attributes:
+        kind: its annotation.
+        values: one for each instance; None where the instance has no use for it.
+        default: of an argument that may be left out.
+    """
+
+    name: str
+    kind: str
+    values: list[ast.expr | None]
+    default: ast.expr | None = None
+
+
+def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[Argument], dict[str, str], list[str]]:
+    """The arguments, the name of each hole, and which of them forward reads as attributes.
+
+    Args:
+        taken: names that attributes have already.
+    """
+    count = len(
+        next((h.values for h in unifier.holes), next(iter(unifier.parts.values()), next(iter(unifier.flags.values()), [])))
+    )
+    used: set[str] = {"self"}
+    renamed: dict[str, str] = {}
+    arguments: list[Argument] = []
+    kept: list[str] = []
+    for number, hole in enumerate(unifier.holes):
+        stored = any(site.method for site in hole.sites)
+        name = _free(_wanted(hole, unifier.holes), used | (taken if stored else set()), names)
+        used.add(name)
+        renamed[f"?{number}"] = name
+        kept += [name] if stored else []
+        values: list[ast.expr | None] = [*hole.values]
+        default = hole.default
+        arguments.append(Argument(name, _kind(values), _filled(values, default), default))
+    for name, parts in unifier.parts.items():
+        own = _free(name, used, names)
+        used.add(own)
+        renamed[f"?{name}"] = own
+        arguments.append(Argument(own, "nn.Module", list(parts)))
+    for name, flags in unifier.flags.items():
+        own = _free(name, used, names)
+        used.add(own)
+        renamed[f"?{name}"] = own
+        arguments.append(Argument(own, "bool", [ast.Constant(flag) for flag in flags], ast.Constant(False)))
+    assert all(len(argument.values) == count for argument in arguments)
+    arguments.sort(key=lambda argument: argument.default is not None)
+    return arguments, renamed, kept
+
+
+def _filled(values: list[ast.expr | None], default: ast.expr | None) -> list[ast.expr | None]:
+    """Instances that have no use for an argument give its default, or any value."""
+    known = next(value for value in values if value is not None)
+    return [(known if default is None else default) if value is None else value for value in values]
+
+
+def _wanted(hole: Hole, holes: Sequence[Hole]) -> str:
+    words = [str(site.argument) for site in hole.sites if not site.method]
+    if not words:
+        return "size"
+    first = hole is holes[0]
+    if first and words[0] in INPUTS:
+        return words[0]
+    outputs = [(site, w) for site, w in zip(hole.sites, map(_word, hole.sites), strict=True) if w in OUTPUTS]
+    if outputs:
+        site, word = outputs[-1]
+        inner = any(w in INPUTS for w in words)
+        rivals = [h for h in holes if h is not hole and any(_word(s) in OUTPUTS for s in h.sites)]
+        alone = not any(any(_word(s) in INPUTS for s in h.sites) for h in rivals if h is not holes[0])
+        if not inner:
+            return word if hole is _last(holes) else f"{site.owner}_{word.partition('_')[2]}"
+        if alone:
+            return f"hidden_{word.partition('_')[2]}"
+        return f"{outputs[0][0].owner}_{word.partition('_')[2]}"
+    if words[0] in ("num_features", "num_channels"):
+        return "channels"
+    if words[0] == "normalized_shape":
+        return "features"
+    if words[0] in INPUTS:
+        return f"{hole.sites[0].owner}_{words[0]}"
+    return words[0] if words[0].isidentifier() else hole.sites[0].owner or "size"
+
+
+def _last(holes: Sequence[Hole]) -> Hole | None:
+    """The hole that has the last output without being an input."""
+    found = None
+    for hole in holes:
+        words = [_word(site) for site in hole.sites]
+        if any(w in OUTPUTS for w in words) and not any(w in INPUTS for w in words):
+            found = hole
+    return found
+
+
+def _word(site: object) -> str:
+    return "" if getattr(site, "method", False) else str(getattr(site, "argument", ""))
+
+
+def _free(wanted: str, used: set[str], names: Names) -> str:
+    wanted = wanted if wanted.isidentifier() and not keyword.iskeyword(wanted) else "size"
+    candidate, number = wanted, 1
+    while candidate in used or names.reserved(candidate) or hasattr(builtins, candidate):
+        number += 1
+        candidate = f"{wanted}_{number}"
+    return candidate
+
+
+def _kind(values: Sequence[ast.expr | None]) -> str:
+    kinds = dict.fromkeys(_one_kind(value) for value in values if value is not None)
+    if set(kinds) == {"int", "float"}:
+        return "float"
+    return " | ".join(sorted(kinds))
+
+
+def _one_kind(value: ast.expr) -> str:
+    if isinstance(value, ast.UnaryOp):
+        return _one_kind(value.operand)
+    if isinstance(value, ast.Constant):
+        return "None" if value.value is None else type(value.value).__name__
+    if isinstance(value, ast.Tuple):
+        return f"tuple[{', '.join(_one_kind(v) for v in value.elts)}]"
+    assert isinstance(value, ast.List)
+    return f"list[{' | '.join(dict.fromkeys(_one_kind(v) for v in value.elts))}]"

@@ -1,0 +1,286 @@
+"""The classes of a structured file: one for all calls of modules of one class that differ only in numbers and parts."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.codegen.leaves import leaf
+from fxprune.codegen.names import Names
+from fxprune.codegen.records import Records
+from fxprune.codegen.structured.arguments import Argument, arguments_of
+from fxprune.codegen.structured.chains import is_sequence
+from fxprune.codegen.structured.compress import compressed
+from fxprune.codegen.structured.optional_parts import complete_parts
+from fxprune.codegen.structured.parts import Part, Text
+from fxprune.codegen.structured.simplify import Whole
+from fxprune.codegen.structured.unify import Mismatch, Unifier
+
+__all__ = ["HOLDER", "Classes"]
+
+HOLDER = "Parts"  # the class of what only holds others
+
+
+@dataclass
+class _Instance:
+    """A folded module.
+
+    Attributes:
+        base: the class that its class derives from, and what that is made with.
+        init: what ``__init__`` assigns.
+        forward: the method; None where the base class has it.
+    """
+
+    path: str
+    base: str
+    made_with: ast.Call
+    init: list[ast.stmt]
+    forward: ast.FunctionDef | None
+
+    def texts(self) -> tuple[ast.stmt, ast.FunctionDef]:
+        """Two statements that hold all that must be alike: the call of the base class, and the method."""
+        call = ast.Expr(self.made_with)
+        empty = ast.FunctionDef("none", _signature({}), [ast.Pass()], [])
+        return call, self.forward or empty
+
+
+@dataclass
+class _Class:
+    name: str
+    arguments: list[Argument] = field(default_factory=list)
+
+
+class Classes:
+    """Writes the folded modules of a model.
+
+    Attributes:
+        definitions: the classes, each after those that it uses.
+        made: folded module -> the constructor call that makes it.
+    """
+
+    def __init__(self, whole: Whole, folded: Mapping[str, fx.Graph], names: Names, records: Records, model: str) -> None:
+        self.whole, self.folded, self.names, self.records = whole, folded, names, records
+        self.kinds: dict[str, str] = whole.meta.get("classes", {})
+        self.definitions: list[ast.ClassDef] = []
+        self.made: dict[str, ast.expr] = {}
+        self.helpers: set[str] = set()
+        self.known: dict[str, _Class] = {}
+        self.inner = {path: f"_made({number})" for number, path in enumerate(folded) if path}
+        self.order = [path for path in folded if path]
+        self.model = model
+
+    def write_all(self) -> None:
+        """Write all classes."""
+        for group in self._groups():
+            plain = [path for path in group if self._plain(path)]
+            for path in plain:
+                self.made[path] = self._sequential(path)
+            rest = [path for path in group if path not in plain]
+            complete_parts([(self.folded[path], self._module(path)) for path in rest])
+            self._write([self._instance(path) for path in rest])
+        self._define([self._instance("")])
+
+    def children(self, path: str) -> list[str]:
+        """Folded modules directly below a module."""
+        below = [p for p in self.order if p != path and p.startswith(f"{path}." if path else "")]
+        return [p for p in below if not any(p.startswith(f"{q}.") for q in below)]
+
+    def expression(self, node: ast.AST) -> Any:
+        """Put constructor calls in the place of what stands for them."""
+        return compressed(_Filled(self).visit(node), self._defaults)
+
+    def _module(self, path: str) -> nn.Module:
+        return self.whole.get_submodule(path)
+
+    def _plain(self, path: str) -> bool:
+        """Whether a module is written as an nn.Sequential: it was one, or has one part."""
+        module = self._module(path)
+        return (self.kinds.get(path) == "Sequential" or len(module._modules) == 1) and is_sequence(self.folded[path], module)
+
+    def _groups(self) -> list[list[str]]:
+        """Modules of one class each, after those whose classes they need; by height where classes need each other."""
+        keys = {path: self.kinds.get(path, "Part") for path in self.order}
+        children = {path: self.children(path) for path in self.order}
+        height: dict[str, int] = {}
+        for path in sorted(self.order, key=lambda p: -p.count(".")):
+            height[path] = 1 + max((height[c] for c in children[path]), default=0)
+        remaining = dict.fromkeys(self.order)
+        groups: list[list[str]] = []
+        while remaining:
+            needs: dict[str, set[str]] = {}
+            for path in remaining:
+                found = needs.setdefault(keys[path], set())
+                found.update(keys[c] for c in children[path] if c in remaining)
+            ready = sorted(key for key, found in needs.items() if not found)
+            if ready:
+                chosen = [[p for p in remaining if keys[p] == key] for key in ready]
+            else:  # of a circle, those that need nothing more
+                lowest = min(height[p] for p in remaining)
+                chosen = [[p for p in remaining if height[p] == lowest and keys[p] == k] for k in sorted(needs)]
+            for group in filter(None, chosen):
+                groups.append(group)
+                for path in group:
+                    del remaining[path]
+        return groups
+
+    def _sequential(self, path: str) -> ast.expr:
+        part = Part(self._module(path), path, self.folded[path], self.inner)
+        text = Text(part, self.names, self.records)
+        self.helpers |= text.tree.helpers
+        parts = {name: ast.parse(shown, mode="eval").body for name, shown in text.tree.parts.items()}
+        function = ast.parse("nn.Sequential", mode="eval").body
+        arguments = list(parts.values())
+        if list(parts) != [str(i) for i in range(len(parts))]:
+            pairs = [ast.Tuple([ast.Constant(name), value], ast.Load()) for name, value in parts.items()]
+            ordered = ast.Call(ast.Name(self.names.use("OrderedDict")), [ast.List(pairs, ast.Load())], [])  # type: ignore[arg-type]
+            arguments = [ordered]
+        made = self.expression(ast.Call(function, arguments, []))
+        return made
+
+    def _instance(self, path: str) -> _Instance:
+        module, graph = self._module(path), self.folded[path]
+        numbered = list(module._modules) == [str(i) for i in range(len(module._modules))] and bool(module._modules)
+        sequence = numbered and is_sequence(graph, module)
+        own = any(node.op == "call_module" and not node.target for node in graph.nodes)
+        made = leaf(module, path, self.names) if own else None
+        part = Part(module, path, graph, self.inner)
+        text = Text(part, self.names, self.records, made.twin if made else None)
+        self.helpers |= text.tree.helpers
+        init = [self.expression(statement) for statement in text.init]
+        base, made_with = "nn.Module", _expression("super().__init__()")
+        if made is not None:
+            call = _expression(made.call)
+            base = ast.unparse(call.func)
+            made_with.args, made_with.keywords = call.args, call.keywords
+        elif numbered:
+            base = "nn.Sequential" if sequence else "nn.ModuleList"
+            shown = ", ".join(text.tree.parts.values())
+            call = self.expression(_expression(f"{base}({shown})" if sequence else f"{base}([{shown}])"))
+            made_with.args, init = call.args, []
+        forward = None
+        if not sequence:
+            forward = ast.FunctionDef("forward", _signature(text.arguments), text.written_body(), [], ast.Name("Any"))
+        return _Instance(path, base, made_with, init, forward)
+
+    def _write(self, instances: Sequence[_Instance]) -> None:
+        """One class for as many instances as are alike, the largest families first."""
+        families: list[list[_Instance]] = []
+        for instance in instances:
+            for family in families:
+                if self._unified([family[0], instance]) is not None:
+                    family.append(instance)
+                    break
+            else:
+                families.append([instance])
+        for family in families:
+            if len(family) > 1 and self._unified(family) is None:
+                for instance in family:
+                    self._define([instance])
+            else:
+                self._define(family)
+
+    def _unified(self, family: Sequence[_Instance]) -> tuple[Unifier, list[ast.stmt], ast.stmt, ast.FunctionDef] | None:
+        if len({instance.base for instance in family}) > 1:
+            return None
+        unifier = Unifier(self._defaults, family[0].base)
+        try:
+            texts = [instance.texts() for instance in family]
+            call = unifier.base_call([text[0] for text in texts])
+            init = unifier.module_body([instance.init for instance in family])
+            forward = unifier.method([text[1] for text in texts])
+        except Mismatch:
+            return None
+        if unifier.parts and len(unifier.parts) * 2 > len(init):
+            return None
+        return unifier, init, call, forward
+
+    def _define(self, family: Sequence[_Instance]) -> None:
+        unified = self._unified(family)
+        assert unified is not None
+        unifier, init, call, forward = unified
+        path = family[0].path
+        name = self._class_name(self.kinds.get(path, "Part")) if path else self.model
+        module = self._module(family[0].path)
+        taken = {*module._modules, *module._parameters, *module._buffers, *dir(nn.Module), "training"}
+        arguments, renamed, kept = arguments_of(unifier, taken, self.names)
+        self.known[name] = _Class(name, arguments)
+        renaming = _Renamed(renamed, inside=False)
+        body: list[ast.stmt] = [renaming.visit(call)]
+        body += [ast.parse(f"self.{attribute} = {attribute}").body[0] for attribute in kept]
+        body += [renaming.visit(statement) for statement in init]
+        made = ast.FunctionDef("__init__", _init_signature(arguments), body, [], ast.Constant(None))
+        methods: list[ast.stmt] = [made]
+        if family[0].forward is not None:
+            methods.append(_Renamed(renamed, inside=True).visit(forward))
+        base = ast.parse(family[0].base, mode="eval").body
+        self.definitions.append(ast.ClassDef(name, [base], [], methods, []))
+        for number, instance in enumerate(family):
+            self.made[instance.path] = _constructor(name, arguments, number)
+
+    def _class_name(self, kind: str) -> str:
+        kind = kind if kind.isidentifier() else "Part"
+        numbered = (f"{kind}{'_' if kind[-1].isdigit() else ''}{number}" for number in itertools.count(2))
+        return self.names.declare(next(n for n in itertools.chain([kind], numbered) if not self.names.reserved(n)))
+
+    def _defaults(self, call: str) -> dict[str, ast.expr] | None:
+        known = self.known.get(call)
+        return None if known is None else {a.name: a.default for a in known.arguments if a.default is not None}
+
+
+def _expression(text: str) -> Any:
+    return ast.parse(text, mode="eval").body
+
+
+def _constructor(name: str, arguments: Sequence[Argument], number: int) -> ast.expr:
+    given, words = [], []
+    for argument in arguments:
+        value = argument.values[number]
+        if argument.default is None:
+            given.append(value)
+        elif value is not None and ast.dump(value) != ast.dump(argument.default):
+            words.append(ast.keyword(argument.name, value))
+    return ast.Call(ast.Name(name), given, words)  # type: ignore[arg-type]
+
+
+def _signature(arguments: Mapping[str, bool]) -> ast.arguments:
+    shown = [ast.arg("self"), *(ast.arg(n, ast.Name("torch.Tensor" if t else "Any")) for n, t in arguments.items())]
+    return ast.arguments([], shown, None, [], [], None, [])
+
+
+def _init_signature(arguments: Sequence[Argument]) -> ast.arguments:
+    shown = [ast.arg("self"), *(ast.arg(a.name, ast.Name(a.kind)) for a in arguments)]
+    return ast.arguments([], shown, None, [], [], None, [a.default for a in arguments if a.default is not None])
+
+
+class _Filled(ast.NodeTransformer):
+    """Puts constructor calls in the place of what stands for them."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes = classes
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(HOLDER) if node.id == "Block" else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "_made":
+            number: int = node.args[0].value  # type: ignore[attr-defined]
+            return self.classes.made[self.classes.order[number]]
+        return self.generic_visit(node)
+
+
+class _Renamed(ast.NodeTransformer):
+    """Gives holes their names: those of arguments in ``__init__``, of attributes inside forward."""
+
+    def __init__(self, names: Mapping[str, str], inside: bool) -> None:
+        self.names, self.inside = names, inside
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if not node.id.startswith("?"):
+            return node
+        name = self.names[node.id]
+        return ast.Attribute(ast.Name("self"), name, ast.Load()) if self.inside else ast.Name(name)

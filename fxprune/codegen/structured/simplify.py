@@ -1,0 +1,179 @@
+"""A model's graph and modules as they are written: without what does nothing, and with linear layers as layers.
+
+before                                     after
+y = self.drop(x)      # Dropout(p=0.0)     y = x
+y = F.linear(y, out.weight, out.bias)      y = self.out(y)      # nn.Linear
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from fxprune.codegen.regions import conditions
+
+__all__ = ["Whole", "simplified"]
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+
+
+class Whole(nn.Module):
+    """A model to be written: the modules share their tensors with the slim model, and nothing else.
+
+    Attributes:
+        graph: a copy; ``node.meta["needed"]`` are the conditions under which each node is needed (`conditions`).
+        meta: of the slim model.
+    """
+
+    def __init__(self, slim: fx.GraphModule) -> None:
+        super().__init__()
+        shallow = _shallow(slim, {})
+        for table in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[table] = shallow.__dict__[table]
+        self._non_persistent_buffers_set = slim._non_persistent_buffers_set
+        for name, value in vars(slim).items():
+            if isinstance(value, torch.Tensor):
+                self.__dict__[name] = value
+        self.training = slim.training
+        self.meta = slim.meta
+        self.graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        output = self.graph.graph_copy(slim.graph, copies)
+        last = next(node for node in slim.graph.nodes if node.op == "output")
+        copies[last] = self.graph.output(output)
+        for node, needed in conditions(slim).items():
+            copies[node].meta["needed"] = needed
+
+
+def simplified(slim: fx.GraphModule) -> Whole:
+    """A copy of the model without what does nothing in either mode; its state has the same names."""
+    whole = Whole(slim)
+    _without_idle(whole)
+    _linear_layers(whole)
+    _without_empty(whole, "", whole, _read(whole))
+    return whole
+
+
+def _shallow(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
+    if id(module) not in memo:
+        new = nn.Module() if isinstance(module, fx.GraphModule) else copy.copy(module)
+        memo[id(module)] = new
+        children = {k: None if m is None else _shallow(m, memo) for k, m in module._modules.items()}
+        new.__dict__["_modules"] = children
+        new.__dict__["_parameters"], new.__dict__["_buffers"] = dict(module._parameters), dict(module._buffers)
+    return memo[id(module)]
+
+
+def _idle(module: nn.Module) -> bool:
+    """Whether a layer returns what it is given, in both modes: dropout with p = 0 returns its very input."""
+    return type(module) is nn.Identity or (isinstance(module, _DropoutNd) and module.p == 0)
+
+
+def _without_idle(whole: Whole) -> None:
+    for node in list(whole.graph.nodes):
+        plain = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node)
+        called = node.op == "call_module" and plain and _idle(whole.get_submodule(str(node.target)))
+        function = node.op == "call_function" and node.target in _DROPOUTS and _probability(node) == 0
+        if function or (called and not _between(whole, str(node.target))):
+            node.replace_all_uses_with(node.args[0])
+            whole.graph.erase_node(node)
+        elif called:
+            idle = nn.Identity()
+            idle.training = whole.get_submodule(str(node.target)).training
+            _put(whole, str(node.target), idle)
+    used = {str(node.target) for node in whole.graph.nodes if node.op == "call_module"}
+    for path, module in list(whole.named_modules()):
+        if path and path not in used and _idle(module) and not _between(whole, path) and not module._modules:
+            _delete(whole, path)
+
+
+def _probability(node: fx.Node) -> Any:
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+
+
+def _between(whole: nn.Module, path: str) -> bool:
+    """Whether other parts of a numbered container come after this one, whose numbers must stay what they are."""
+    owner, _, name = path.rpartition(".")
+    siblings = list(whole.get_submodule(owner)._modules.items())
+    if not name.isdigit() or [n for n, _ in siblings] != [str(i) for i in range(len(siblings))]:
+        return False
+    return any(module is not None and not _idle(module) for _, module in siblings[int(name) + 1 :]) or len(siblings) == 1
+
+
+def _put(whole: nn.Module, path: str, module: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    whole.get_submodule(owner)._modules[name] = module
+
+
+def _delete(whole: nn.Module, path: str) -> None:
+    owner, _, name = path.rpartition(".")
+    del whole.get_submodule(owner)._modules[name]
+
+
+def _linear_layers(whole: Whole) -> None:
+    """``F.linear`` with all that a module holds is a layer."""
+    called = {str(node.target) for node in whole.graph.nodes if node.op == "call_module"}
+    tied = _tied(whole)
+    for node in list(whole.graph.nodes):
+        if node.op != "call_function" or node.target is not F.linear or len(node.args) + len(node.kwargs) < 2:
+            continue
+        x, weight, bias = (*node.args, *node.kwargs.values(), None)[:3]
+        names = [*node.kwargs] == [n for n in ("input", "weight", "bias") if n in node.kwargs]
+        if not names or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            continue
+        path, _, name = str(weight.target).rpartition(".")
+        module = whole.get_submodule(path)
+        held = {n for n, p in module._parameters.items() if p is not None}
+        if name != "weight" or not path or path in called or module._modules or module._buffers or id(module) in tied:
+            continue
+        expected = {"weight"} if bias is None else {"weight", "bias"}
+        fits = bias is None or (isinstance(bias, fx.Node) and bias.op == "get_attr" and bias.target == f"{path}.bias")
+        alone = all(len(n.users) == 1 for n in (weight, bias) if n is not None)
+        if held != expected or not fits or not alone or type(module) is not nn.Module:
+            continue
+        rows, columns = module._parameters["weight"].shape  # type: ignore[union-attr]
+        layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+        layer._parameters.update(module._parameters)
+        layer.training = module.training
+        _put(whole, path, layer)
+        with whole.graph.inserting_after(node):
+            new = whole.graph.call_module(path, (x,))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        whole.graph.erase_node(node)
+
+
+def _tied(whole: nn.Module) -> set[int]:
+    """Modules that have several names."""
+    seen: set[int] = set()
+    return {id(m) for _, m in whole.named_modules(remove_duplicate=False) if id(m) in seen or seen.add(id(m))}  # type: ignore[func-returns-value]
+
+
+def _read(whole: Whole) -> set[str]:
+    """What the graph names."""
+    found = {str(node.target) for node in whole.graph.nodes if node.op in ("get_attr", "call_module")}
+    found |= {f"{path}." for path in found}
+    for node in whole.graph.nodes:
+        found |= {flag for flag, _ in node.meta["needed"]}
+        if "region" in node.meta:
+            found.add(node.meta["region"].flag)
+    return found
+
+
+def _without_empty(whole: Whole, path: str, module: nn.Module, read: set[str]) -> None:
+    prefix = f"{path}." if path else ""
+    numbered = list(module._modules)
+    for name, child in list(module._modules.items()):
+        if child is None:
+            continue
+        _without_empty(whole, f"{prefix}{name}", child, read)
+        empty = not (child._modules or child._parameters or child._buffers) and type(child) is nn.Module
+        named = any(target.startswith(f"{prefix}{name}.") for target in read) or f"{prefix}{name}" in read
+        if empty and not named and (not name.isdigit() or name == numbered[-1]):
+            del module._modules[name]
+            numbered.remove(name)

@@ -1,0 +1,297 @@
+"""One text for several that differ in numbers: what differs becomes a name, to which each text gives a value.
+
+self.conv = nn.Conv2d(8, 6, 1)                                self.conv = nn.Conv2d(8, a, 1, stride=b)
+self.conv = nn.Conv2d(8, 7, 1, stride=2)        ->            a: 6, 7        b: 1, 2
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxprune.codegen.structured.layers import layer_defaults, name_at
+
+__all__ = ["Hole", "Mismatch", "Site", "Unifier", "is_plain"]
+
+Defaults = Callable[[str], "dict[str, ast.expr] | None"]
+
+
+class Mismatch(Exception):
+    """Texts that differ in more than numbers."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a number stands.
+
+    Attributes:
+        owner: the attribute that is assigned there, or an empty text.
+        call: what is called with it, or an empty text.
+        argument: its name among the arguments of the call, or its place.
+        method: it stands in forward.
+    """
+
+    owner: str = ""
+    call: str = ""
+    argument: str | int = ""
+    method: bool = False
+
+
+@dataclass
+class Hole:
+    """A number that differs from text to text.
+
+    Attributes:
+        values: one for each text; None where a text has no such place.
+        sites: where it stands.
+        optional: a keyword argument of a layer, which has a default.
+    """
+
+    values: list[ast.expr | None]
+    sites: list[Site] = field(default_factory=list)
+    default: ast.expr | None = None
+
+    def key(self) -> list[str | None]:
+        return [None if value is None else ast.dump(value) for value in self.values]
+
+
+MISSING = "_missing"  # what a text has for a part that only others have
+
+
+class Unifier:
+    """Makes one text of several, and collects the holes.
+
+    Args:
+        defaults: the defaults of a class of the file by name, None for one that it does not know.
+    """
+
+    def __init__(self, defaults: Defaults, base: str = "nn.Module") -> None:
+        self.holes: list[Hole] = []
+        self.parts: dict[str, list[ast.expr | None]] = {}
+        self.flags: dict[str, list[bool]] = {}
+        self.defaults, self.base = defaults, base
+
+    def base_call(self, calls: Sequence[ast.stmt]) -> ast.stmt:
+        """The call of the base class."""
+        return self.one(calls, Site())  # type: ignore[return-value]
+
+    def method(self, methods: Sequence[ast.FunctionDef]) -> ast.FunctionDef:
+        """The method forward."""
+        return self.one(methods, Site(method=True))  # type: ignore[return-value]
+
+    def module_body(self, bodies: Sequence[Sequence[ast.stmt]]) -> list[ast.stmt]:
+        """The statements of ``__init__``; a part that only some texts have is there on a condition.
+
+        Raises:
+            Mismatch: they differ in more than numbers and parts.
+        """
+        found: list[ast.stmt] = []
+        for name, statements in _aligned(bodies).items():
+            values = [None if s is None else s.value for s in statements]  # type: ignore[attr-defined]
+            if not name or name.startswith("setattr"):
+                if any(s is None for s in statements):
+                    raise Mismatch
+                found.append(self.one(statements, Site()))  # type: ignore[arg-type]
+                continue
+            first = next(s for s in statements if s is not None)
+            value = self._part(name, values)
+            if name in self.parts:
+                absent = ast.parse("nn.Identity()", mode="eval").body
+                self.parts[name] = [absent if v is None else v for v in values]
+            elif any(s is None for s in statements):
+                self.flags[name] = [s is not None for s in statements]
+                otherwise = ast.parse("nn.Identity()", mode="eval").body
+                value = ast.IfExp(ast.Name(f"?{name}"), value, otherwise)
+            found.append(ast.Assign([first.targets[0]], value))  # type: ignore[attr-defined]
+        return found
+
+    def _part(self, name: str, values: Sequence[ast.expr | None]) -> ast.expr:
+        """What is assigned to an attribute; where it differs in more than numbers, an argument stands for it."""
+        before = copy.deepcopy((self.holes, self.parts))
+        try:
+            return self.one(values, Site(owner=name))  # type: ignore[return-value]
+        except Mismatch:
+            self.holes, self.parts = before
+            if not all(value is None or isinstance(value, ast.Call) for value in values):
+                raise
+            self.parts[name] = list(values)
+            return ast.Name(f"?{name}")
+
+    def hole(self, values: Sequence[ast.expr | None], site: Site, default: ast.expr | None = None) -> ast.expr:
+        """A name that stands for these values."""
+        new = Hole(list(values), [site], default)
+        for number, known in enumerate(self.holes):
+            if _same_kind(known.sites[0], site) and _agree(known, new):
+                known.values = [b if a is None else a for a, b in zip(known.values, new.values, strict=True)]
+                known.sites.append(site)
+                known.default = known.default if default is not None else None
+                return ast.Name(f"?{number}")
+        self.holes.append(new)
+        return ast.Name(f"?{len(self.holes) - 1}")
+
+    def one(self, nodes: Sequence[ast.AST | None], site: Site) -> ast.AST:
+        """The text for several; None among them stands for one that lacks the part.
+
+        Raises:
+            Mismatch: they differ in more than numbers.
+        """
+        given = [node for node in nodes if node is not None]
+        first = given[0]
+        if all(ast.dump(node) == ast.dump(first) for node in given[1:]):
+            return copy.deepcopy(first)
+        rows = all(isinstance(node, ast.Tuple) for node in given) and len({len(n.elts) for n in given}) == 1  # type: ignore[attr-defined]
+        if not rows and all(isinstance(node, ast.expr) and is_plain(node) for node in given):
+            if not _alike(given):  # type: ignore[arg-type]
+                raise Mismatch
+            return self.hole(nodes, site)  # type: ignore[arg-type]
+        if any(type(node) is not type(first) for node in given):
+            raise Mismatch
+        if isinstance(first, ast.Call):
+            return self._call(nodes, site)
+        if isinstance(first, ast.Assign) and isinstance(first.targets[0], ast.Attribute) and not site.method:
+            site = Site(owner=first.targets[0].attr)
+        if isinstance(first, ast.FunctionDef) and first.name == "forward":
+            site = Site(method=True)
+        made = copy.copy(first)
+        for name in first._fields:
+            setattr(made, name, self._field([None if n is None else getattr(n, name) for n in nodes], nodes, site))
+        return made
+
+    def _field(self, values: Sequence[object], nodes: Sequence[ast.AST | None], site: Site) -> object:
+        given = [value for value, node in zip(values, nodes, strict=True) if node is not None]
+        first = given[0]
+        if isinstance(first, list):
+            if len({len(value) for value in given}) > 1:  # type: ignore[arg-type]
+                raise Mismatch
+            return [self._field([None if v is None else v[i] for v in values], nodes, site) for i in range(len(first))]  # type: ignore[index]
+        if isinstance(first, ast.AST):
+            if any(not isinstance(value, ast.AST) for value in given):
+                raise Mismatch
+            return self.one(values, site)  # type: ignore[arg-type]
+        if any(value != first or type(value) is not type(first) for value in given):
+            raise Mismatch
+        return first
+
+    def _call(self, nodes: Sequence[ast.AST | None], site: Site) -> ast.Call:
+        calls: list[Any] = list(nodes)
+        given = [call for call in calls if call is not None]
+        first, name = given[0], ast.unparse(given[0].func)
+        name = self.base if name == "super().__init__" else name
+        if len({len(call.args) for call in given}) > 1:
+            raise Mismatch
+        function = self.one([None if call is None else call.func for call in calls], site)
+        args = []
+        for place in range(len(first.args)):
+            inner = Site(site.owner, name, name_at(name, place), site.method)
+            args.append(self.one([None if call is None else call.args[place] for call in calls], inner))
+        words = {word.arg: None for call in given for word in call.keywords}
+        keywords = []
+        for word in words:
+            if word is None:
+                raise Mismatch
+            default = self._default(name, word)
+            values = [None if call is None else _keyword(call, word, default) for call in calls]
+            inner = Site(site.owner, name, word, site.method)
+            made = self.one(values, inner)
+            if isinstance(made, ast.Name) and made.id.startswith("?") and default is not None:
+                hole = self.holes[int(made.id[1:])]
+                if hole.sites[-1] == inner and len(hole.sites) == 1:
+                    hole.default = default
+            keywords.append(ast.keyword(word, made))  # type: ignore[call-overload]
+        return ast.Call(function, args, keywords)  # type: ignore[arg-type]
+
+    def _default(self, call: str, word: str) -> ast.expr | None:
+        own = self.defaults(call)
+        if own is not None:
+            return own.get(word)
+        return layer_defaults(call).get(word)
+
+
+def _aligned(bodies: Sequence[Sequence[ast.stmt]]) -> dict[str, list[ast.stmt | None]]:
+    """Attribute -> what assigns it in each text, in an order that all texts keep.
+
+    Raises:
+        Mismatch: there is no such order.
+    """
+    keyed = [{_assigned(s): s for s in body} for body in bodies]
+    if any(len(known) != len(body) for known, body in zip(keyed, bodies, strict=True)):
+        raise Mismatch
+    order: list[str] = []
+    for known in sorted(keyed, key=len, reverse=True):
+        place = 0
+        for name in known:
+            if name in order:
+                if order.index(name) < place:
+                    raise Mismatch
+                place = order.index(name) + 1
+            else:
+                order.insert(place, name)
+                place += 1
+    return {name: [known.get(name) for known in keyed] for name in order}
+
+
+def _assigned(statement: ast.stmt) -> str:
+    """The attribute of self that a statement assigns; an empty text for the call of the base class."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute):
+        return statement.targets[0].attr
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and len(statement.value.args) == 3:
+        return f"setattr {ast.unparse(statement.value.args[1])}"
+    if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith("super()"):
+        return ""
+    raise Mismatch
+
+
+def _keyword(call: ast.Call, word: str, default: ast.expr | None) -> ast.expr:
+    for keyword in call.keywords:
+        if keyword.arg == word:
+            return keyword.value
+    if default is None:
+        raise Mismatch
+    return default
+
+
+def is_plain(node: ast.AST) -> bool:
+    """Whether an expression is a number, a truth value, None, or a tuple of such."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (bool, int, float)) or node.value is None
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and is_plain(node.operand)
+    return isinstance(node, (ast.Tuple, ast.List)) and bool(node.elts) and all(map(is_plain, node.elts))
+
+
+def _alike(values: list[ast.expr]) -> bool:
+    """Whether values can be those of one argument."""
+    kinds = {_kind(value) for value in values}
+    return len(kinds) == 1 or kinds == {"int", "float"} or kinds == {"int", "pair"}
+
+
+def _kind(value: ast.expr) -> str:
+    if isinstance(value, ast.Constant):
+        return type(value.value).__name__
+    if isinstance(value, ast.UnaryOp):
+        return _kind(value.operand)
+    if isinstance(value, ast.List):
+        return "list"
+    return "pair" if isinstance(value, ast.Tuple) and len(value.elts) == 2 else ast.dump(value)
+
+
+SETTINGS = frozenset({"stride", "padding", "dilation", "kernel_size", "eps", "p", "bias", "groups", "output_padding"})
+
+
+def _same_kind(a: Site, b: Site) -> bool:
+    """Whether one name may stand for the numbers of two places."""
+    if a.argument in SETTINGS or b.argument in SETTINGS:
+        return a.argument == b.argument or "groups" in (a.argument, b.argument)
+    return True
+
+
+def _agree(a: Hole, b: Hole) -> bool:
+    """Whether two holes have the same values wherever both have one, and that is somewhere that tells."""
+    both = [(x, y) for x, y in zip(a.key(), b.key(), strict=True) if x is not None and y is not None]
+    if not both or any(x != y for x, y in both):
+        return False
+    whole = all(value is not None for value in a.values) or all(value is not None for value in b.values)
+    return whole or len({x for x, _ in both}) > 1
