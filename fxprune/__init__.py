@@ -19,6 +19,7 @@ _LAZY = {
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "sensitivity": "fxprune.studies.trying",
+    "profile": "fxprune.profiling.verb",
     "study": "fxprune.studies.running",
     "revise": "fxprune.revising",
     "repair": "fxprune.recovery.repair.verb",
@@ -37,6 +38,7 @@ _LAZY = {
     "Analysis": "fxprune.analysis.analysis",
     "Group": "fxprune.analysis.groups",
     "Member": "fxprune.analysis.groups",
+    "LatencyTable": "fxprune.profiling.table",
     "Plan": "fxprune.planning.plan",
     "Report": "fxprune.planning.report",
     "Sensitivity": "fxprune.studies.curves",
@@ -46,8 +48,8 @@ _LAZY = {
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
 _PACKAGES = """
-    analysis codegen criteria inputs iterating labels passes planning proofs recovery rules statistics studies submodules
-    tracing
+    analysis codegen criteria inputs iterating labels passes planning profiling proofs recovery rules statistics studies
+    submodules tracing
 """.split()
 
 # What users want under a shorter name than that of its place.
@@ -58,6 +60,7 @@ __all__ = [
     "FinetuneOptions",
     "Group",
     "InputError",
+    "LatencyTable",
     "Member",
     "NotEquivalent",
     "NothingToPrune",
@@ -79,6 +82,7 @@ __all__ = [
     "load",
     "over_parameterize",
     "plan",
+    "profile",
     "prune",
     "repair",
     "revise",
@@ -119,6 +123,8 @@ if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
     from fxprune.planning.validation import Validation
+    from fxprune.profiling.table import LatencyTable
+    from fxprune.profiling.verb import profile
     from fxprune.recovery import sparsity as sparsity
     from fxprune.recovery.finetune.options import FinetuneOptions
     from fxprune.recovery.finetune.verb import finetune

@@ -6,7 +6,7 @@ In the examples, ``net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))`` and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
@@ -45,12 +45,13 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     memory: float | str | None = None,
+    latency: float | str | None = None,
     criterion: Criterion | None = None,
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
     max_ratio: float = 0.95,
-    round_to: int = 1,
+    round_to: int | Literal["auto"] = 1,
     attention: AttentionPolicy = "head_dim",
     verify: bool = True,
     seed: int = 0,
@@ -61,6 +62,7 @@ def prune(
     exact_norms: bool = False,
     repair: Iterable[Any] | None = None,
     form: Form = "graph",
+    profile: Any = None,
 ) -> fx.GraphModule | Any:
     """Return a smaller copy of `model` with its least important channels removed; `model` is untouched.
 
@@ -80,7 +82,7 @@ def prune(
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
         max_ratio: no group loses more than this.
-        round_to: kept channels of each group are a multiple of this.
+        round_to: kept channels of each group are a multiple of this; ``"auto"``: of what the table of latencies says is fast.
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
@@ -91,6 +93,7 @@ def prune(
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
         form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them.
+        profile: for `latency` and ``round_to="auto"``: what `fxprune.profile` gave, or its file; else it is called (eager).
 
     Returns:
         A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
@@ -103,10 +106,10 @@ def prune(
     """
     clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
     repair = checked_repair(repair, submodules)
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory)
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
-    target, made, rewritten = decide(what, options, clock, data=by.data, loss=loss, batches=batches)
+    target, made, rewritten = decide(what, options, clock, profile, data=by.data, loss=loss, batches=batches)
     slim = repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
     return slim if form == "graph" else own_class(target, rewritten, slim, verify=verify)
 
@@ -119,12 +122,13 @@ def plan(
     macs: float | None = None,
     params: float | None = None,
     memory: float | str | None = None,
+    latency: float | str | None = None,
     criterion: Criterion = "l2",
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
     max_ratio: float = 0.95,
-    round_to: int = 1,
+    round_to: int | Literal["auto"] = 1,
     attention: AttentionPolicy = "head_dim",
     seed: int = 0,
     data: Iterable[Any] | None = None,
@@ -132,15 +136,16 @@ def plan(
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
+    profile: Any = None,
 ) -> Plan:
     """Say what `prune` would remove, without doing it (nor a repair). Arguments and errors are those of `prune`.
 
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    rest = (normalization, exact_norms, macs, params, memory)
+    rest = (normalization, exact_norms, macs, params, memory, latency)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
-    return decide((model, submodules, example_inputs), options, Clock(), data=data, loss=loss, batches=batches)[1]
+    return decide((model, submodules, example_inputs), options, Clock(), profile, data=data, loss=loss, batches=batches)[1]
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True, form: Form = "graph") -> fx.GraphModule | Any:

@@ -24,11 +24,14 @@ from fxprune.submodules.target import Target
 __all__ = ["decide", "finish", "replay"]
 
 
-def decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **observed: Any) -> tuple[Target, Plan, Rewritten]:
+def decide(
+    what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, profile: Any = None, **observed: Any
+) -> tuple[Target, Plan, Rewritten]:
     """Analyze, score, select and rewrite on shapes.
 
     Args:
         what: model, submodules and example inputs.
+        profile: a table of latencies, or its file, where one is needed.
         observed: what `fxprune.criteria.prepare` takes.
     """
     policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
@@ -36,6 +39,12 @@ def decide(what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, **ob
     target.check_criterion(criterion)
     analysis = target.analyze(options.attention, options.ignore)
     clock("analyze")
+    if options.latency is not None or options.round_to == "auto":
+        from fxprune.profiling.using import settled
+
+        options = settled(options, target, analysis, profile)
+        policy = policy_of(options)
+        clock("profile")
     scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
     gone = chosen(policy, analysis, scores)
     clock("score and select")
@@ -89,4 +98,9 @@ def finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock
     if verify:
         report.checks = check_rewrite(rewritten.cut, target.model, slim)
         clock("verify")
+    if rewritten.cut.analysis.latency is not None:
+        from fxprune.profiling.using import timed
+
+        report.latency = timed(rewritten, target.model)
+        clock("measure")
     return target.hand_over(slim, parts, report, check=verify)

@@ -35,7 +35,8 @@ Form = Literal["graph", "module"]
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
 Criterion = str | Callable[..., Any]
-BUDGETS = ("macs", "params", "memory")  # costs that a budget may be given for
+BUDGETS = ("macs", "params", "memory", "latency")  # costs that a budget may be given for
+_AMOUNTS = {"memory": "200 MB", "latency": "4 ms"}
 _MOST = 100_000  # entries of a list that a user gives
 
 
@@ -57,7 +58,7 @@ class PruneOptions:
     scope: str = "global"
     ignore: Iterable[str] = ()  # a tuple, once checked
     max_ratio: float = 0.95
-    round_to: int = 1
+    round_to: int | Any = 1  # or "auto", until a table of latencies is asked for the best
     attention: AttentionPolicy = "head_dim"
     seed: int = 0
     normalization: Normalization | None = None  # what suits the criterion
@@ -65,21 +66,22 @@ class PruneOptions:
     macs: float | None = None
     params: float | None = None
     memory: float | str | None = None  # a number, once checked
+    latency: float | str | None = None  # likewise, in nanoseconds
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "ratio": None if self.ratio is None else _ratio(self.ratio),
             **{name: _budget(name, value) for name, value in self.budgets.items()},
             "max_ratio": real(self.max_ratio),
-            "round_to": _whole(self.round_to),
+            "round_to": self.round_to if self.round_to == "auto" else _whole(self.round_to),
             "seed": check_seed(self.seed),
             "ignore": check_names(self.ignore, "ignore"),
             "exact_norms": check_flag(self.exact_norms, "exact_norms"),
         }
         if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
             raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
-        if checked["round_to"] is None or checked["round_to"] < 1:
-            raise InputError(f"round_to must be a whole number of at least 1, not {shown(self.round_to)}")
+        if checked["round_to"] is None or (checked["round_to"] != "auto" and checked["round_to"] < 1):
+            raise InputError(f"round_to must be a whole number of at least 1, or 'auto', not {shown(self.round_to)}")
         if (self.ratio is None) == (not self.budgets):
             given = "neither" if self.ratio is None else "both"
             raise InputError(
@@ -250,9 +252,12 @@ def _budget(name: str, value: Any) -> float:
         InputError: it is neither a fraction nor an amount.
     """
     number = quantity(name, value) if isinstance(value, str) and name in UNITS else real(value)
-    if number is None or not 0 < number < 1 << 62 or number == 1:  # 1 could be all of it, or one
+    least = 1000 if name == "latency" else 1  # no model takes less than a microsecond: whoever says 4 means a unit
+    if number is None or not 0 < number < 1 << 62 or 1 <= number < least or number == 1:  # 1 could be all of it, or one
         amount = (
-            f"an amount, as {name}=0.5 or {name}='200 MB'" if name in UNITS else f"a count above 1, as {name}=0.5 or {name}=2e6"
+            f"an amount, as {name}=0.5 or {name}='{_AMOUNTS[name]}'"
+            if name in UNITS
+            else f"a count above 1, as {name}=0.5 or {name}=2e6"
         )
         raise InputError(f"{name} must be the fraction that is kept, between 0 and 1, or {amount}, not {shown(value)}")
     return number

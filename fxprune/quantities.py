@@ -15,6 +15,7 @@ UNITS: dict[str, dict[str, float]] = {
         **{"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9},
         **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     },
+    "latency": {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9},
 }
 
 
@@ -23,6 +24,8 @@ def quantity(name: str, text: str) -> float:
 
     >>> quantity("memory", "200 MB"), quantity("memory", "1.5GiB")
     (200000000.0, 1610612736.0)
+    >>> quantity("latency", "4 ms")
+    4000000.0
 
     A text without a unit is the number itself: ``"0.5"`` is a fraction.
 

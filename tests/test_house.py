@@ -25,6 +25,7 @@ FLOORS = (
     ("statistics", "passes", "planning"),
     ("rewrite",),
     ("criteria", "codegen", "submodules", "proofs", "recovery"),
+    ("profiling",),
     ("costing", "deciding", "revising"),
     ("shrinking",),
     ("api", "iterating", "studies"),
@@ -49,7 +50,7 @@ LOOSE_FILES = {
     "state",
 }
 # Public: their arguments are what users may say.
-VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate", "iterate", "sensitivity"}
+VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate", "iterate", "sensitivity", "profile"}
 
 
 def files() -> list[Path]:

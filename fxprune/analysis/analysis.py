@@ -13,6 +13,7 @@ from torch import nn
 
 from fxprune import nested
 from fxprune.analysis.branches import Branch, Branches
+from fxprune.analysis.costs import Costs
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
@@ -41,6 +42,7 @@ class Analysis:
         attention: the policy that decided between heads and head_dim.
         ignore: the patterns of names that keep their channels.
         without_branches: residual branches that are gone already (see `without`).
+        latency: the time of one run, in nanoseconds, as a table of measurements predicts it (`fxprune.profiling`).
     """
 
     traced: Traced
@@ -51,6 +53,7 @@ class Analysis:
     model_name: str = ""
     without_branches: tuple[str, ...] = ()
     _whole: Analysis | None = field(default=None, repr=False)
+    latency: Costs | None = None
     _free: dict[str, Group] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The `fxprune` command: prune, inspect, verify, finetune, validate, study, sensitivity, demo, one file each.
+"""The `fxprune` command: prune, inspect, verify, finetune, validate, profile, study, sensitivity, demo, one file each.
 
 Results go to stdout, notes and progress to stderr. An error that fxprune raises on purpose is one sentence on
 stderr and exit code 2; a check that fails is exit code 1.
@@ -19,6 +19,7 @@ from fxprune.cli.inspect import inspect
 from fxprune.cli.many_values import ManyValues
 from fxprune.cli.options import Json, Seed
 from fxprune.cli.output import print_json, quiet
+from fxprune.cli.profile import profile
 from fxprune.cli.prune import prune
 from fxprune.cli.sensitivity import sensitivity
 from fxprune.cli.study import study
@@ -41,6 +42,7 @@ app.command(epilog="Example: fxprune finetune slim/ --data images/ --teacher tim
 app.command(epilog="Example: fxprune validate timm:resnet50 --checkpoint weights.safetensors --slim slim/ --data images:val")(
     validate
 )
+app.command(epilog="Example: fxprune profile timm:resnet50 --engine onnxruntime --threads 1")(profile)
 app.command(cls=ManyValues, epilog="Example: fxprune study timm:resnet50 --criteria l1 l2 fpgm --out study/")(study)
 app.command(cls=ManyValues, epilog="Example: fxprune sensitivity timm:resnet50 --data images:val --limit 1000 --out curves/")(
     sensitivity

@@ -11,7 +11,7 @@ from fxprune.errors import InputError, shown
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["build", "example_inputs", "read_text"]
+__all__ = ["build", "example_inputs", "read_text", "timed_inputs"]
 
 
 def build(spec: str, checkpoint: Path | None, seed: int) -> nn.Module:
@@ -45,6 +45,18 @@ def example_inputs(model: nn.Module, sizes: Iterable[str] | None) -> tuple[Tenso
         return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
     except (RuntimeError, TypeError, OverflowError) as error:  # more numbers than 64 bits can count
         raise InputError(f"--input-size {' '.join(sizes)} is too large: write the shape of one sample, as 3x224x224") from error
+
+
+def timed_inputs(model: nn.Module, sizes: Iterable[str] | None, batch: int) -> tuple[Tensor, ...]:
+    """Example inputs of so many samples: it is their time that counts.
+
+    Raises:
+        InputError: a size is no shape, or none is given and none can be inferred.
+    """
+    from fxprune.inputs.examples import settle_inputs
+
+    args, _ = settle_inputs(model, example_inputs(model, sizes))
+    return tuple(arg[:1].expand(batch, *arg.shape[1:]).contiguous() for arg in args)
 
 
 def _size(text: str) -> list[int]:

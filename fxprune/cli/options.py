@@ -14,16 +14,20 @@ from fxprune.options import PruneOptions
 __all__ = [
     "Attention",
     "AttentionOption",
+    "Batch",
     "Batches",
     "Checkpoint",
     "Criterion",
     "CriterionOrDefault",
     "Crop",
     "Data",
+    "Device",
+    "Engine",
     "ExactNorms",
     "Ignore",
     "InputSize",
     "Json",
+    "Latency",
     "Macs",
     "MaxRatio",
     "Mean",
@@ -34,10 +38,12 @@ __all__ = [
     "Params",
     "Ratio",
     "RoundTo",
+    "RoundToOrAuto",
     "Scope",
     "Seed",
     "Std",
     "Submodule",
+    "Threads",
     "Unit",
     "Weights",
     "keywords",
@@ -79,6 +85,16 @@ Macs = Annotated[
     float | None,
     typer.Option(help="Budget of multiply-accumulates: the fraction that is kept, or a count.", show_default=False),
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        help="Budget of time: the fraction that is kept, or as '4 ms'; measured first if need be.", show_default=False
+    ),
+]
+Engine = Annotated[str, typer.Option(help="What runs the model whose time counts: eager, compile or onnxruntime.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cpu")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the processor.", show_default="as many as PyTorch uses")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples of the input whose time counts.")]
 Params = Annotated[
     float | None,
     typer.Option(help="Budget of parameters: the fraction that is kept, or a count.", show_default=False),
@@ -109,6 +125,9 @@ Ignore = Annotated[
 ]
 MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
 RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
+RoundToOrAuto = Annotated[
+    str, typer.Option(help="Kept channels of each group are a multiple of this; auto: of what runs fast, by measurement.")
+]
 AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
 ExactNorms = Annotated[
     bool, typer.Option("--exact-norms", help="Layer, RMS and group norms count channels that went as zeros.")

@@ -12,7 +12,7 @@ from rich.console import Console
 from fxprune.cli import options as given
 from fxprune.cli import stepping
 from fxprune.cli.data import data_spec
-from fxprune.cli.input import build, example_inputs, read_text
+from fxprune.cli.input import build, example_inputs, read_text, timed_inputs
 from fxprune.cli.output import (
     Steps,
     note,
@@ -24,6 +24,7 @@ from fxprune.cli.output import (
     show_plan,
     show_written,
 )
+from fxprune.cli.profile import profiled
 from fxprune.cli.repairing import check_repair, repaired, show_repair
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions, check_attention
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fxprune.inputs.data import DataSpec
     from fxprune.planning.plan import Plan
     from fxprune.planning.report import Report
+    from fxprune.profiling.table import LatencyTable
 
 __all__ = ["prune"]
 
@@ -44,12 +46,16 @@ def prune(
     macs: given.Macs = None,
     params: given.Params = None,
     memory: given.Memory = None,
+    latency: given.Latency = None,
+    engine: given.Engine = "eager",
+    threads: given.Threads = None,
+    batch: given.Batch = 1,
     scope: given.Scope = "global",
     normalization: given.NormalizationOption = None,
     criterion: given.CriterionOrDefault = None,
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
-    round_to: given.RoundTo = 1,
+    round_to: given.RoundToOrAuto = "1",
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     seed: given.Seed = 0,
     checkpoint: given.Checkpoint = None,
@@ -88,7 +94,7 @@ def prune(
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
     several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or repair_checkpoint)
-    wanted = any(amount is not None for amount in (ratio, macs, params, memory))
+    wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
     _check(plan, wanted, plan_only or submodule or (data and repair is None))
@@ -96,18 +102,21 @@ def prune(
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
-        budgets = (macs, params, memory)
-        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, round_to, kind, seed, scaled, exact_norms, *budgets)
+        step_of: Any = given.multiple(round_to)
+        budgets = (macs, params, memory, latency)
+        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, scaled, exact_norms, *budgets)
         options = given.keywords(chosen)
-    slim, written = None, []
-    with Steps(as_json, total=2 + (repair is not None) + (out is not None)) as step:
+    slim, written, timed = None, [], latency is not None or round_to == "auto"
+    with Steps(as_json, total=2 + timed + (repair is not None) + (out is not None)) as step:
         stored = None if plan is None else Plan.from_json(read_text(plan))
         net = step("building the model", lambda: build(model, checkpoint, seed))
-        inputs = example_inputs(net, input_size)
+        inputs = timed_inputs(net, input_size, batch) if timed else example_inputs(net, input_size)
         shaping = (mean, std, crop)
         limit = repair if by_images and batches is None else None
         observed = data_spec(data, inputs, shaping, batches=batches, seed=seed, **({} if limit is None else {"limit": limit}))
         options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, observed, batches)}
+        if timed:
+            options["profile"] = step("measuring", lambda: _table(net, options, (engine, threads)))
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))
         else:
@@ -142,11 +151,13 @@ def _check(plan: Path | None, wanted: bool, others: Any) -> None:
         others: options that are for a new plan.
     """
     if plan is None and not wanted:
-        raise InputError("give --ratio or a budget (--macs, --params, --memory), to make a plan, or --plan FILE, to apply one")
+        raise InputError(
+            "give --ratio or a budget (--macs, --params, --memory, --latency), to make a plan, or --plan FILE, to apply one"
+        )
     if plan is not None and (wanted or others):
         raise InputError(
-            "--plan FILE applies a plan that was made before: leave out --ratio, --macs, --params, --memory, --plan-only, "
-            "--submodule, and --data where there is no --repair"
+            "--plan FILE applies a plan that was made before: leave out --ratio, --macs, --params, --memory, --latency, "
+            "--plan-only, --submodule, and --data where there is no --repair"
         )
 
 
@@ -158,6 +169,12 @@ def _observed(model: nn.Module, data: DataSpec | None, batches: int | None) -> d
     for text in loader.notes:
         note(text)
     return {"data": loader, "batches": batches}
+
+
+def _table(net: nn.Module, options: dict[str, Any], runs: tuple[str, int | None]) -> LatencyTable:
+    """How long slim models take, measured now if it was not before."""
+    mine = {name: options[name] for name in ("attention", "ignore", "submodules")}
+    return profiled(net, options["example_inputs"], mine | {"engine": runs[0], "threads": runs[1]})
 
 
 def _save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
@@ -186,6 +203,8 @@ def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool)
     show_plan(console, plan)
     show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
     show_account(console, plan.account)
+    if report is not None and report.latency is not None:
+        console.print(str(report.latency), markup=False, highlight=False)
     if report is not None and report.checks is not None:
         show_errors(console, report.checks)
     show_repair(console, None if report is None else report.repair)

@@ -10,7 +10,7 @@ from fxprune.planning.reading import count, entries, number, text
 
 __all__ = ["Account", "Budget"]
 
-_WORDS = {"macs": "MACs", "params": "parameters", "memory": "bytes of activations"}
+_WORDS = {"macs": "MACs", "params": "parameters", "memory": "bytes of activations", "latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Budget:
     """One budget.
 
     Attributes:
-        name: ``"macs"``, ``"params"`` or ``"memory"`` (bytes); of MACs and bytes those of one sample.
+        name: ``"macs"``, ``"params"``, ``"memory"`` (bytes) or ``"latency"`` (nanoseconds of the whole batch, predicted); of
+            MACs and bytes those of one sample.
         asked: as the user gave it: a fraction of `before`, or a count.
         target: the most that was allowed.
         before, after: of the model, and of what the plan leaves of it.
@@ -32,8 +33,11 @@ class Budget:
 
     def __str__(self) -> str:
         share = f"{self.after / max(self.before, 1):.2%} of the {_WORDS.get(self.name, self.name)}"
-        asked = f"{self.asked:.4g}" if self.asked < 1 else f"{self.target:,}"
-        return f"{share} ({self.after:,}; budget {asked})"
+        asked = f"{self.asked:.4g}" if self.asked < 1 else self._amount(self.target)
+        return f"{share} ({self._amount(self.after)}; budget {asked})"
+
+    def _amount(self, count: int) -> str:
+        return f"{count / 1e6:,.2f} ms" if self.name == "latency" else f"{count:,}"
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,30 @@ _COSTS: dict[str, Callable[[Analysis], Costs]] = {
     "macs": lambda analysis: analysis.polynomials.only(["macs"]),
     "params": lambda analysis: analysis.polynomials.only(["params"]),
     "memory": lambda analysis: analysis.memory,
+    "latency": lambda analysis: _latency(analysis),
 }
 _SPENT: dict[str, Callable[[Cut], int]] = {
     "macs": lambda cut: cut.total_macs,
     "params": lambda cut: cut.params,
     "memory": lambda cut: cut.total_memory,
+    "latency": lambda cut: math.ceil(_latency(cut.analysis).values(_kept(cut))[0]),
 }
 _OF_SAMPLES = ("macs", "memory")  # these grow with the batch, and are given for one sample
 
 
 def spent(cut: Cut, names: Iterable[str]) -> dict[str, int]:
-    """What a cut costs: MACs and bytes of the whole batch, and parameters."""
+    """What a cut costs: MACs, bytes and nanoseconds of the whole batch, and parameters."""
     return {name: _SPENT[name](cut) for name in names}
+
+
+def _latency(analysis: Analysis) -> Costs:
+    if analysis.latency is None:
+        raise InputError("a budget of latency needs a table of what was measured: pass profile=fxprune.profile(model, ...)")
+    return analysis.latency
+
+
+def _kept(cut: Cut) -> np.ndarray:
+    return np.array([group.size - len(cut.gone.get(group.id, ())) for group in cut.analysis.free], np.float64)
 
 
 def targets_of(analysis: Analysis, options: PruneOptions) -> dict[str, int]:

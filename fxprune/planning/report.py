@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fxprune.planning.plan import Plan
     from fxprune.planning.repaired import Repaired
     from fxprune.planning.stepped import Step
+    from fxprune.planning.timed import Timed
     from fxprune.planning.validation import Validation
 
 __all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
@@ -91,6 +92,7 @@ class Report:
         exact_norms: nodes of norms that count the channels that went as zeros (``exact_norms=True``) -> the layers.
         repair: what `fxprune.repair` did, if it was called.
         own_class: what a model in its own classes is made of, if it is one (`fxprune.shrink`).
+        latency: what the table predicted, and what the slim model takes, where the plan was made with one.
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
         step: which step of `fxprune.iterate` this is, if it is one.
     """
@@ -105,6 +107,7 @@ class Report:
     refused: dict[str, str] = field(default_factory=dict)
     repair: Repaired | None = None
     finetuning: dict[str, Any] | None = None
+    latency: Timed | None = None
     validation: Validation | None = None
     step: Step | None = None
     own_class: OwnClass | None = None
@@ -157,6 +160,7 @@ class Report:
             "repair": None if self.repair is None else self.repair.to_dict(),
             "own_class": None if self.own_class is None else self.own_class.to_dict(),
             "finetuning": self.finetuning,
+            "latency": None if self.latency is None else self.latency.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
             "step": None if self.step is None else self.step.to_dict(),
         }
@@ -171,6 +175,7 @@ class Report:
             + (f", {branches} branch{'es' if branches > 1 else ''} removed" if branches else "")
             + (f", {len(self.exact_norms)} norms kept exact" if self.exact_norms else "")
             + ("" if self.plan.account is None else f"\n{self.plan.account}")
+            + ("" if self.latency is None else f"\n{self.latency}")
             + ("" if self.repair is None else f"\n{self.repair}")
             + ("" if self.own_class is None else f"\n{self.own_class}")
             + "".join(f"\nNote: {note}" for note in self.notes)

@@ -21,7 +21,19 @@ _NAMED = 12  # groups of a difference that its text lists
 def summary(plan: Plan, rows: int = 40) -> str:
     """What `Plan.summary` gives."""
     pruned = [group for group in plan.groups if len(group.kept) < group.size]
-    asked = ("ratio", "macs", "params", "memory", "scope", "criterion", "normalization", "max_ratio", "round_to", "attention")
+    asked = (
+        "ratio",
+        "macs",
+        "params",
+        "memory",
+        "latency",
+        "scope",
+        "criterion",
+        "normalization",
+        "max_ratio",
+        "round_to",
+        "attention",
+    )
     options = ", ".join(f"{name}={plan.options[name]}" for name in asked if plan.options.get(name) is not None)
     lines = [f"{plan.model}: {_change(plan.macs, 1, 'MACs')}, {_change(plan.params, 2, ' parameters')}"]
     lines += [f"by {options}"] if options else []

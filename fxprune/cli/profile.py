@@ -1,0 +1,75 @@
+"""``fxprune profile``: how long slim models of a model take on this machine, measured once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fxprune.cli import options as given
+from fxprune.cli.input import build, timed_inputs
+from fxprune.cli.output import note, print_json, quiet
+from fxprune.options import check_attention
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxprune.profiling.table import LatencyTable
+
+__all__ = ["profile", "profiled"]
+
+
+def profile(
+    model: given.Model,
+    engine: given.Engine = "eager",
+    device: given.Device = None,
+    threads: given.Threads = None,
+    samples: Annotated[int, typer.Option(help="Slim models that are measured.")] = 24,
+    batch: given.Batch = 1,
+    attention: given.AttentionOption = given.Attention.HEAD_DIM,
+    ignore: given.Ignore = None,
+    input_size: given.InputSize = None,
+    submodule: given.Submodule = None,
+    seed: given.Seed = 0,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the tables.", show_default="the user's cache")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this file, too.", show_default=False)] = None,
+    as_json: given.Json = False,
+) -> None:
+    """Measure how long slim models of MODEL take on this device, so that `prune --latency` meets a budget of time.
+
+    Killed, it goes on where it was.
+    """
+    with quiet(as_json):
+        net = build(model, None, seed)
+        options: dict[str, Any] = {"attention": check_attention(attention.value), "ignore": ignore or ()}
+        options |= {"submodules": submodule or (), "cache": cache, "samples": samples, "seed": seed}
+        options |= {"engine": engine, "device": device, "threads": threads}
+        table = profiled(net, timed_inputs(net, input_size, batch), options)
+        if out is not None:
+            table.save(out)
+    if as_json:
+        print_json(table.to_dict())
+        return
+    typer.echo(str(table))
+    for path in filter(None, (table.path, out)):
+        Console().print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def profiled(net: nn.Module, inputs: Any, options: dict[str, Any]) -> LatencyTable:
+    """The table, with a bar on stderr where that is a terminal; how long it will take is said in any case."""
+    from fxprune.profiling.verb import profile as measure
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring", total=None)
+
+        def told(sentence: str, done: int, total: int) -> None:
+            if not sentence.startswith("design"):
+                note(sentence)
+            bar.update(task, completed=done, total=total)
+
+        return measure(net, inputs, told=told, **options)

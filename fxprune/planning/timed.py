@@ -1,0 +1,40 @@
+"""Latency of a slim model beside the dense one: as it was predicted, and as it was measured; a part of the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Timed"]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of one forward of the example inputs, dense and slim.
+
+    Attributes:
+        engine, device, threads: what ran them.
+        predicted: by the table of measurements.
+        measured: in turns, on the slim model itself.
+    """
+
+    engine: str
+    device: str
+    threads: int
+    predicted: tuple[float, float]
+    measured: tuple[float, float]
+
+    @property
+    def error(self) -> float:
+        """Of the predicted share of the dense model's time, relative to the measured one."""
+        (p0, p1), (m0, m1) = self.predicted, self.measured
+        return (p1 / p0) / (m1 / m0) - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "error": self.error}
+
+    def __str__(self) -> str:
+        (p0, p1), (m0, m1) = self.predicted, self.measured
+        ran = f"{self.engine}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        measured, predicted = (f"{a * 1e3:.2f} -> {b * 1e3:.2f} ms" for a, b in (self.measured, self.predicted))
+        return f"latency ({ran}): {measured} measured ({m1 / m0:.1%}), {predicted} predicted ({p1 / p0:.1%})"

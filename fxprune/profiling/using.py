@@ -1,0 +1,74 @@
+"""A table of latencies in a plan: the budget's cost, the best multiple, and the slim model's own time beside the prediction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fxprune.analysis.analysis import Analysis
+from fxprune.errors import InputError, PlanMismatch, shown
+from fxprune.options import PruneOptions
+from fxprune.planning.plan import fingerprint
+from fxprune.planning.timed import Timed
+from fxprune.profiling.engines.registry import engine_of
+from fxprune.profiling.measuring import Bench, threads, timed_in_turns
+from fxprune.profiling.predicted import Predicted
+from fxprune.profiling.segments import segments_of
+from fxprune.profiling.steps import step_of
+from fxprune.profiling.table import LatencyTable, read_table
+from fxprune.profiling.verb import SAMPLES, device_of, measured
+from fxprune.rewrite import Rewritten
+from fxprune.submodules.target import Target
+
+__all__ = ["settled", "timed"]
+
+
+def settled(options: PruneOptions, target: Target, analysis: Analysis, profile: Any) -> PruneOptions:
+    """The options with a number for ``round_to="auto"``; the analysis gets the table's prediction.
+
+    Raises:
+        InputError, PlanMismatch: the table cannot be read, or is for another model.
+    """
+    table = _table(options, target, profile)
+    if table.key["fingerprint"] != fingerprint(target.model):
+        raise PlanMismatch(f"the latency table was made for a {table.key['model']} with other parameters than this model has")
+    predicted = table.predicted(analysis, segments_of(analysis))
+    if options.latency is not None:
+        analysis.latency = predicted
+    return replace(options, round_to=step_of(predicted, analysis)) if options.round_to == "auto" else options
+
+
+def _table(options: PruneOptions, target: Target, given: Any) -> LatencyTable:
+    if isinstance(given, LatencyTable):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return read_table(given)
+    if given is not None:
+        raise InputError(f"profile must be what fxprune.profile gives, or the path of its file, not {shown(given)}")
+    return measured(target, engine_of("eager", device_of(target.model)), SAMPLES, (options.attention, options.ignore, 0))
+
+
+def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
+    """Measure the slim model in turns with the dense one, on the engine of the table."""
+    cut = rewritten.cut
+    analysis, predicted = cut.analysis, cut.analysis.latency
+    assert isinstance(predicted, Predicted)
+    key = predicted.key
+    engine = engine_of(key["engine"], str(key["device"]).partition(":")[0], key["threads"])
+    bench = Bench(analysis, model, predicted.segments, engine, key["seed"])
+    sizes = np.array([group.size for group in analysis.free], np.float64)
+    kept = sizes - [len(cut.gone.get(group.id, ())) for group in analysis.free]
+    with threads(engine):
+        slim = engine.prepared(bench.slim(cut.gone)[1], bench.inputs)
+        dense_seconds, slim_seconds = timed_in_turns(engine, [bench.dense, slim])
+    return Timed(
+        key["engine"],
+        key["device"],
+        key["threads"],
+        (predicted.seconds(sizes), predicted.seconds(kept)),
+        (dense_seconds, slim_seconds),
+    )
