@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fxprune.errors import InputError, shown
 from fxprune.options import PruneOptions
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Unit",
     "Weights",
     "keywords",
+    "multiple",
 ]
 
 
@@ -170,6 +172,19 @@ Batches = Annotated[
     int | None, typer.Option(min=1, help="Use so many batches of 64 at most, drawn at random.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def multiple(text: str) -> int | str:
+    """What ``--round-to`` says.
+
+    Raises:
+        InputError: it is neither a number nor ``auto``.
+    """
+    if text == "auto":
+        return text
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise InputError(f"--round-to must be a whole number of at least 1, or auto, not {shown(text)}")
+    return int(text)
 
 
 def keywords(options: PruneOptions) -> dict[str, Any]:

@@ -61,9 +61,7 @@ class Predicted:
 
     def slopes(self, kept: np.ndarray) -> np.ndarray:
         """``[1, groups]``: mean slopes, without the steps of kernels."""
-        from scipy.sparse import csr_array
-
-        return self.segments.slopes_of(csr_array(self._rates(kept)[None] * _NANO), kept)
+        return self.segments.slope(self._rates(kept) * _NANO, kept)[None]
 
     def _rates(self, kept: np.ndarray) -> np.ndarray:
         """Seconds for one unit of each term: float array ``[terms]``."""

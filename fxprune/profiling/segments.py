@@ -58,6 +58,21 @@ class Segments(Terms):
         """Entries of each axis: float array ``[axes]``."""
         return self._widths(np.append(kept, 1.0)[self.patterns].prod(1))
 
+    def slope(self, weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """`Terms.slopes_of` for one weighted sum of terms, many times as fast: float array ``[groups]``."""
+        factors = np.append(kept, 1.0)[self.patterns]
+        widths, axes = self._widths(factors.prod(1))[self.factors], len(self.bases)
+        by_axis = np.zeros(axes)
+        for column in range(self.factors.shape[1]):
+            others = weights * self.constants * np.delete(widths, column, axis=1).prod(1)
+            by_axis += np.bincount(self.factors[:, column], others, axes)
+        by_pattern = np.bincount(self.pattern, self.times * by_axis[self.axis], len(self.patterns))
+        found = np.zeros(len(kept) + 1)
+        for column in range(self.patterns.shape[1]):
+            others = by_pattern * np.delete(factors, column, axis=1).prod(1)
+            found += np.bincount(self.patterns[:, column], others, len(found))
+        return found[:-1]
+
     def padded(self, kept: np.ndarray, multiples: np.ndarray) -> np.ndarray:
         """`Terms.parts`, but that the widths of work count as the next multiple: kernels compute in blocks.
 
