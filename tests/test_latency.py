@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor, fx, nn
 
 import fxprune
@@ -174,8 +173,10 @@ def test_slopes_are_those_of_the_values(table: LatencyTable, analysis: Analysis)
         rise = (predicted.values(kept + step) - predicted.values(kept))[0] / 16
         # A product of two widths of one group bends upwards: the slope lies below the rise.
         assert predicted.slopes(kept)[0, group] == pytest.approx(rise, rel=0.35)
-    weights = np.linspace(1, 2, len(segments.constants))
-    assert np.allclose(segments.slope(weights, kept), segments.slopes_of(csr_array(weights[None]), kept)[0])
+    weights, one = np.linspace(1, 2, len(segments.constants)), np.zeros(len(segments.constants), np.int64)
+    assert np.allclose(
+        segments.slope(weights, kept), replace(segments, constants=segments.constants * weights).slopes_of(one, 1, kept)[0]
+    )
     assert predicted.names == ("latency",) and predicted.exact and not predicted.convex.any()
 
 

@@ -103,7 +103,6 @@ def prune(
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
         step_of: Any = given.multiple(round_to)
-        step_of: Any = given.multiple(round_to)
         budgets = (macs, params, memory, latency)
         chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, scaled, exact_norms, *budgets)
         options = given.keywords(chosen)
