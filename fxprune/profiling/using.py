@@ -15,7 +15,7 @@ from fxprune.options import PruneOptions
 from fxprune.planning.plan import fingerprint
 from fxprune.planning.timed import Timed
 from fxprune.profiling.engines.registry import engine_of
-from fxprune.profiling.measuring import Bench, threads, timed_in_turns
+from fxprune.profiling.measuring import Bench
 from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import segments_of
 from fxprune.profiling.steps import step_of
@@ -62,9 +62,7 @@ def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
     bench = Bench(analysis, model, predicted.segments, engine, key["seed"])
     sizes = np.array([group.size for group in analysis.free], np.float64)
     kept = sizes - [len(cut.gone.get(group.id, ())) for group in analysis.free]
-    with threads(engine):
-        slim = engine.prepared(bench.slim(cut.gone)[1], bench.inputs)
-        dense_seconds, slim_seconds = timed_in_turns(engine, [bench.dense, slim])
+    slim_seconds, dense_seconds = bench.beside_dense(bench.slim(cut.gone)[1])
     return Timed(
         key["engine"],
         key["device"],
