@@ -16,6 +16,8 @@ _LAZY = {
     "apply": "fxprune.api",
     "costs": "fxprune.costing",
     "iterate": "fxprune.iterating.verb",
+    "export": "fxprune.deployment.exporting",
+    "optimize": "fxprune.deployment.optimizing",
     "plan": "fxprune.api",
     "prune": "fxprune.api",
     "sensitivity": "fxprune.studies.trying",
@@ -76,10 +78,12 @@ __all__ = [
     "analyze",
     "apply",
     "costs",
+    "export",
     "finetune",
     "fold",
     "iterate",
     "load",
+    "optimize",
     "over_parameterize",
     "plan",
     "profile",
@@ -118,6 +122,8 @@ if TYPE_CHECKING:
     from fxprune.api import analyze, apply, plan, prune, trace, verify, why
     from fxprune.codegen import load, save
     from fxprune.costing import costs
+    from fxprune.deployment.exporting import export
+    from fxprune.deployment.optimizing import optimize
     from fxprune.iterating.verb import iterate
     from fxprune.labels.table import rule
     from fxprune.planning.plan import Plan

@@ -16,7 +16,7 @@ from fxprune.tracing.tracer import Traced
 
 __all__ = ["Context", "Mismatch", "Pass", "PassResult", "Stage", "run_passes"]
 
-Stage = Literal["shapes", "weights", "training"]
+Stage = Literal["shapes", "weights", "training", "deployment"]
 
 
 class Mismatch(PruneError):
@@ -89,6 +89,8 @@ class Pass:
         stage: ``"shapes"``: the model is on the meta device, and channels have yet to go; ``"weights"``: it holds the user's
             kept weights (batch norms can be folded). The result of both is compared with the original. ``"training"``: no
             rewrite runs it; a function of its own does, on a model that was pruned or on any other, with no context.
+            ``"deployment"``: `fxprune.optimize` runs it, with no context, on a copy in evaluation whose nodes may know the
+            shape of their value (``node.meta["shape"]``).
         shapes: what holds of the nodes' shapes after the pass: ``"open"``, modules and tensors have changed, the graph has
             not, and does not run yet; ``"checked"``, the pass knows that each is as predicted; ``"unchecked"``, the runner
             finds out.

@@ -21,6 +21,11 @@ _NAMES = {
     "drop-unused": "fxprune.passes.drop_unused:DropUnused",
     "over-parameterize": "fxprune.passes.over_parameterize:OverParameterize",
     "fold-factors": "fxprune.passes.fold_factors:FoldFactors",
+    "keep-evaluation": "fxprune.passes.keep_evaluation:KeepEvaluation",
+    "drop-idle": "fxprune.passes.drop_idle:DropIdle",
+    "fold-norms": "fxprune.passes.fold_norms:FoldNorms",
+    "fold-scales": "fxprune.passes.fold_scales:FoldScales",
+    "merge-linear": "fxprune.passes.merge_linear:MergeLinear",
 }
 _registered: dict[str, type[Pass]] = {}
 _Made = TypeVar("_Made", bound=type[Pass])

@@ -26,7 +26,7 @@ FLOORS = (
     ("rewrite",),
     ("criteria", "codegen", "submodules", "proofs", "recovery"),
     ("profiling",),
-    ("costing", "deciding", "revising"),
+    ("costing", "deciding", "deployment", "revising"),
     ("shrinking",),
     ("api", "iterating", "studies"),
     ("fxprune",),  # the package itself, by its public names

@@ -1,4 +1,4 @@
-"""The `fxprune` command: prune, inspect, verify, finetune, validate, profile, study, sensitivity, demo, one file each.
+"""The `fxprune` command: prune, inspect, verify, finetune, export, validate, profile, study, sensitivity, demo, one file each.
 
 Results go to stdout, notes and progress to stderr. An error that fxprune raises on purpose is one sentence on
 stderr and exit code 2; a check that fails is exit code 1.
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fxprune.cli.export import export
 from fxprune.cli.finetune import finetune
 from fxprune.cli.inspect import inspect
 from fxprune.cli.many_values import ManyValues
@@ -39,6 +40,7 @@ app.command(epilog="Example: fxprune prune timm:resnet50 --ratio 0.5 --checkpoin
 app.command(epilog="Example: fxprune inspect timm:resnet50 layer3.0.conv2")(inspect)
 app.command(epilog="Example: fxprune verify timm:convnext_tiny --ratio 0.3")(verify)
 app.command(epilog="Example: fxprune finetune slim/ --data images/ --teacher timm:resnet50 --out tuned/")(finetune)
+app.command(epilog="Example: fxprune export slim/ --input-size 3x224x224 --onnx model.onnx")(export)
 app.command(epilog="Example: fxprune validate timm:resnet50 --checkpoint weights.safetensors --slim slim/ --data images:val")(
     validate
 )

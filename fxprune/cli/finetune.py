@@ -21,7 +21,7 @@ from fxprune.errors import InputError, shown
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "slim_of"]
 
 # Options of the command that are options of `fxprune.finetune` by the same name.
 _SAME = (
@@ -103,7 +103,7 @@ def finetune(
     chosen = options_of(None, settings)  # before anything is built
     main = os.environ.get("RANK", "0") == "0"
     with quiet(as_json):
-        slim, source = _slim(model, checkpoint, seed)
+        slim, source = slim_of(model, checkpoint, seed)
         if source is not None and source.parent.resolve() == out.resolve():
             raise InputError(f"--out {str(out)!r} is the folder of the slim model itself: name another, so that it stays")
         taught = None if teacher is None else build(teacher, teacher_checkpoint, seed)
@@ -156,7 +156,7 @@ def _extra(given: Any, option: str = "--set", own: Container[str] = _SAME) -> di
     return found
 
 
-def _slim(spec: str, checkpoint: Path | None, seed: int) -> tuple[nn.Module, Path | None]:
+def slim_of(spec: str, checkpoint: Path | None, seed: int) -> tuple[nn.Module, Path | None]:
     """The model, and its source file if it is one that `fxprune.save` wrote."""
     path = Path(spec)
     if not path.is_dir() and not (path.suffix == ".py" and path.is_file()):

@@ -39,7 +39,7 @@ def restrict(graph: fx.Graph, flags: Iterable[str], training: bool, why: str) ->
             part = flag.rpartition(".")[0]
             what = f"the part {part!r}" if part else "the model"
             name, other = MODES[training], MODES[not training]
-            node = graph.get_attr(flag)
+            node = graph.create_node("get_attr", flag)  # `get_attr` warns of what is no tensor
             if flag in known:
                 known[flag].replace_all_uses_with(node)
                 values[node] = training

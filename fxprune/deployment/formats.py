@@ -1,0 +1,146 @@
+"""Forms for other runtimes: each writes an exported program to a file, and runs that file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import InputError
+
+__all__ = ["FORMATS", "Format", "format_of"]
+
+Runner = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        title: as users call it.
+        needs: modules that have to be installed, and the names under which pip knows them.
+        write: puts an exported program into a file.
+        load: makes of a file a function from input tensors to output tensors, in their order.
+        beside: suffixes of the files that belong to one.
+    """
+
+    title: str
+    needs: dict[str, str]
+    write: Callable[[Any, Path], None]
+    load: Callable[[Path], Runner]
+    beside: tuple[str, ...] = ()
+
+    def check_installed(self) -> None:
+        """
+        Raises:
+            InputError: a library is missing.
+        """
+        missing = [pip for name, pip in self.needs.items() if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(f"{self.title} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file, by its suffix.
+
+    Raises:
+        InputError: no format has it, or a library that it needs is missing.
+    """
+    if path.suffix not in FORMATS:
+        known = ", ".join(f"{suffix} ({form.title})" for suffix, form in FORMATS.items())
+        raise InputError(f"no format writes {path.name!r}: there are {known}")
+    found = FORMATS[path.suffix]
+    found.check_installed()
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters tell a lot; what fails, they raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write_program(program: Any, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def _load_program(path: Path) -> Runner:
+    module = torch.export.load(path).module()
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        from torch.utils import _pytree
+
+        args, kwargs = _pytree.tree_unflatten([*tensors], module._in_spec)
+        with torch.no_grad():
+            return [t for t in _pytree.tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor)]
+
+    return run
+
+
+def _write_onnx(program: Any, path: Path) -> None:
+    size = sum(t.nbytes for t in program.state_dict.values())
+    with _quiet():
+        torch.onnx.export(program, f=path, dynamo=True, external_data=size > 1_500_000_000)
+
+
+def _load_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        given = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(None, given)]
+
+    return run
+
+
+def _write_openvino(program: Any, path: Path) -> None:
+    import openvino
+
+    with _quiet():
+        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
+
+
+def _load_openvino(path: Path) -> Runner:
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU")
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        found = compiled([t.numpy() for t in tensors])
+        return [torch.from_numpy(found[output].copy()) for output in compiled.outputs]
+
+    return run
+
+
+FORMATS = {
+    ".onnx": Format(
+        "ONNX",
+        {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+        _write_onnx,
+        _load_onnx,
+        (".onnx.data",),
+    ),
+    ".pt2": Format("torch.export", {}, _write_program, _load_program),
+    ".xml": Format("OpenVINO", {"openvino": "openvino"}, _write_openvino, _load_openvino, (".bin",)),
+}

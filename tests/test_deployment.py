@@ -1,0 +1,154 @@
+"""`optimize` and `export`: models for evaluation, and files that are compared before they are kept."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_same, fingerprint, run
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.cli.app import main
+from fxprune.deployment import exporting, optimizing
+from fxprune.passes.base import PassResult
+from fxprune.passes.fold_norms import FoldNorms
+from fxprune.proofs.randomize import randomize
+
+X = torch.zeros(2, 3, 8, 8)
+
+
+def net() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+    return randomize(nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))).train()
+
+
+@pytest.fixture(scope="module")
+def slim() -> Any:
+    torch.manual_seed(0)
+    return fxprune.prune(net(), 0.5, X)
+
+
+def test_a_slim_model_is_optimized_and_left_alone(slim: Any) -> None:
+    before = fingerprint(slim)
+    fast = fxprune.optimize(slim)
+    assert fingerprint(slim) == before
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(fast(x), run(slim, (x,)), rtol=1e-4, atol=1e-4)
+    assert not [m for m in fast.modules() if isinstance(m, (nn.BatchNorm2d, nn.Dropout))]
+    assert fast.meta["optimized"]["error"] < 1e-5 and "fxprune" not in fast.meta
+    assert not {t.data_ptr() for t in fast.parameters()} & {t.data_ptr() for t in slim.parameters()}
+
+
+def test_it_refuses_to_train_also_when_written(slim: Any, tmp_path: Path) -> None:
+    fast = fxprune.optimize(slim)
+    fxprune.save(fast, tmp_path)
+    for one in (fast, fxprune.load(tmp_path)):
+        x = torch.randn(1, 3, 8, 8)
+        torch.testing.assert_close(one.eval()(x), run(slim, (x,)), rtol=1e-4, atol=1e-4)
+        with pytest.raises(Exception, match="optimized for evaluation"):
+            one.train()(x)
+
+
+def test_passes_are_chosen_by_name(slim: Any) -> None:
+    fast = fxprune.optimize(slim, passes=["drop-idle"])
+    assert list(fast.meta["optimized"]["passes"]) == ["keep-evaluation", "drop-idle"]
+    assert [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
+    for wrong, message in (
+        (["fold-norm"], "is not known"),
+        (["slice-tensors"], "not for deployment"),
+        ("fold-norms", "a list"),
+    ):
+        with pytest.raises(fxprune.InputError, match=message):
+            fxprune.optimize(slim, passes=wrong)
+
+
+def test_any_model_is_optimized() -> None:
+    model = net()
+    fast = fxprune.optimize(model, X)
+    x = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(fast(x), run(model, (x,)), rtol=1e-4, atol=1e-4)
+    assert_same(run(fxprune.optimize(fast), (x,)), fast(x))  # once more changes nothing
+
+
+def test_a_pass_that_changes_the_model_is_found_out(slim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: FoldNorms, module: Any, context: Any = None) -> PassResult:
+        module.get_submodule("0").weight.data *= 1.001
+        return PassResult.of(norms_folded=1)
+
+    monkeypatch.setattr(FoldNorms, "run", wrong)
+    with pytest.raises(fxprune.NotEquivalent, match="float64"):
+        fxprune.optimize(slim)
+    monkeypatch.setattr(optimizing, "_prove", lambda *_: None)
+    with pytest.raises(fxprune.NotEquivalent, match="differs from the original"):
+        fxprune.optimize(slim)
+
+
+def test_a_program_of_torch_export_takes_any_batch(slim: Any, tmp_path: Path) -> None:
+    file = fxprune.export(slim, tmp_path / "deep" / "slim.pt2")
+    program = torch.export.load(file).module()
+    x = torch.randn(7, 3, 8, 8)
+    torch.testing.assert_close(program(x), run(slim, (x,)), rtol=1e-4, atol=1e-4)
+    assert [path.name for path in file.parent.iterdir()] == ["slim.pt2"]
+
+
+def test_a_file_that_computes_something_else_is_not_kept(slim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slim.pt2").write_text("before")
+    monkeypatch.setattr(exporting, "_outputs", lambda model, given: [torch.ones(len(given[0][0]), 4)])
+    with pytest.raises(fxprune.NotEquivalent, match="off by"):
+        fxprune.export(slim, tmp_path / "slim.pt2", optimize=False, dynamic_batch=False)
+    assert (tmp_path / "slim.pt2").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+class FixedBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x).view(2, -1) if x.shape[0] == 2 else self.fc(x).view(3, 2)
+
+
+def test_what_cannot_be_exported_is_refused_in_a_sentence(slim: Any, tmp_path: Path) -> None:
+    for path, message in (("slim", "no format"), ("slim.tflite", "no format")):
+        with pytest.raises(fxprune.InputError, match=message):
+            fxprune.export(slim, tmp_path / path)
+    with pytest.raises(fxprune.PruneError, match="dynamic_batch=False"):
+        fxprune.export(FixedBatch(), tmp_path / "fixed.pt2", torch.zeros(2, 4), optimize=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fxprune.PruneError, match="cannot write"):
+        fxprune.export(slim, tmp_path / "file" / "slim.pt2", dynamic_batch=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is not None, reason="openvino is installed")
+def test_a_missing_library_is_named(slim: Any, tmp_path: Path) -> None:
+    with pytest.raises(fxprune.InputError, match="pip install openvino"):
+        fxprune.export(slim, tmp_path / "slim.xml")
+
+
+@pytest.mark.slow
+def test_onnx_runtime_computes_the_same(slim: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    file = fxprune.export(slim, tmp_path / "slim.onnx")
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    x = torch.randn(6, 3, 8, 8)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), run(slim, (x,)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_command_line_exports_a_slim_folder(slim: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fxprune.save(slim, tmp_path / "slim")
+    file = tmp_path / "slim.pt2"
+    main_of = ["export", str(tmp_path / "slim"), "--input-size", "3x8x8"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*main_of, "--exported-program", str(file)])
+    assert not stopped.value.code and str(file) in capsys.readouterr().out and file.is_file()
+    for wrong, message in (([], "say what to write"), (["--onnx", "x.pt2"], "must end in .onnx")):
+        with pytest.raises(SystemExit) as stopped:
+            main([*main_of, *wrong])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
