@@ -127,7 +127,7 @@ def registered() -> Iterator[None]:
 def test_the_package_runs_its_passes_in_order() -> None:
     order = ["slice-tensors", "resize-leaves", "resize-arguments", "exact-norms", "drop-unused"]
     assert [name for name in passes.names() if name in order] == order
-    stages = ("shapes", "weights", "training")
+    stages = ("shapes", "weights", "training", "deployment")
     stages = {stage: [step.name for step in passes.pipeline(stage, passes.names())] for stage in stages}
     assert set(order) <= set(stages["shapes"])
     assert stages["training"] == ["over-parameterize", "fold-factors"] and not stages["weights"]
