@@ -265,7 +265,7 @@ def test_a_table_that_was_interrupted_goes_on(model: nn.Module, tmp_path: Path) 
     assert "measuring 3 slim models" in told[6][0] and resumed.to_dict() == whole.to_dict()
     assert read_table(file).to_dict() == whole.to_dict()
     told.clear()
-    again = measured(target, Made(CPU, 1), 8, ("head_dim", (), 0), (tmp_path / "b", lambda *a: told.append(a)))
+    again = measured(target, Made(CPU, 1), None, ("head_dim", (), 0), (tmp_path / "b", lambda *a: told.append(a)))
     assert not told and again.to_dict() == whole.to_dict()
 
 
@@ -413,5 +413,5 @@ def test_complete_says_minutes_of_slow_models(model: nn.Module, analysis: Analys
 
     engine = Slow(CPU, 1)
     with pytest.raises(KeyboardInterrupt):
-        complete(LatencyTable({}), Bench(analysis, model, segments_of(analysis), engine), 10, stop)
+        complete(LatencyTable({}, wanted=10), Bench(analysis, model, segments_of(analysis), engine), stop)
     assert told == ["measuring 10 slim models with eager: about 10 min"]

@@ -27,7 +27,7 @@ def profile(
     engine: given.Engine = "eager",
     device: given.Device = None,
     threads: given.Threads = None,
-    samples: Annotated[int, typer.Option(help="Slim models that are measured.")] = 24,
+    samples: Annotated[int | None, typer.Option(help="Slim models that are measured.", show_default="24, or as before")] = None,
     batch: given.Batch = 1,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     ignore: given.Ignore = None,

@@ -32,6 +32,7 @@ __all__ = ["LatencyTable", "folder_of", "key_of", "read_table"]
 
 _VERSION = 1
 _FORM = "fxprune-latency"
+SAMPLES = 24  # if nothing is said
 FEWEST = 6  # samples from which anything can be learnt
 
 
@@ -43,11 +44,13 @@ class LatencyTable:
         key: what the times hold for: device, engine, threads, versions, model, inputs and options.
         samples: what was measured of each design, the dense model first.
         path: the file that holds it; None where none does.
+        wanted: how many samples there are to be.
     """
 
     key: dict[str, Any]
     samples: list[Sample] = field(default_factory=list)
     path: Path | None = None
+    wanted: int = SAMPLES
     _segments: Segments | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -87,13 +90,14 @@ class LatencyTable:
             "format": _FORM,
             "version": _VERSION,
             "key": self.key,
+            "wanted": self.wanted,
             "samples": [sample.to_dict() for sample in self.samples],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON; `read_table` reads it back."""
         lines = ",\n ".join(json.dumps(sample.to_dict()) for sample in self.samples)
-        head = json.dumps({"format": _FORM, "version": _VERSION, "key": self.key}, indent=1)[:-2]
+        head = json.dumps({"format": _FORM, "version": _VERSION, "key": self.key, "wanted": self.wanted}, indent=1)[:-2]
         return write_text(checked_path(path), f'{head},\n "samples": [\n {lines}\n ]\n}}\n')
 
     def __str__(self) -> str:
@@ -187,10 +191,10 @@ def read_table(path: str | os.PathLike[str]) -> LatencyTable:
         for name in ("device", "engine", "model", "fingerprint", "groups"):
             text(key[name])
         count(key["threads"])
-        samples = entries(document["samples"], _sample)
+        samples, wanted = entries(document["samples"], _sample), count(document["wanted"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the latency table {str(where)!r} is damaged: {type(error).__name__}: {error!s:.200}") from error
-    return LatencyTable(key, samples, where)
+    return LatencyTable(key, samples, where, wanted)
 
 
 def _sample(entry: Any) -> Sample:

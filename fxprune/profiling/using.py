@@ -20,7 +20,7 @@ from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import segments_of
 from fxprune.profiling.steps import step_of
 from fxprune.profiling.table import LatencyTable, read_table
-from fxprune.profiling.verb import SAMPLES, device_of, measured
+from fxprune.profiling.verb import device_of, measured
 from fxprune.rewrite import Rewritten
 from fxprune.submodules.target import Target
 
@@ -49,7 +49,7 @@ def _table(options: PruneOptions, target: Target, given: Any) -> LatencyTable:
         return read_table(given)
     if given is not None:
         raise InputError(f"profile must be what fxprune.profile gives, or the path of its file, not {shown(given)}")
-    return measured(target, engine_of("eager", device_of(target.model)), SAMPLES, (options.attention, options.ignore, 0))
+    return measured(target, engine_of("eager", device_of(target.model)), None, (options.attention, options.ignore, 0))
 
 
 def timed(rewritten: Rewritten, model: nn.Module) -> Timed:

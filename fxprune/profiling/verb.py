@@ -16,12 +16,11 @@ from fxprune.profiling.engines.base import Engine
 from fxprune.profiling.engines.registry import engine_of
 from fxprune.profiling.measuring import Bench, seconds_needed
 from fxprune.profiling.segments import segments_of
-from fxprune.profiling.table import FEWEST, LatencyTable, folder_of, key_of, path_of, read_table
+from fxprune.profiling.table import FEWEST, SAMPLES, LatencyTable, folder_of, key_of, path_of, read_table
 from fxprune.submodules.target import Target
 
-__all__ = ["SAMPLES", "complete", "device_of", "measured", "profile"]
+__all__ = ["complete", "device_of", "measured", "profile"]
 
-SAMPLES = 24
 
 Told = Callable[[str, int, int], None]  # a sentence, designs done, designs in all
 
@@ -33,7 +32,7 @@ def profile(
     engine: str = "eager",
     device: str | None = None,
     threads: int | None = None,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     attention: AttentionPolicy = "head_dim",
     ignore: Iterable[str] = (),
     submodules: str | Iterable[str] = (),
@@ -58,7 +57,7 @@ def profile(
         engine: ``"eager"``, ``"compile"`` (torch.compile) or ``"onnxruntime"``.
         device: ``"cpu"`` or ``"cuda"``; that of the model, if not given.
         threads: of the processor; as many as PyTorch uses now, if not given.
-        samples: slim models that are measured.
+        samples: slim models that are measured; if not given, as many as the table was asked to have before, or 24.
         attention, ignore, submodules: as for `fxprune.prune`.
         seed: of widths and inputs.
         cache: folder of the tables; None: ``$FXPRUNE_CACHE``, else the user's cache; False: nothing is read or written.
@@ -75,7 +74,7 @@ def profile(
 def measured(
     target: Target,
     engine: Engine,
-    samples: int,
+    samples: int | None,
     options: tuple[AttentionPolicy, Iterable[str], int],
     around: tuple[Any, Told | None] = (None, None),
 ) -> LatencyTable:
@@ -85,7 +84,8 @@ def measured(
         options: attention, ignore and seed.
         around: cache and told of `profile`.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or not FEWEST <= samples <= 10_000:
+    given = SAMPLES if samples is None else samples
+    if isinstance(given, bool) or not isinstance(given, int) or not FEWEST <= given <= 10_000:
         raise InputError(f"samples must be a whole number of at least {FEWEST}, not {shown(samples)}")
     (attention, ignore, seed), (cache, told) = options, around
     folder = folder_of(cache)
@@ -95,19 +95,20 @@ def measured(
         raise InputError(analysis.nothing())
     key = key_of(analysis, target.model, engine, check_seed(seed))
     path = path_of(folder, key)
-    table = LatencyTable(key, path=path)
+    table = LatencyTable(key, path=path, wanted=given)
     if path is not None and path.is_file():
         stored = read_table(path)
         if stored.key == key:
-            table.samples = stored.samples
+            table.samples, table.wanted = stored.samples, max(stored.wanted, given) if samples else stored.wanted
     segments = table._segments = segments_of(analysis)
-    if len(table.samples) < samples:
-        complete(table, Bench(analysis, target.model, segments, engine, seed), samples, told)
+    if len(table.samples) < table.wanted:
+        complete(table, Bench(analysis, target.model, segments, engine, seed), told)
     return table
 
 
-def complete(table: LatencyTable, bench: Bench, samples: int, told: Told | None = None) -> None:
+def complete(table: LatencyTable, bench: Bench, told: Told | None = None) -> None:
     """Measure what is missing; after each design the table's file is whole."""
+    samples = table.wanted
     missing = samples - len(table.samples)
     if told is not None:
         seconds = seconds_needed(bench, missing)
