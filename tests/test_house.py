@@ -50,7 +50,20 @@ LOOSE_FILES = {
     "state",
 }
 # Public: their arguments are what users may say.
-VERBS = {"prune", "plan", "study", "finetune", "gather", "aura_map", "repair", "validate", "iterate", "sensitivity", "profile"}
+VERBS = {
+    "prune",
+    "plan",
+    "study",
+    "finetune",
+    "gather",
+    "aura_map",
+    "repair",
+    "validate",
+    "iterate",
+    "sensitivity",
+    "search_ratios",
+    "profile",
+}
 
 
 def files() -> list[Path]:

@@ -15,6 +15,7 @@ from fxprune.studies.aura_map import AuraMap, aura_map
 from fxprune.studies.curves import Curve, Point, Sensitivity
 from fxprune.studies.distribution import WeightTests, weight_tests
 from fxprune.studies.measures import classifies
+from fxprune.studies.outer import Search, search_ratios
 from fxprune.studies.results import Applicability, Overlap, Pair, Study
 from fxprune.studies.running import study
 from fxprune.studies.trying import sensitivity
@@ -26,11 +27,13 @@ __all__ = [
     "Overlap",
     "Pair",
     "Point",
+    "Search",
     "Sensitivity",
     "Study",
     "WeightTests",
     "aura_map",
     "classifies",
+    "search_ratios",
     "sensitivity",
     "study",
     "weight_tests",

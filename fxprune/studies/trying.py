@@ -31,7 +31,7 @@ from fxprune.state import deep_copy
 from fxprune.studies.curves import Better, Curve, Point, Sensitivity
 from fxprune.submodules.target import Target
 
-__all__ = ["sensitivity"]
+__all__ = ["measured", "sensitivity"]
 
 Evaluate = Callable[[nn.Module], Any]
 _SAME = 1e-3  # relative: what evaluate may differ by when it is asked about the whole model again
@@ -117,7 +117,7 @@ def sensitivity(
         "repair": repair is not None,
     }
     empty = Sensitivity(
-        type(model).__name__, str(digest(model)), asked, _number(evaluate, deep_copy(model), "the whole model"), ()
+        type(model).__name__, str(digest(model)), asked, measured(evaluate, deep_copy(model), "the whole model"), ()
     )
     found = file.begin(empty)
     trying = _Trying(own, analysis, evaluate, by.images, verify, seed)
@@ -165,10 +165,10 @@ class _Trying:
             plan = document_of(self.model, cut, PruneOptions(0.5, attention=self.analysis.attention).to_json())
             plan.options["ignore"] = list(self.analysis.ignore)
             slim.meta["fxprune"] = rewritten.report(plan, {})
-        value, repaired = _number(self.evaluate, deep_copy(slim), f"the model {what}"), None
+        value, repaired = measured(self.evaluate, deep_copy(slim), f"the model {what}"), None
         if self.images is not None:
             better = repair_slim(slim, self.model, self.images, seed=self.seed)
-            repaired = _number(self.evaluate, better, f"the repaired model {what}")
+            repaired = measured(self.evaluate, better, f"the repaired model {what}")
         return Point(count, value, repaired, cut.macs, cut.params)
 
 
@@ -223,8 +223,9 @@ class _File:
         return found
 
 
-def _number(evaluate: Evaluate, model: nn.Module, what: str) -> float:
-    """
+def measured(evaluate: Evaluate, model: nn.Module, what: str) -> float:
+    """What a user's function gives for a model.
+
     Raises:
         InputError: it fails, or gives no finite number.
     """
