@@ -50,8 +50,8 @@ _LAZY = {
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
 _PACKAGES = """
-    analysis codegen criteria inputs iterating labels passes planning profiling proofs recovery rules statistics studies
-    submodules tracing
+    analysis codegen criteria deployment inputs iterating labels passes planning profiling proofs recovery rules
+    shrinking statistics studies submodules tracing
 """.split()
 
 # What users want under a shorter name than that of its place.
