@@ -160,9 +160,9 @@ def table(rows: list[Row]) -> str:
     lines = [
         "# Deployment of dense and slim models",
         "",
-        "`python benchmarks/deployment.py`: relative difference of the outputs from eager PyTorch on two random images, random",
-        "weights, 30 % of the channels gone; `no`: it does not run, and why stands below. torch.compile is Dynamo and AOTAutograd",
-        "(`aot_eager`, `fullgraph=True`), DDP one process with a step of training.",
+        "`python benchmarks/deployment.py`: relative difference of the outputs from eager PyTorch on two random images,",
+        "random weights, 30 % of the channels gone; `no`: it does not run, and why stands below. torch.compile is Dynamo and",
+        "AOTAutograd (`aot_eager`, `fullgraph=True`), DDP one process with a step of training.",
         "",
         f"| Model | | {' | '.join(CHECKS)} |",
         f"|---|---|{'---|' * len(CHECKS)}",
