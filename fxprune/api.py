@@ -60,6 +60,7 @@ def prune(
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
+    branches: bool | str | Iterable[str] = False,
     repair: Iterable[Any] | None = None,
     form: Form = "graph",
     profile: Any = None,
@@ -91,6 +92,7 @@ def prune(
         batches: observe so many batches at most.
         submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
+        branches: under a budget residual branches may go as a whole, too; or those of these names and globs alone.
         repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
         form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them.
         profile: for `latency` and ``round_to="auto"``: what `fxprune.profile` gave, or its file; else it is called (eager).
@@ -106,7 +108,7 @@ def prune(
     """
     clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
     repair = checked_repair(repair, submodules)
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency)
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
     target, made, rewritten = decide(what, options, clock, profile, data=by.data, loss=loss, batches=batches)
@@ -136,6 +138,7 @@ def plan(
     batches: int | None = None,
     submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
+    branches: bool | str | Iterable[str] = False,
     profile: Any = None,
 ) -> Plan:
     """Say what `prune` would remove, without doing it (nor a repair). Arguments and errors are those of `prune`.
@@ -143,7 +146,7 @@ def plan(
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    rest = (normalization, exact_norms, macs, params, memory, latency)
+    rest = (normalization, exact_norms, macs, params, memory, latency, branches)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     return decide((model, submodules, example_inputs), options, Clock(), profile, data=data, loss=loss, batches=batches)[1]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from torch import fx, nn
@@ -16,9 +19,11 @@ from fxprune.planning.accounting import account_of
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import Policy, Scores, chosen, policy_of
+from fxprune.planning.policies.with_branches import candidates, chosen_with_branches, scores_of_branches
 from fxprune.planning.report import Clock
 from fxprune.proofs.verify import check_rewrite
 from fxprune.rewrite import Rewritten, rewrite
+from fxprune.statistics.branch_effects import branch_effects
 from fxprune.submodules.target import Target
 
 __all__ = ["decide", "finish", "replay"]
@@ -45,27 +50,44 @@ def decide(
         options = settled(options, target, analysis, profile)
         policy = policy_of(options)
         clock("profile")
+    candidates(analysis, options.branches)  # wrong names are told before anything is measured
+    if options.branches and isinstance(observed.get("data"), Iterator):  # which is read once more for the branches
+        observed["data"] = list(islice(observed["data"], observed.get("batches")))
     scores = score_groups(criterion, target.model, analysis, options.normalization, **observed)
-    gone = chosen(policy, analysis, scores)
+    effects = _effects(target, analysis, options, **observed)
+    choose = partial(chosen_with_branches, effects=effects) if options.branches else chosen
+    gone = choose(policy, analysis, scores)
     clock("score and select")
     rewritten, account = rewrite(analysis, gone, options.passes), None
     clock("rewrite")
     if options.budgets:
-        rewritten, account = _within_budgets(rewritten, policy, analysis, scores)
+        rewritten, account = _within_budgets(rewritten, policy, analysis, scores, choose)
         clock("budgets")
     rewritten.context.notes += criterion.notes if isinstance(criterion, Criterion) else ()
     stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
-    plan = document_of(target.model, rewritten.cut, stored, scores, rewritten.frozen, account)
+    shown = {**scores, **(scores_of_branches(analysis, scores, effects) if options.branches else {})}
+    plan = document_of(target.model, rewritten.cut, stored, shown, rewritten.frozen, account)
     return target, plan, rewritten
 
 
-def _within_budgets(rewritten: Rewritten, policy: Policy, analysis: Analysis, scores: Scores) -> tuple[Rewritten, Account]:
+def _effects(
+    target: Target, analysis: Analysis, options: PruneOptions, data: Any = None, batches: int | None = None, **other: Any
+) -> dict[str, float] | None:
+    """What the output loses with each branch, where there are images, and a model that is one graph."""
+    if not options.branches or data is None or target.whole is not None:
+        return None
+    return branch_effects(target.model, analysis, data, batches)
+
+
+def _within_budgets(
+    rewritten: Rewritten, policy: Policy, analysis: Analysis, scores: Scores, choose: Callable[..., Any]
+) -> tuple[Rewritten, Account]:
     """What cannot be rewritten stays whole: then the others are chosen again, so that the budgets are met."""
     frozen: dict[str, str] = {}
     while rewritten.frozen:
         frozen |= rewritten.frozen
         scores = {name: found for name, found in scores.items() if name not in frozen}
-        rewritten = rewrite(analysis, chosen(policy, analysis, scores), policy.options.passes)
+        rewritten = rewrite(analysis, choose(policy, analysis, scores), policy.options.passes)
     rewritten.frozen.update(frozen)
     return rewritten, account_of(rewritten.cut, policy, scores)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
+    "BudgetUnreachable",
     "InputError",
     "NotEquivalent",
     "NothingToPrune",
@@ -27,6 +28,10 @@ class PruneError(Exception):
 
 class InputError(PruneError, ValueError):
     """An argument is out of range, of the wrong kind, or names something that does not exist."""
+
+
+class BudgetUnreachable(InputError):
+    """No choice of channels meets the budgets."""
 
 
 class TraceError(PruneError):

@@ -67,6 +67,7 @@ class PruneOptions:
     params: float | None = None
     memory: float | str | None = None  # a number, once checked
     latency: float | str | None = None  # likewise, in nanoseconds
+    branches: bool | str | Iterable[str] = False  # a truth value or a tuple, once checked
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -77,6 +78,7 @@ class PruneOptions:
             "seed": check_seed(self.seed),
             "ignore": check_names(self.ignore, "ignore"),
             "exact_norms": check_flag(self.exact_norms, "exact_norms"),
+            "branches": _branches(self.branches),
         }
         if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
             raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
@@ -87,6 +89,11 @@ class PruneOptions:
             raise InputError(
                 "say how much goes by ratio, the fraction of the channels to remove, or by budgets, as macs=0.5, params=0.3; "
                 f"{given} is given"
+            )
+        if checked["branches"] and not self.budgets:
+            raise InputError(
+                "branches are candidates beside channels under a budget, as macs=0.5; a ratio counts channels alone (to remove "
+                "branches by hand: fxprune.revise)"
             )
         check_attention(self.attention)
         if self.normalization is not None:
@@ -116,6 +123,10 @@ class PruneOptions:
         document = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.exact_norms:
             del document["exact_norms"]
+        if not self.branches:
+            del document["branches"]
+        elif not isinstance(self.branches, bool):
+            document["branches"] = list(self.branches)
         for name in BUDGETS:
             if document[name] is None:
                 del document[name]
@@ -222,6 +233,16 @@ def several(given: Any, argument: str) -> Iterator[Any]:
     except Exception as error:
         why = f"{type(error).__name__}: {said(error)}"
         raise InputError(f"{argument} must be a list, not {shown(given)} ({why})") from error
+
+
+def _branches(given: Any) -> bool | tuple[str, ...]:
+    """
+    Raises:
+        InputError: it is neither a truth value nor names.
+    """
+    if isinstance(given, str) or not (isinstance(given, int) or type(given).__name__ in ("bool", "bool_")):
+        return check_names(given, "branches") or False
+    return check_flag(given, "branches")
 
 
 def _ratio(given: Any) -> Ratio:

@@ -17,6 +17,7 @@ __all__ = [
     "AttentionOption",
     "Batch",
     "Batches",
+    "Branches",
     "Checkpoint",
     "Criterion",
     "CriterionOrDefault",
@@ -133,6 +134,9 @@ RoundToOrAuto = Annotated[
 AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
 ExactNorms = Annotated[
     bool, typer.Option("--exact-norms", help="Layer, RMS and group norms count channels that went as zeros.")
+]
+Branches = Annotated[
+    bool, typer.Option("--branches", help="Under a budget, residual branches may go as a whole, beside channels.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of fresh weights and of random choices.")]
 Checkpoint = Annotated[

@@ -62,6 +62,7 @@ def prune(
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
     exact_norms: given.ExactNorms = False,
+    branches: given.Branches = False,
     data: given.Data = None,
     batches: given.Batches = None,
     mean: given.Mean = None,
@@ -93,7 +94,7 @@ def prune(
     from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
-    several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or repair_checkpoint)
+    several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or branches or repair_checkpoint)
     wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
@@ -103,8 +104,8 @@ def prune(
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
         step_of: Any = given.multiple(round_to)
-        budgets = (macs, params, memory, latency)
-        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, scaled, exact_norms, *budgets)
+        rest = (scaled, exact_norms, macs, params, memory, latency, branches)
+        chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, *rest)
         options = given.keywords(chosen)
     slim, written, timed = None, [], latency is not None or round_to == "auto"
     with Steps(as_json, total=2 + timed + (repair is not None) + (out is not None)) as step:

@@ -10,7 +10,7 @@ import numpy as np
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.costs import Costs, Joined
 from fxprune.analysis.cut import Cut
-from fxprune.errors import InputError
+from fxprune.errors import BudgetUnreachable, InputError
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account, Budget
 from fxprune.planning.policies.base import Policy, Scores
@@ -34,6 +34,7 @@ _SPENT: dict[str, Callable[[Cut], int]] = {
     "memory": lambda cut: cut.total_memory,
     "latency": lambda cut: math.ceil(_latency(cut.analysis).values(_kept(cut))[0]),
 }
+_WHOLE = "the model is within the budgets as it is: nothing was removed"
 _OF_SAMPLES = ("macs", "memory")  # these grow with the batch, and are given for one sample
 
 
@@ -118,7 +119,11 @@ def account_of(cut: Cut, policy: Policy, scores: Scores) -> Account:
     start = state if problem.fits(state) else filled(problem, lowered(problem, problem.tops, problem.targets))
     value = problem.value(state)
     share, most = (_digits(problem.share(each)) for each in (value, max(value, upper_bound(problem, start)[0])))
-    return Account(budgets, share, most, _distance(problem, state, cut, options))
+    notes = _distance(problem, state, cut, options)
+    if gone := analysis.without_branches:
+        what = f"{len(gone)} residual branches go" if len(gone) > 1 else "a residual branch goes"
+        notes.append(f"{what} as a whole; the saliency and its bound are those of the channels beside")
+    return Account(budgets, share, most, notes)
 
 
 def _digits(share: float) -> float:
@@ -127,8 +132,9 @@ def _digits(share: float) -> float:
 
 def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptions) -> list[str]:
     """Why a plan ends further below all budgets than one per cent."""
+    branches = cut.analysis.without_branches
     if (state == problem.tops).all():
-        return ["the model is within the budgets as it is: nothing was removed"]
+        return ["without the branches the model is within the budgets: no channel goes" if branches else _WHOLE]
     bound, near = np.isfinite(problem.targets), nearness(problem, state)
     if near >= NEAR:
         return []
@@ -169,7 +175,7 @@ def unreachable(analysis: Analysis, policy: Policy, scores: Scores) -> InputErro
             f"{name}={options.budgets[name]:g} allows {allowed}, where {left} remain if every group keeps its least; "
             f"what binds is {what}"
         )
-    return InputError(f"no choice of channels meets the budgets: {'; '.join(texts)}")
+    return BudgetUnreachable(f"no choice of channels meets the budgets: {'; '.join(texts)}")
 
 
 def _by_name(names: Iterable[str], values: np.ndarray) -> dict[str, float]:
