@@ -152,9 +152,7 @@ def plan(
 
 
 def apply(model: nn.Module, plan: Plan, *, verify: bool = True, form: Form = "graph") -> fx.GraphModule | Any:
-    """Remove the channels of a plan from `model`, which may hold other weights than those it was made from.
-
-    `form` is that of `prune`.
+    """Remove what a plan does from `model`, which may hold other weights than those it was made from; `form` is `prune`'s.
 
     >>> apply(net, plan(net, 0.5, x)).get_submodule("1")
     Linear(in_features=8, out_features=2, bias=True)
@@ -177,8 +175,7 @@ def why(
     >>> why(net, "1", x).status
     'frozen'
     """
-    known = plan_of(model_or_plan)
-    if known is not None:
+    if (known := plan_of(model_or_plan)) is not None:
         return explain(known, layer)
     check_model(model_or_plan)
     assert isinstance(model_or_plan, nn.Module)
