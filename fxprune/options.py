@@ -91,10 +91,7 @@ class PruneOptions:
                 f"{given} is given"
             )
         if checked["branches"] and not self.budgets:
-            raise InputError(
-                "branches are candidates beside channels under a budget, as macs=0.5; a ratio counts channels alone (to remove "
-                "branches by hand: fxprune.revise)"
-            )
+            raise InputError("branches are candidates beside channels under a budget, as macs=0.5; by hand: fxprune.revise")
         if checked["branches"] and self.latency is not None:
             raise InputError("a table of latencies says nothing of models without branches: budget macs, params or memory")
         check_attention(self.attention)
