@@ -171,8 +171,9 @@ class Course:
         put_back(self._carrier, state.weights, rewritten.cut.tensors)
         slim = with_weights(rewritten, self._carrier)
         found = scores_of_slim(rewritten.cut, slim, self._criterion, options, **observed)
-        lost = {name: int((np.isnan(s) & (state.went[name] == 0)).sum()) for name, s in found.items()}
-        stale = ", ".join(f"{count} of {name!r}" for name, count in lost.items() if count)
+        there = {name: state.went[name] == 0 for name in found}
+        lost = {name: int((np.isnan(s) & there[name]).sum()) for name, s in found.items()}
+        stale = ", ".join(f"{count} of {name!r}" for name, count in lost.items() if count and there[name].sum() > 1)
         self._notes = [f"channels without a score of their own any more keep their last one: {stale}"] if stale else []
         state.scores = {name: np.where(np.isnan(found[name]), s, found[name]) for name, s in state.scores.items()}
 
