@@ -74,6 +74,29 @@ def test_any_model_is_optimized() -> None:
     assert_same(run(fxprune.optimize(fast), (x,)), fast(x))  # once more changes nothing
 
 
+def test_models_of_other_forms(tmp_path: Path) -> None:
+    """Inputs by keyword, other precisions, a graph of torch.fx; a model without values is refused."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+
+        def forward(self, image: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+            y = self.net(image).relu()
+            return {"y": y if scale is None else y * scale}
+
+    inputs = {"image": torch.randn(2, 3, 8, 8), "scale": torch.randn(2, 1, 1, 1)}
+    assert fxprune.optimize(Named(), inputs).meta["optimized"]["passes"]["fold-norms"] == {"norms folded": 1}
+    program = torch.export.load(fxprune.export(Named(), tmp_path / "named.pt2", inputs)).module()
+    assert program(**{name: value[:1] for name, value in inputs.items()})["y"].shape == (1, 8, 6, 6)
+    halves = {name: value.bfloat16() for name, value in inputs.items()}
+    assert fxprune.optimize(Named().bfloat16(), halves).meta["optimized"]["error"] < 5e-2
+    assert fxprune.optimize(torch.fx.symbolic_trace(net()), X).meta["optimized"]["error"] < 1e-4
+    with pytest.raises(fxprune.InputError, match="no values"):
+        fxprune.optimize(Named().to("meta"), inputs)
+
+
 def test_a_pass_that_changes_the_model_is_found_out(slim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: FoldNorms, module: Any, context: Any = None) -> PassResult:
         module.get_submodule("0").weight.data *= 1.001

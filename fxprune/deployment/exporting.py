@@ -65,7 +65,7 @@ def export(
     """
     target, form = Path(path), format_of(Path(path))
     check_model(model)
-    check_values(model, "export weights")
+    check_values(model, "export a filled model")
     optimize, dynamic_batch = check_flag(optimize, "optimize"), check_flag(dynamic_batch, "dynamic_batch")
     device, dtype = place_of(model)
     if device.type != "cpu":

@@ -60,7 +60,7 @@ def optimize(model: nn.Module, example_inputs: Any = None, *, passes: Collection
         NotEquivalent: the rewrite does not compute what the model does in evaluation (a bug: please report it).
     """
     check_model(model)
-    check_values(model, "fold weights")
+    check_values(model, "optimize a filled model")
     wanted = _chosen(passes)
     args, named = inputs_of(model, example_inputs)
     with untouched(model, watch=False):
