@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from fxprune.rewrite import Rewritten
 from fxprune.state import copied, deep_copy, named_parts, named_tensors, replace_tensors
 
-__all__ = ["own_copy_of", "with_tensors_of"]
+__all__ = ["own_copy_of", "resized_copy", "with_tensors_of"]
 
 _INTERNAL = frozenset(nn.Module().__dict__)
 _PLAIN = (bool, int, float, str, type(None), tuple, torch.Size)
@@ -18,11 +18,16 @@ _PLAIN = (bool, int, float, str, type(None), tuple, torch.Size)
 
 def own_copy_of(model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule) -> nn.Module:
     """The copy; what its own code still holds of the old sizes is for others to find."""
+    made = resized_copy(model, slim)
+    _held_tensors(made, rewritten, slim)
+    return made
+
+
+def resized_copy(model: nn.Module, slim: fx.GraphModule) -> nn.Module:
+    """A copy over the slim tensors, with the layers resized, and nothing else."""
     made = deep_copy(model)
     with_tensors_of(made, slim)
-    _held_tensors(made, rewritten, slim)
-    layers = dict(named_parts(slim))
-    original = dict(named_parts(model))
+    layers, original = dict(named_parts(slim)), dict(named_parts(model))
     leaves = {str(node.target) for node in slim.graph.nodes if node.op == "call_module"}
     for name, part in named_parts(made):
         _settle_by_tensors(part, original[name])
