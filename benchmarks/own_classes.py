@@ -12,8 +12,9 @@ model's constructor takes ``img_size`` or its code any size.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
 import warnings
@@ -46,11 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--again", choices=["failed", "all"], help="also run models that have a row")
     parser.add_argument("--report", action="store_true", help="run nothing: only write the table")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.one:
-        print(json.dumps(trial(options.one, options.scope, options.ratio)))
-        return
+    torch.set_num_threads(1)
+    for name in ("timm", "fxprune.api", "fxprune.shrinking.verb"):
+        importlib.import_module(name)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "own_classes.jsonl"
     done = read_rows(store, KEY)
@@ -67,16 +67,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _in_a_process(model: str, options: argparse.Namespace) -> Row:
+    """A process that is forked: what is imported is there at once."""
     row = {"model": model, "scope": options.scope, "ratio": options.ratio, "code": code_hash(HERE.parent)}
-    command = [sys.executable, __file__, "--one", model, "--scope", options.scope, "--ratio", str(options.ratio)]
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(theirs, model, options.scope, options.ratio))
+    child.start()
+    theirs.close()
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return row | {"failed": f"more than {options.seconds:.0f} s"}
+        found = ours.recv() if ours.poll(options.seconds) else {"failed": f"more than {options.seconds:.0f} s"}
+    except EOFError:
+        child.join()
+        found = {"failed": f"its process ended with {child.exitcode}"}
+    child.kill()
+    child.join()
+    return row | found
+
+
+def _child(pipe: Any, model: str, scope: str, ratio: float) -> None:
     try:
-        return row | json.loads(found.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        return row | {"failed": (found.stderr.strip().splitlines() or [f"ended with {found.returncode}"])[-1][:300]}
+        pipe.send(trial(model, scope, ratio))
+    except Exception as error:
+        pipe.send({"failed": f"{type(error).__name__}: {first_line(error)}"[:300]})
 
 
 def trial(spec: str, scope: Any, ratio: float) -> Row:

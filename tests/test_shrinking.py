@@ -211,27 +211,50 @@ class Tangled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(5, 12), nn.Linear(12, 3)
+        self.first, self.drop, self.last = nn.Linear(5, 12), nn.Dropout(0.5), nn.Linear(12, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(_twelve(self.first(x)))
+    def forward(self, x: Tensor, *, gain: float = 1.0) -> Tensor:
+        y = self.drop(_twelve(self.first(x)))
+        return self.last(y * 2 if self.training else y) * gain
 
 
 def _twelve(x: Tensor) -> Tensor:
     return x.reshape(-1, 3, 4).flatten(1).relu()
 
 
-def test_what_cannot_follow_runs_generated_code() -> None:
-    model, x = Tangled().eval(), torch.randn(2, 5)
-    slim = fxprune.prune(model, 0.5, x)
+class Around(nn.Module):
+    """A part that cannot follow, between others that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inner, self.after = nn.Linear(4, 6), Tangled(), nn.Linear(3, 2)
+        self.inner.first = nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.inner(self.before(x).relu(), gain=0.5))
+
+
+@pytest.mark.parametrize(("make", "size", "part"), [(Tangled, 5, ""), (Around, 4, "inner")])
+def test_what_cannot_follow_runs_generated_code(make: Any, size: int, part: str) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(2, size)
+    slim = fxprune.prune(model, 0.5, x, scope="layer")
     own = fxprune.shrink(model, slim)
-    assert list(own.meta["fxprune"].own_class.generated) == [""] and torch.equal(own(x), slim(x))
+    assert list(own.meta["fxprune"].own_class.generated) == [part] and torch.equal(own(x), slim(x))
     other = pickle.loads(pickle.dumps(own)).double()
-    assert type(other) is Tangled and torch.allclose(other(x.double()).float(), own(x))
-    other.last.weight.data.zero_()
-    assert torch.equal(other(x.double()), other.last.bias.expand(2, 3))
-    own.train()(x).sum().backward()
-    assert own.first.weight.grad is not None and own.first.weight.grad.abs().sum() > 0
+    assert type(other) is make and torch.allclose(other(x.double()).float(), own(x))
+    other.get_submodule(part).last.weight.data.zero_()
+    assert torch.equal(other(x.double())[0], other(x.double())[1])
+    torch.manual_seed(1)
+    expected = slim.train()(x)
+    torch.manual_seed(1)
+    assert torch.equal(own.train()(x), expected)
+    own(x).sum().backward()
+    weight = own.get_submodule(part).first.weight
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
+    if part:
+        with pytest.raises(fxprune.PruneError, match="called with other arguments than when it was recorded"):
+            own.inner(torch.randn(2, 6))
 
 
 def test_a_certificate_finds_a_wrong_copy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,8 @@ from fxprune.planning.own_class import OwnClass
 from fxprune.proofs.randomize import randomize
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
-from fxprune.shrinking.expected import Expected
 from fxprune.shrinking.fitting import Fit, fit
-from fxprune.shrinking.generated import generated_for
+from fxprune.shrinking.generated import generated_for, generated_part
 from fxprune.shrinking.proof import compare
 from fxprune.shrinking.scales import Scaling, fold, scalings
 from fxprune.state import deep_copy, place_of, set_modes
@@ -62,8 +61,9 @@ class _Builder:
         found: Mapping[fx.Node, Scaling] = scalings(self.rewritten, self.random, self.inputs)
         for module in (self.copy, self.twin):
             fold(module, found)
-        expected = Expected.of(self.rewritten, self.random, self.inputs)
-        fitted = fit(self.twin, self.rewritten, expected, self.inputs, found)
+        fitted = fit(self.twin, self.rewritten, self.random, self.inputs, found)
+        fold(self.copy, {n: found[n] for n in fitted.unfolded}, undo=True)
+        found = {n: one for n, one in found.items() if n not in fitted.unfolded}
         self._adopt(fitted)
         for one in found.values():
             self.did.folded.setdefault(one.scope, []).extend(one.masks)
@@ -91,9 +91,16 @@ class _Builder:
             part = self.copy.get_submodule(name)
             part.__dict__.update(sizing.methods(part, left_out))
             self.did.sized[name] = sizing.shown(left_out)
+        calls = {call.name: call for call in reversed(self.traced.calls)}
+        names = {old: new.name for new, old in self.rewritten.context.origin.items()}
+        for name, why in fitted.generated.items():
+            part = self.copy.get_submodule(name)
+            part.__dict__["forward"] = generated_part(part, self.slim, calls[name], names)
+            self.did.generated[name] = why
 
     def _generate(self, why: str) -> None:
         """The slim graph as the forward of the whole model."""
+        self.did.generated.clear()
         for module, slim in ((self.copy, self.slim), (self.twin, self.random)):
             with_tensors_of(module, slim)  # without the factors that the model's own code needs
             module.__dict__["forward"] = generated_for(module, slim)

@@ -14,7 +14,9 @@ from fxprune.inputs.examples import own_copy
 from fxprune.rewrite import Rewritten
 from fxprune.tracing.contexts.regions import entered
 
-__all__ = ["Expected", "values_of"]
+__all__ = ["UNKNOWN", "Expected", "values_of"]
+
+UNKNOWN = object()  # what a node that went would have computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class Expected:
     """Outputs by module.
 
     Attributes:
-        outputs: name -> one nested value for each of its calls; None stands for what is not known.
+        outputs: name -> one nested value for each of its calls; `UNKNOWN` stands for what is not known.
     """
 
     outputs: dict[str, list[Any]]
@@ -36,7 +38,7 @@ class Expected:
         values = values_of(slim, inputs, wanted)
         outputs: dict[str, list[Any]] = {}
         for call in calls:
-            known = nested.map(lambda v: values.get(names.get(v, "")) if isinstance(v, fx.Node) else v, call.output)
+            known = nested.map(lambda v: values.get(names.get(v, ""), UNKNOWN) if isinstance(v, fx.Node) else v, call.output)
             outputs.setdefault(call.name, []).append(known)
         return cls(outputs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from fxprune.inputs.examples import own_copy
 from fxprune.proofs.errors import relative_error
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.changes import Change, calls_of, changed, numbers_of, sizes_at, tensors_cut
-from fxprune.shrinking.expected import Expected
+from fxprune.shrinking.expected import UNKNOWN, Expected
+from fxprune.shrinking.generated import generated_part
+from fxprune.shrinking.scales import Scaling, fold
 from fxprune.shrinking.sized_code import SizedMethod
 from fxprune.shrinking.sizing import Sizing, sizing_of
 from fxprune.shrinking.slots import Setting, Slot, combinations, settings
@@ -32,22 +34,29 @@ class Fit:
     Attributes:
         settings: module -> the numbers that are set.
         sized: modules whose own code runs with numbers in it: what these are, and which of them are not needed.
+        generated: modules that run the part of the slim graph that they compute -> what happens to their own code.
+        unfolded: attentions among them, whose factors are taken back.
         stuck: modules whose own code cannot follow, whatever its numbers -> what happens.
     """
 
     settings: dict[str, list[Setting]] = field(default_factory=dict)
     sized: dict[str, tuple[Sizing, frozenset[int]]] = field(default_factory=dict)
+    generated: dict[str, str] = field(default_factory=dict)
+    unfolded: set[fx.Node] = field(default_factory=set)
     stuck: dict[str, str] = field(default_factory=dict)
 
 
-def fit(twin: nn.Module, rewritten: Rewritten, expected: Expected, inputs: Any, folded: Collection[fx.Node] = ()) -> Fit:
+def fit(
+    twin: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, inputs: Any, folded: Mapping[fx.Node, Scaling] | None = None
+) -> Fit:
     """Run a copy in evaluation, and where a part does not give what the slim graph does there, try other numbers in it.
 
     Args:
-        twin: a copy over the tensors that `expected` was computed with; its numbers are set.
+        twin: a copy over the tensors of `slim`; its numbers are set.
         folded: traced nodes whose changes its tensors make up for.
     """
-    fitter = _Fitter(twin, rewritten, expected, folded)
+    fitter = _Fitter(twin, rewritten, slim, folded or {})
+    fitter.expected = Expected.of(rewritten, slim, inputs)
     args, named = own_copy(inputs)
     twin.eval()
     with torch.no_grad(), fitter.listening():
@@ -63,9 +72,12 @@ def fit(twin: nn.Module, rewritten: Rewritten, expected: Expected, inputs: Any, 
 class _Fitter:
     """Stands around the forward of each part while the copy runs."""
 
-    def __init__(self, twin: nn.Module, rewritten: Rewritten, expected: Expected, folded: Collection[fx.Node]) -> None:
-        self.twin, self.rewritten, self.expected = twin, rewritten, expected
+    expected: Expected
+
+    def __init__(self, twin: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, folded: Mapping[fx.Node, Scaling]) -> None:
+        self.twin, self.rewritten, self.slim, self.folded = twin, rewritten, slim, folded
         self.fit = Fit()
+        self.names = {old: new.name for new, old in rewritten.context.origin.items()}
         self.counts: dict[str, int] = {}
         calls = [call for call in calls_of(rewritten) if call.old not in folded]
         self.numbers = numbers_of(changed(calls))
@@ -110,11 +122,13 @@ class _Fitter:
             found, wrong = self._try(name, module, attempt, wrong)
         if wrong:
             found, wrong = self._try_code(name, module, attempt, wrong)
+        if wrong and name:
+            found, wrong = self._try_generated(name, module, attempt, wrong)
         self.counts[name] = number + 1
         if not wrong:
             return found
         self.fit.stuck.setdefault(name, wrong.splitlines()[0][:200] if wrong else "")
-        if any(v is None for v in _leaves_like(wanted)):
+        if any(v is UNKNOWN for v in nested.leaves(wanted)):
             raise RuntimeError(f"{name} cannot follow, and what comes out of it is not known")
         return own_copy(wanted)
 
@@ -155,6 +169,25 @@ class _Fitter:
         self._with_code(name, module, sizing.methods(module, left_out), attempt)
         self.fit.sized[name] = sizing, left_out
         return best, ""
+
+    def _try_generated(
+        self, name: str, module: nn.Module, attempt: Callable[[], tuple[Any, str]], wrong: str
+    ) -> tuple[Any, str]:
+        """The part of the slim graph that the module computes, without the factors that its own code needs."""
+        made = generated_part(module, self.slim, self.calls[name][0], self.names)
+        mine = {n: s for n, s in self.folded.items() if f"{s.scope}.".startswith(f"{name}.")}
+        if made is None:
+            return None, wrong
+        fold(self.twin, mine, undo=True)
+        self.instead[name] = made
+        found, still = attempt()
+        if still:
+            del self.instead[name]
+            fold(self.twin, mine)
+            return None, wrong
+        self.fit.generated[name] = wrong.splitlines()[0][:200]
+        self.fit.unfolded |= mine.keys()
+        return found, ""
 
     def _with_code(self, name: str, module: nn.Module, methods: Mapping[str, Any], attempt: Any) -> tuple[Any, str]:
         self._without_code(name, module)
@@ -209,10 +242,6 @@ def _with_slots(slots: tuple[Slot, ...], found: list[Setting]) -> Iterator[tuple
 
     options = [[s for s in found if s.slot == slot] for slot in slots]
     yield from itertools.islice(itertools.product(*options), 16)
-
-
-def _leaves_like(value: Any) -> list[Any]:
-    return list(nested.leaves(value))
 
 
 def _apart(found: Any, wanted: Any) -> str:

@@ -74,16 +74,17 @@ def scalings(rewritten: Rewritten, slim: fx.GraphModule, inputs: Any) -> dict[fx
     return found
 
 
-def fold(module: nn.Module, found: Mapping[fx.Node, Scaling]) -> None:
-    """Multiply the entries in place; those that several attentions share, once."""
+def fold(module: nn.Module, found: Mapping[fx.Node, Scaling], *, undo: bool = False) -> None:
+    """Multiply the entries in place, or divide them; those that several attentions share, once."""
     tensors, done = named_tensors(module), set()
     with torch.no_grad():
         for one in found.values():
             for name, mask in one.masks.items():
-                key = name, one.factor, mask.numpy().tobytes()
+                key = name, one.factor, mask.cpu().numpy().tobytes()
                 if key not in done:
                     done.add(key)
-                    tensors[name].mul_(torch.where(mask, one.factor, 1.0).to(tensors[name]))
+                    factor = 1 / one.factor if undo else one.factor
+                    tensors[name].mul_(torch.where(mask.to(tensors[name].device), factor, 1.0).to(tensors[name]))
 
 
 @dataclass(frozen=True, eq=False)
