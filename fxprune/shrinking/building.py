@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,8 +16,10 @@ from fxprune.rewrite import Rewritten
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
 from fxprune.shrinking.fitting import Fit, fit
 from fxprune.shrinking.generated import generated_for, generated_part
+from fxprune.shrinking.kept_true import numbers_of_channels
 from fxprune.shrinking.proof import compare
 from fxprune.shrinking.scales import Scaling, fold, scalings
+from fxprune.shrinking.slots import Setting
 from fxprune.state import deep_copy, place_of, set_modes
 from fxprune.tracing.untouched import twin_of, untouched
 
@@ -68,7 +70,7 @@ class _Builder:
         for one in found.values():
             self.did.folded.setdefault(one.scope, []).extend(one.masks)
         wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
-        wrong = wrong or (self._prove(_factors(found)) if verify else "")
+        wrong = wrong or self._prove_with_numbers(_factors(found), verify)
         if wrong:
             self._generate(wrong)
             left = self._prove({}) if verify else ""
@@ -79,6 +81,17 @@ class _Builder:
         modes = {name: part.training for name, part in self.model.named_modules()}
         set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
         return Built(self.copy, self.did)
+
+    def _prove_with_numbers(self, folded: Mapping[str, Tensor], verify: bool) -> str:
+        """Set the numbers that others read; none of them where the model's own code then does something else."""
+        chosen = numbers_of_channels(self.model, self.copy, self.rewritten)
+        _put(chosen, (self.copy, self.twin))
+        wrong = self._prove(folded) if verify else ""
+        if wrong and chosen:
+            _put({n: [replace(s, new=s.old, old=s.new) for s in found] for n, found in chosen.items()}, (self.copy, self.twin))
+            return self._prove(folded)
+        self.did.kept_true = {n: {str(s.slot): (s.old, s.new) for s in found} for n, found in chosen.items()}
+        return wrong
 
     def _adopt(self, fitted: Fit) -> None:
         """What was found on random weights, for the user's."""
@@ -118,10 +131,19 @@ class _Builder:
         return "" if errors[worst] <= tolerance else f"they differ by {errors[worst]:.1e} ({worst})"
 
 
+def _put(chosen: Mapping[str, Sequence[Setting]], modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        for name, found in chosen.items():
+            for one in found:
+                one.slot.put(module.get_submodule(name), one.new)
+
+
 def _factors(found: Mapping[fx.Node, Scaling]) -> dict[str, Tensor]:
     """Tensor -> by what its entries are multiplied."""
     factors: dict[str, Tensor] = {}
     for one in found.values():
         for name, mask in one.masks.items():
-            factors[name] = torch.where(mask, one.factor, factors.get(name, torch.ones(())))
+            factors[name] = torch.where(
+                mask, one.factor, factors.get(name, torch.ones((), dtype=torch.float64)).to(mask.device)
+            )
     return factors

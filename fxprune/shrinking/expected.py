@@ -21,12 +21,14 @@ UNKNOWN = object()  # what a node that went would have computed
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Outputs by module.
+    """What goes in and comes out, by module: one nested value for each of its calls; `UNKNOWN` stands for what is not known.
 
     Attributes:
-        outputs: name -> one nested value for each of its calls; `UNKNOWN` stands for what is not known.
+        inputs: ``(args, kwargs)``.
+        outputs: what forward returns.
     """
 
+    inputs: dict[str, list[Any]]
     outputs: dict[str, list[Any]]
 
     @classmethod
@@ -34,13 +36,17 @@ class Expected:
         """Run a filled slim graph in evaluation."""
         calls = rewritten.cut.analysis.traced.calls
         names = {old: new.name for new, old in rewritten.context.origin.items()}
-        wanted = {names[node] for call in calls for node in nested.instances(fx.Node, call.output) if node in names}
-        values = values_of(slim, inputs, wanted)
-        outputs: dict[str, list[Any]] = {}
+        held = [n for call in calls for n in nested.instances(fx.Node, (call.args, call.kwargs, call.output))]
+        values = values_of(slim, inputs, {names[node] for node in held if node in names})
+
+        def known(value: Any) -> Any:
+            return nested.map(lambda v: values.get(names.get(v, ""), UNKNOWN) if isinstance(v, fx.Node) else v, value)
+
+        found = cls({}, {})
         for call in calls:
-            known = nested.map(lambda v: values.get(names.get(v, ""), UNKNOWN) if isinstance(v, fx.Node) else v, call.output)
-            outputs.setdefault(call.name, []).append(known)
-        return cls(outputs)
+            found.inputs.setdefault(call.name, []).append(known((call.args, call.kwargs)))
+            found.outputs.setdefault(call.name, []).append(known(call.output))
+        return found
 
 
 def values_of(slim: fx.GraphModule, inputs: Any, wanted: Collection[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fxprune.rewrite import Rewritten
 from fxprune.shrinking.changes import Change, calls_of, changed, numbers_of, sizes_at, tensors_cut
 from fxprune.shrinking.expected import UNKNOWN, Expected
 from fxprune.shrinking.generated import generated_part
-from fxprune.shrinking.scales import Scaling, fold
+from fxprune.shrinking.scales import Scaling, as_folded, fold
 from fxprune.shrinking.sized_code import SizedMethod
 from fxprune.shrinking.sizing import Sizing, sizing_of
 from fxprune.shrinking.slots import Setting, Slot, combinations, settings
@@ -56,7 +56,7 @@ def fit(
         folded: traced nodes whose changes its tensors make up for.
     """
     fitter = _Fitter(twin, rewritten, slim, folded or {})
-    fitter.expected = Expected.of(rewritten, slim, inputs)
+    fitter.expected = Expected.of(rewritten, as_folded(slim, fitter.names, fitter.folded), inputs)
     args, named = own_copy(inputs)
     twin.eval()
     with torch.no_grad(), fitter.listening():
@@ -67,6 +67,10 @@ def fit(
     for name, made in fitter.instead.items():
         twin.get_submodule(name).__dict__["forward"] = made
     return fitter.fit
+
+
+class _Misled(Exception):
+    """A part was called with what it should not get."""
 
 
 class _Fitter:
@@ -104,6 +108,8 @@ class _Fitter:
         if number >= len(outputs):
             self.counts[name] = number + 1
             return self.instead.get(name, forward)(*args, **kwargs)
+        if _apart((args, kwargs), self.expected.inputs[name][number]):
+            raise _Misled(f"{name} gets something else than in the slim graph")  # which is the fault of who calls it
         wanted, before = outputs[number], dict(self.counts)
         given = own_copy((args, kwargs))
 

@@ -14,7 +14,7 @@ from fxprune.errors import PruneError
 from fxprune.proofs.outcomes import Outcome, apart, call
 from fxprune.proofs.precision import in_enough_precision
 from fxprune.proofs.trials import Trial, batches_of, bound_axes, other_sizes, work_of
-from fxprune.state import place_of
+from fxprune.state import copied, named_tensors, place_of, replace_tensors
 from fxprune.tracing.graphs.one_mode import MODES
 from fxprune.tracing.tracer import Traced
 from fxprune.tracing.untouched import twin_of, untouched
@@ -58,7 +58,7 @@ def _errors(
     work = 0.0
     place = place_of(pair[0])[0], dtype
     wide = None if place_of(pair[0])[1] is dtype else dtype
-    own, slim = (twin_of(m, wide) for m in pair)
+    own, slim = _twins(pair, folded, wide)
     for trial, needed in _trials(traced):
         work += work_of(traced, trial)
         if not needed and work > _WORK:
@@ -69,7 +69,7 @@ def _errors(
         except Exception as error:
             if needed and not trial.training:
                 raise PruneError(f"the slim graph itself fails in {trial.name}: {type(error).__name__}: {error}") from error
-            own, slim = (twin_of(m, wide) for m in pair)
+            own, slim = _twins(pair, folded, wide)
             continue
         try:
             here = call(own, trial, place, seed)
@@ -77,6 +77,18 @@ def _errors(
             raise PruneError(f"its own code fails in {trial.name}: {type(error).__name__}: {error}") from error
         distance, what = apart(there, _unfolded(here, folded))
         yield (f"{trial.name}: {what}" if distance == float("inf") else trial.name), distance
+
+
+def _twins(
+    pair: tuple[nn.Module, fx.GraphModule], folded: Folded, wide: torch.dtype | None
+) -> tuple[nn.Module, fx.GraphModule]:
+    """Copies of both; in another precision, the factors are as precise as that."""
+    own, slim = twin_of(pair[0], wide), twin_of(pair[1], wide)
+    if wide is not None:
+        here, there = named_tensors(own), named_tensors(slim)
+        with torch.no_grad():
+            replace_tensors(own, {id(here[n]): copied(here[n], there[n].detach() * f.to(there[n])) for n, f in folded.items()})
+    return own, slim
 
 
 def _trials(traced: Traced) -> Iterator[tuple[Trial, bool]]:

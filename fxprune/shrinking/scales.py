@@ -21,8 +21,9 @@ from fxprune.proofs.errors import relative_error
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.expected import values_of
 from fxprune.state import named_tensors
+from fxprune.tracing.untouched import twin_of
 
-__all__ = ["Scaling", "fold", "scalings"]
+__all__ = ["Scaling", "as_folded", "fold", "scalings"]
 
 _MADE_BY = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _FUNCTIONS = frozenset({"aten::linear", "aten::conv1d", "aten::conv2d", "aten::layer_norm", "aten::rms_norm"})
@@ -85,6 +86,22 @@ def fold(module: nn.Module, found: Mapping[fx.Node, Scaling], *, undo: bool = Fa
                     done.add(key)
                     factor = 1 / one.factor if undo else one.factor
                     tensors[name].mul_(torch.where(mask.to(tensors[name].device), factor, 1.0).to(tensors[name]))
+
+
+def as_folded(slim: fx.GraphModule, names: Mapping[fx.Node, str], found: Mapping[fx.Node, Scaling]) -> fx.GraphModule:
+    """A copy of a slim graph that computes what code with the factors in its weights does, at each step; to be interpreted.
+
+    Args:
+        names: traced node -> its name in the slim graph.
+    """
+    if not found:
+        return slim
+    made, scales = twin_of(slim, clone=True), {names[old]: one.new**-0.5 for old, one in found.items()}
+    fold(made, found)
+    for node in made.graph.nodes:
+        if node.name in scales:
+            node.update_kwarg("scale", scales[node.name])
+    return made
 
 
 @dataclass(frozen=True, eq=False)
