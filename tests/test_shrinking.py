@@ -155,6 +155,71 @@ def test_a_model_keeps_its_class(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
 
 
+class Backbone(nn.Module):
+    """Numbers that its code does not read: of the last map, of what comes in, of stages; and one that is no channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features, self.in_channels, self.patch_size = 16, 3, 8
+        self.feature_info = [{"num_chs": 8, "module": "stem"}, {"num_chs": 16, "module": "body.0"}]
+        self.stem, self.body, self.fc = nn.Conv2d(3, 8, 1), nn.Sequential(nn.Conv2d(8, 16, 1)), nn.Linear(16, 5)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x).relu())  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.forward_features(x).mean((2, 3)))
+
+
+def test_numbers_that_others_read_stay_true() -> None:
+    model = Backbone().eval()
+    own = fxprune.prune(model, {"stem": 0.25, "body*": 0.5}, IMAGE, form="module")
+    assert own.num_features == own.forward_features(IMAGE).shape[1] == own.fc.in_features == 8
+    assert [entry["num_chs"] for entry in own.feature_info] == [6, 8] and (own.in_channels, own.patch_size) == (3, 8)
+    assert model.num_features == 16 and model.feature_info[0]["num_chs"] == 8
+    assert own.meta["fxprune"].own_class.kept_true[""]["num_features"] == (16, 8)
+
+
+class Rotated(nn.Module):
+    """A number of a part whose method is called, past its forward; and a scaled value that passes through a part."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dim, self.register = 12, nn.Parameter(torch.randn(12))
+
+        def table(self, x: Tensor) -> Tensor:
+            return self.register.reshape(1, 1, self.dim) * x
+
+    class Project(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x)  # type: ignore[no-any-return]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rope, self.last = nn.Linear(5, 12), Rotated.Table(), nn.Linear(12, 3)
+        self.q, self.k, self.v = Rotated.Project(), Rotated.Project(), Rotated.Project()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rope.table(self.first(x))
+        return self.last(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+
+def test_a_part_whose_methods_are_called_is_fitted() -> None:
+    torch.manual_seed(0)
+    model = Rotated().eval()
+    slim = fxprune.prune(model, 0.5, TOKENS, scope="layer")
+    own = fxprune.shrink(model, slim)
+    report = own.meta["fxprune"].own_class
+    assert report.settings == {"": {"rope.dim": (12, 6)}} and not report.generated and not report.sized
+    assert set(report.folded[""]) == {"q.linear.weight", "q.linear.bias"}
+    torch.testing.assert_close(own(TOKENS), slim(TOKENS), atol=2e-6, rtol=2e-5)
+
+
 def test_an_expression_that_became_a_number_is_copied_and_stored() -> None:
     model, x = Mixer("in code").eval(), TOKENS
     own = fxprune.prune(model, {"first*": 0.0, "attention*": 0.5}, x, form="module")

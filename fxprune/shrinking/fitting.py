@@ -16,6 +16,7 @@ from fxprune.rewrite import Rewritten
 from fxprune.shrinking.changes import Change, calls_of, changed, numbers_of, sizes_at, tensors_cut
 from fxprune.shrinking.expected import UNKNOWN, Expected
 from fxprune.shrinking.generated import generated_part
+from fxprune.shrinking.listening import Listening
 from fxprune.shrinking.scales import Scaling, as_folded, fold
 from fxprune.shrinking.sized_code import SizedMethod
 from fxprune.shrinking.sizing import Sizing, sizing_of
@@ -95,12 +96,13 @@ class _Fitter:
         self.nodes: dict[str, list[fx.Node]] = {}
         for node in rewritten.cut.analysis.traced.graph.nodes:
             self.nodes.setdefault(str(node.meta.get("scope", "")), []).append(node)
+        self.leaves = {str(n.target) for n in rewritten.module.graph.nodes if n.op == "call_module"}
         self.instead: dict[str, Callable[..., Any]] = {}  # forwards in the place of a part's own
         self.liked: dict[type, list[tuple[Slot, ...]]] = {}
 
-    def listening(self) -> _Listening:
+    def listening(self) -> Listening:
         """Inside, the parts' forwards are watched."""
-        return _Listening({name: self.twin.get_submodule(name) for name in self.calls}, self._around)
+        return Listening({name: self.twin.get_submodule(name) for name in self.calls}, self._around)
 
     def _around(self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         number = self.counts.get(name, 0)
@@ -219,8 +221,20 @@ class _Fitter:
             yield from _with_slots(slots, wide)
         yield from combinations(near[:_TOGETHER])
         yield from combinations(wide[:_TOGETHER])
-        below = [s for child, _ in module.named_children() for s in settings(module, sizes | self.numbers.get(name, {}), child)]
+        known = sizes | self.numbers.get(name, {})
+        for part in self._unheard(name, module):  # whose methods the module calls, past their forward
+            yield from combinations(settings(module, known, part)[: _TOGETHER // 2])
+        below = [s for child, _ in module.named_children() for s in settings(module, known, child)]
         yield from combinations((wide + below)[:_TOGETHER])
+
+    def _unheard(self, name: str, module: nn.Module) -> list[str]:
+        """Parts of a module whose forward is not called, alone or in others."""
+        prefix, heard = f"{name}." if name else "", [*self.calls, *self.leaves]
+        return [
+            n
+            for n, _ in module.named_modules()
+            if n and not any(f"{prefix}{n}.".startswith(f"{h}.") for h in heard if h != name)
+        ]
 
     def _sizes(self, name: str, module: nn.Module) -> dict[int, list[int]]:
         """Sizes before -> after, of what goes in and out and of the tensors below."""
@@ -265,33 +279,3 @@ def _apart(found: Any, wanted: Any) -> str:
             if a.is_floating_point() and not relative_error(a, b) <= _NEAR:
                 return f"a result is off by {relative_error(a, b):.1e}"
     return ""
-
-
-class _Listening:
-    """Has the forward of some modules go through a function."""
-
-    def __init__(self, modules: dict[str, nn.Module], around: Callable[..., Any]) -> None:
-        self.modules, self.around = modules, around
-        self.before: list[tuple[nn.Module, Any]] = []
-
-    def __enter__(self) -> None:
-        done: set[int] = set()
-        for name, module in self.modules.items():
-            if id(module) in done:
-                continue
-            done.add(id(module))
-            self.before.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = self._through(name, module, module.forward)
-
-    def _through(self, name: str, module: nn.Module, forward: Any) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            return self.around(name, module, forward, args, kwargs)
-
-        return called
-
-    def __exit__(self, *error: object) -> None:
-        for module, before in self.before:
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
