@@ -15,19 +15,18 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.analysis.analysis import Analysis
-from fxprune.errors import InputError, PlanMismatch
+from fxprune.errors import InputError
 from fxprune.profiling import using
 from fxprune.profiling.designs import design, gone_of
 from fxprune.profiling.engines.base import Engine, Inputs, Parts, Run
 from fxprune.profiling.engines.eager import Eager
-from fxprune.profiling.engines.registry import engine_of
 from fxprune.profiling.fitting import fit, misaligned
 from fxprune.profiling.measuring import Bench, Sample, middle, timed_in_turns
 from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import FEATURES, READ, WORK, WRITTEN, segments_of
 from fxprune.profiling.steps import step_of
 from fxprune.profiling.table import LatencyTable, key_of, path_of, read_table
-from fxprune.profiling.verb import complete, measured
+from fxprune.profiling.verb import measured
 from fxprune.submodules.target import Target
 
 
@@ -200,6 +199,18 @@ def test_misaligned_widths_are_told_by_their_last_two_axes(analysis: Analysis) -
     assert off[4].tolist() == [False, False, False, False, True, True]  # inputs of `narrow`
 
 
+def test_branches_that_are_gone_take_no_time(table: LatencyTable, analysis: Analysis) -> None:
+    predicted = table.predicted(analysis, segments_of(analysis))
+    [branch] = [name for name, found in analysis.branches.all.items() if not found.reason]
+    rest = analysis.without([branch])
+    reduced = predicted.within(rest)
+    assert predicted.within(analysis) is predicted and [g.id for g in rest.free] == ["stem.weight"]
+    kept = np.array([20.0])
+    parts = reduced.by_segment(kept)
+    assert (parts[2:5] < 1e-9).all() and reduced.values(kept)[0] < predicted.values(np.array([20.0, 64.0]))[0]
+    assert parts[1] == predicted.by_segment(np.array([20.0, 7.0]))[1] and reduced.slopes(kept).shape == (1, 1)
+
+
 def test_designs_are_the_same_every_time_and_cover_the_widths(analysis: Analysis) -> None:
     all_kept = np.stack([design(analysis, number) for number in range(40)])
     assert (all_kept == np.stack([design(analysis, number) for number in range(40)])).all()
@@ -343,75 +354,6 @@ def test_multiples_come_from_the_table(model: nn.Module) -> None:
     assert all(len(g.kept) % 16 == 0 or len(g.kept) == g.size for g in plan.groups if g.status == "free")
 
 
-def test_a_table_for_another_model_is_refused(model: nn.Module) -> None:
-    table, other = table_of(model, 6), nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    with pytest.raises(PlanMismatch, match="was made for a Net"):
-        fxprune.plan(other, example_inputs=X, latency=0.5, profile=table)
-    with pytest.raises(PlanMismatch, match="another attention or ignore"):
-        fxprune.plan(model, example_inputs=X, latency=0.5, profile=table, ignore=["stem"])
-
-
 def test_a_budget_that_cannot_be_met_says_what_binds(model: nn.Module, table: LatencyTable) -> None:
     with pytest.raises(InputError, match=r"no choice of channels meets the budgets: latency=0.01 allows"):
         fxprune.plan(model, example_inputs=X, latency=0.01, profile=table)
-
-
-# -- what users may say ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"engine": "egar"}, "did you mean 'eager'"),
-        ({"engine": 3}, "engine must be one of 'eager', 'compile', 'onnxruntime'"),
-        ({"device": "tpu"}, "device must be"),
-        ({"device": "meta"}, "not on 'meta'"),
-        ({"threads": 0}, "threads must be a whole number"),
-        ({"samples": 3}, "samples must be a whole number of at least 6"),
-        ({"cache": 7}, "a path must be text"),
-    ],
-    ids=str,
-)
-def test_bad_arguments_of_profile(model: nn.Module, given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        fxprune.profile(model, X, **{"cache": False, **given})
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(model: nn.Module) -> None:
-    with pytest.raises(InputError, match="there is no CUDA device"):
-        fxprune.profile(model, X, device="cuda")
-
-
-def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs onnx and onnxruntime: pip install 'fxprune\[onnx\]'"):
-        engine_of("onnxruntime")
-
-
-@pytest.mark.parametrize("asked", [4, "4", "4 min", 0, -0.5, "fast"])
-def test_what_is_no_budget_of_time(model: nn.Module, asked: Any) -> None:
-    with pytest.raises(InputError, match="latency must be"):
-        fxprune.plan(model, example_inputs=X, latency=asked)
-
-
-def test_profile_must_be_a_table(model: nn.Module) -> None:
-    with pytest.raises(InputError, match=r"profile must be what fxprune\.profile gives"):
-        fxprune.plan(model, example_inputs=X, latency=0.5, profile=3)  # type: ignore[arg-type]
-
-
-def test_complete_says_minutes_of_slow_models(model: nn.Module, analysis: Analysis) -> None:
-    @dataclass(frozen=True)
-    class Slow(Made):
-        setup: ClassVar[float] = 60.0
-
-    told: list[str] = []
-
-    def stop(sentence: str, *_: int) -> None:
-        told.append(sentence)
-        raise KeyboardInterrupt
-
-    engine = Slow(CPU, 1)
-    with pytest.raises(KeyboardInterrupt):
-        complete(LatencyTable({}, wanted=10), Bench(analysis, model, segments_of(analysis), engine), stop)
-    assert told == ["measuring 10 slim models with eager: about 10 min"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune import nested
 from fxprune.analysis.branches import Branch, Branches
-from fxprune.analysis.costs import Costs
+from fxprune.analysis.costs import Latency
 from fxprune.analysis.cut import Cut
 from fxprune.analysis.grouping import groups_of
 from fxprune.analysis.groups import Group
@@ -53,7 +53,7 @@ class Analysis:
     model_name: str = ""
     without_branches: tuple[str, ...] = ()
     _whole: Analysis | None = field(default=None, repr=False)
-    latency: Costs | None = None
+    latency: Latency | None = None
     _free: dict[str, Group] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

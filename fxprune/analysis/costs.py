@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-__all__ = ["Costs", "Joined"]
+if TYPE_CHECKING:
+    from fxprune.analysis.analysis import Analysis
+
+__all__ = ["Costs", "Joined", "Latency"]
 
 
 class Costs(Protocol):
@@ -38,6 +41,14 @@ class Costs(Protocol):
 
     def slopes(self, kept: np.ndarray) -> np.ndarray:
         """Float array ``[rows, groups]``: about what one more channel of a group adds to each row."""
+        ...
+
+
+class Latency(Costs, Protocol):
+    """The time of one run, in nanoseconds, as a table of measurements predicts it (`fxprune.profiling.predicted`)."""
+
+    def within(self, analysis: Analysis) -> Costs:
+        """The same without the branches that are gone from an analysis."""
         ...
 
 

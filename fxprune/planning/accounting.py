@@ -46,7 +46,7 @@ def spent(cut: Cut, names: Iterable[str]) -> dict[str, int]:
 def _latency(analysis: Analysis) -> Costs:
     if analysis.latency is None:
         raise InputError("a budget of latency needs a table of what was measured: pass profile=fxprune.profile(model, ...)")
-    return analysis.latency
+    return analysis.latency.within(analysis)
 
 
 def _kept(cut: Cut) -> np.ndarray:

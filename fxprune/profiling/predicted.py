@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from fxprune.analysis.analysis import Analysis
 from fxprune.profiling.fitting import Fitted, misaligned
-from fxprune.profiling.segments import Segments
+from fxprune.profiling.segments import BESIDE, Segments
 
 __all__ = ["Predicted"]
 
@@ -24,11 +25,16 @@ class Predicted:
 
     Attributes:
         key: of the table: device, engine, threads, ...
+        alive: float array ``[terms]``: what is left of each without the branches that are gone; None of the whole model.
+        groups, whole: places of the groups that are left among all, and the sizes of all; `kept` below is of those left.
     """
 
     segments: Segments
     fitted: Fitted
     key: dict[str, Any]
+    alive: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    whole: np.ndarray | None = None
     names: tuple[str, ...] = field(default=("latency",), init=False)
 
     @property
@@ -40,8 +46,31 @@ class Predicted:
     def convex(self) -> np.ndarray:
         return np.zeros(1, bool)
 
+    def within(self, analysis: Analysis) -> Predicted:
+        """The same without the residual branches that are gone from an analysis (`Analysis.without`).
+
+        Of a segment whose contraction is gone, what other operations write is left by the share of them that still run.
+        """
+        if not analysis.dropped:
+            return self
+        places = {group.id: place for place, group in enumerate(analysis.full.free)}
+        left = np.array([name not in analysis.dropped for name in self.segments.anchors])
+        beside = np.zeros((2, len(self.segments)))
+        for name, segment in self.segments.places.items():
+            if name != self.segments.anchors[segment]:
+                beside[:, segment] += (name not in analysis.dropped, 1)
+        shares = np.where(beside[1] > 0, beside[0] / np.maximum(beside[1], 1), 1.0)
+        owners = self.segments.owners
+        return replace(
+            self,
+            alive=np.where(self.segments.features == BESIDE, shares[owners], left[owners]),
+            groups=np.array([places[group.id] for group in analysis.free], np.int64),
+            whole=np.array([group.size for group in analysis.full.free], np.float64),
+        )
+
     def by_segment(self, kept: np.ndarray) -> np.ndarray:
         """Seconds of each segment: float array ``[segments]``; what the whole takes beside them is not among them."""
+        kept = self._all(kept)
         parts = self.segments.padded(kept, self.fitted.multiples) * self._rates(kept)
         return np.bincount(self.segments.owners, parts, len(self.segments))
 
@@ -61,9 +90,20 @@ class Predicted:
 
     def slopes(self, kept: np.ndarray) -> np.ndarray:
         """``[1, groups]``: mean slopes, without the steps of kernels."""
-        return self.segments.slope(self._rates(kept) * _NANO, kept)[None]
+        kept = self._all(kept)
+        found = self.segments.slope(self._rates(kept) * _NANO, kept)
+        return (found if self.groups is None else found[self.groups])[None]
+
+    def _all(self, kept: np.ndarray) -> np.ndarray:
+        """What every group of the whole model keeps; those in branches that are gone count nowhere."""
+        if self.groups is None or self.whole is None:
+            return kept
+        found = self.whole.copy()
+        found[self.groups] = kept
+        return found
 
     def _rates(self, kept: np.ndarray) -> np.ndarray:
         """Seconds for one unit of each term: float array ``[terms]``."""
         rates = self.fitted.rates(misaligned(self.segments, kept)) * self.fitted.scales[:, None]
-        return np.asarray(rates[self.segments.owners, self.segments.features])
+        each = rates[self.segments.owners, self.segments.features]
+        return np.asarray(each if self.alive is None else each * self.alive)

@@ -59,14 +59,15 @@ def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
     assert isinstance(predicted, Predicted)
     key = predicted.key
     engine = engine_of(key["engine"], str(key["device"]).partition(":")[0], key["threads"])
-    bench = Bench(analysis, model, predicted.segments, engine, key["seed"])
-    sizes = np.array([group.size for group in analysis.free], np.float64)
-    kept = sizes - [len(cut.gone.get(group.id, ())) for group in analysis.free]
-    slim_seconds, dense_seconds = bench.beside_dense(bench.slim(cut.gone)[1])
+    bench = Bench(analysis.full, model, predicted.segments, engine, key["seed"])
+    sizes = np.array([group.size for group in analysis.full.free], np.float64)
+    kept = np.array([group.size - len(cut.gone.get(group.id, ())) for group in analysis.free], np.float64)
+    slim = replace(bench, analysis=analysis).slim(cut.gone)[1]
+    slim_seconds, dense_seconds = bench.beside_dense(slim)
     return Timed(
         key["engine"],
         key["device"],
         key["threads"],
-        (predicted.seconds(sizes), predicted.seconds(kept)),
+        (predicted.seconds(sizes), predicted.within(analysis).seconds(kept)),
         (dense_seconds, slim_seconds),
     )
