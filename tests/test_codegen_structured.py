@@ -320,3 +320,23 @@ def test_the_builder_makes_a_model_to_train() -> None:
     model = space["slim_stages"]()
     assert model(torch.randn(1, 4, 8, 8)).shape == (1, 4, 4, 4)
     assert model.training
+
+
+class Res(nn.Module):
+    def __init__(self, down: bool, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(4, 4, 1), act
+        self.down = nn.Conv2d(4, 4, 1) if down else None
+
+    def forward(self, x: Any) -> Any:
+        return self.act(self.conv(x)) + (x if self.down is None else self.down(x))
+
+
+def test_a_part_that_only_some_have_is_an_argument() -> None:
+    model = nn.Sequential(Res(True, nn.ReLU()), Res(False, nn.ReLU()), Res(False, nn.GELU()))
+    slim = fxprune.trace(model, torch.randn(2, 4, 8, 8))
+    source = generated(slim)[0]
+    assert source.count("class Res") == 1
+    assert "def __init__(self, act: type[nn.Module], down: bool = False) -> None:" in source
+    assert "self.down = nn.Conv2d(4, 4, 1) if down else nn.Identity()" in source
+    assert_equal_bits(slim, torch.randn(2, 4, 8, 8))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fxprune.codegen.names import Names
-from fxprune.codegen.structured.unify import Hole, Unifier
+from fxprune.codegen.structured.unify import Hole, Unifier, is_layer
 
 __all__ = ["Argument", "arguments_of"]
 
@@ -80,6 +80,8 @@ def _wanted(hole: Hole, holes: Sequence[Hole]) -> str:
     words = [str(site.argument) for site in hole.sites if not site.method]
     if not words:
         return "size"
+    if words[0] == "layer":
+        return hole.sites[0].owner or "layer"
     first = hole is holes[0]
     if first and words[0] in INPUTS:
         return words[0]
@@ -134,6 +136,8 @@ def _kind(values: Sequence[ast.expr | None]) -> str:
 
 
 def _one_kind(value: ast.expr) -> str:
+    if is_layer(value):
+        return "type[nn.Module]"
     if isinstance(value, ast.UnaryOp):
         return _one_kind(value.operand)
     if isinstance(value, ast.Constant):

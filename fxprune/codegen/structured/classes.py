@@ -104,7 +104,7 @@ class Classes:
 
     def _groups(self) -> list[list[str]]:
         """Modules of one class each, after those whose classes they need; by height where classes need each other."""
-        keys = {path: self.kinds.get(path, "Part") for path in self.order}
+        keys = {path: path if self._plain(path) else f"class {self.kinds.get(path, 'Part')}" for path in self.order}
         children = {path: self.children(path) for path in self.order}
         height: dict[str, int] = {}
         for path in sorted(self.order, key=lambda p: -p.count(".")):

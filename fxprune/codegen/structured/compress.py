@@ -30,7 +30,7 @@ class _Compress(ast.NodeTransformer):
         name = ast.unparse(node.func)
         if name == "nn.Sequential" and len(node.args) > 1:
             made = self._comprehension(node.args)
-            return node if made is None else ast.Call(node.func, [ast.Starred(made)], [])
+            return node if made is None else ast.Call(node.func, [ast.Starred(made, ast.Load())], [])
         listed = node.args[0] if len(node.args) == 1 else None
         if name == "nn.ModuleList" and isinstance(listed, ast.List):
             made = self._comprehension(listed.elts)

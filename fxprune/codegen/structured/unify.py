@@ -12,15 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fxprune.codegen.structured.assigned import Mismatch, aligned, is_absent
 from fxprune.codegen.structured.layers import layer_defaults, name_at
 
-__all__ = ["Hole", "Mismatch", "Site", "Unifier", "is_plain"]
+__all__ = ["Hole", "Mismatch", "Site", "Unifier", "is_layer", "is_plain"]
 
 Defaults = Callable[[str], "dict[str, ast.expr] | None"]
-
-
-class Mismatch(Exception):
-    """Texts that differ in more than numbers."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,10 @@ class Unifier:
             Mismatch: they differ in more than numbers and parts.
         """
         found: list[ast.stmt] = []
-        for name, statements in _aligned(bodies).items():
+        for name, statements in aligned(bodies).items():
+            if all(s is not None and is_absent(s) for s in statements):
+                found.append(ast.Assign([statements[0].targets[0]], _identity()))  # type: ignore[union-attr]
+                continue
             values = [None if s is None else s.value for s in statements]  # type: ignore[attr-defined]
             if not name or name.startswith("setattr"):
                 if any(s is None for s in statements):
@@ -99,12 +99,10 @@ class Unifier:
             first = next(s for s in statements if s is not None)
             value = self._part(name, values)
             if name in self.parts:
-                absent = ast.parse("nn.Identity()", mode="eval").body
-                self.parts[name] = [absent if v is None else v for v in values]
+                self.parts[name] = [_identity() if v is None else v for v in values]
             elif any(s is None for s in statements):
                 self.flags[name] = [s is not None for s in statements]
-                otherwise = ast.parse("nn.Identity()", mode="eval").body
-                value = ast.IfExp(ast.Name(f"?{name}"), value, otherwise)
+                value = ast.IfExp(ast.Name(f"?{name}"), value, _identity())
             found.append(ast.Assign([first.targets[0]], value))  # type: ignore[attr-defined]
         return found
 
@@ -182,7 +180,8 @@ class Unifier:
         name = self.base if name == "super().__init__" else name
         if len({len(call.args) for call in given}) > 1:
             raise Mismatch
-        function = self.one([None if call is None else call.func for call in calls], site)
+        called = Site(site.owner, "", "layer", site.method)
+        function = self.one([None if call is None else call.func for call in calls], called)
         args = []
         for place in range(len(first.args)):
             inner = Site(site.owner, name, name_at(name, place), site.method)
@@ -210,38 +209,8 @@ class Unifier:
         return layer_defaults(call).get(word)
 
 
-def _aligned(bodies: Sequence[Sequence[ast.stmt]]) -> dict[str, list[ast.stmt | None]]:
-    """Attribute -> what assigns it in each text, in an order that all texts keep.
-
-    Raises:
-        Mismatch: there is no such order.
-    """
-    keyed = [{_assigned(s): s for s in body} for body in bodies]
-    if any(len(known) != len(body) for known, body in zip(keyed, bodies, strict=True)):
-        raise Mismatch
-    order: list[str] = []
-    for known in sorted(keyed, key=len, reverse=True):
-        place = 0
-        for name in known:
-            if name in order:
-                if order.index(name) < place:
-                    raise Mismatch
-                place = order.index(name) + 1
-            else:
-                order.insert(place, name)
-                place += 1
-    return {name: [known.get(name) for known in keyed] for name in order}
-
-
-def _assigned(statement: ast.stmt) -> str:
-    """The attribute of self that a statement assigns; an empty text for the call of the base class."""
-    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute):
-        return statement.targets[0].attr
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and len(statement.value.args) == 3:
-        return f"setattr {ast.unparse(statement.value.args[1])}"
-    if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith("super()"):
-        return ""
-    raise Mismatch
+def _identity() -> ast.expr:
+    return ast.parse("nn.Identity()", mode="eval").body
 
 
 def _keyword(call: ast.Call, word: str, default: ast.expr | None) -> ast.expr:
@@ -257,6 +226,8 @@ def is_plain(node: ast.AST) -> bool:
     """Whether an expression is a number, a truth value, None, or a tuple of such."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (bool, int, float)) or node.value is None
+    if isinstance(node, ast.Attribute):
+        return is_layer(node)
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and is_plain(node.operand)
     return isinstance(node, (ast.Tuple, ast.List)) and bool(node.elts) and all(map(is_plain, node.elts))
@@ -268,7 +239,14 @@ def _alike(values: list[ast.expr]) -> bool:
     return len(kinds) == 1 or kinds == {"int", "float"} or kinds == {"int", "pair"}
 
 
+def is_layer(node: ast.AST) -> bool:
+    """Whether an expression is a class of torch.nn."""
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nn"
+
+
 def _kind(value: ast.expr) -> str:
+    if is_layer(value):
+        return "layer"
     if isinstance(value, ast.Constant):
         return type(value.value).__name__
     if isinstance(value, ast.UnaryOp):
