@@ -5,7 +5,7 @@ In the examples, ``net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ from fxprune.options import (
     Criterion,
     Form,
     Normalization,
+    Per,
     PruneOptions,
     Ratio,
     Scope,
@@ -50,8 +51,9 @@ def prune(
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
-    max_ratio: float = 0.95,
-    round_to: int | Literal["auto"] = 1,
+    max_ratio: Per = 0.95,
+    round_to: int | Mapping[str, int] | Literal["auto"] = 1,
+    min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
     verify: bool = True,
     seed: int = 0,
@@ -72,18 +74,19 @@ def prune(
 
     Args:
         model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
-        ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. In its place, budgets:
+        ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. Or, or with the latter:
         macs, params, memory: the most multiply-accumulates (of one sample), parameters and bytes of activations at the fullest
             moment (of one sample) that are kept: a fraction in (0, 1) of the model's own, or an amount above 1, as ``"2 MB"``.
             The plan's `account` says how near the result comes; it is never above.
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``. None: ``"l2"``,
             and ``"surgeon"`` where a repair follows, whose images it observes if there are no `data`.
-        scope: ``"global"``, one ranking over all groups, or ``"layer"``, each group gives up the same share.
+        scope: ``"global"``, one ranking over all groups; ``"isomorphic"``, one a kind of group; ``"layer"``, an equal share.
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
-        max_ratio: no group loses more than this.
-        round_to: kept channels of each group are a multiple of this; ``"auto"``: of what the table of latencies says is fast.
+        max_ratio, round_to, min_width: no group loses a larger share; it keeps a multiple of this (``"auto"``: what the table of
+            latencies says is fast), and no less than this; or one each for patterns of names or classes of layers, the first
+            that matches: ``{"Linear": 16, "stage3.*": 8}``.
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
@@ -108,7 +111,7 @@ def prune(
     """
     clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
     repair = checked_repair(repair, submodules)
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches)
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
     target, made, rewritten = decide(what, options, clock, profile, data=by.data, loss=loss, batches=batches)
@@ -129,8 +132,9 @@ def plan(
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
-    max_ratio: float = 0.95,
-    round_to: int | Literal["auto"] = 1,
+    max_ratio: Per = 0.95,
+    round_to: int | Mapping[str, int] | Literal["auto"] = 1,
+    min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
     seed: int = 0,
     data: Iterable[Any] | None = None,
@@ -146,7 +150,7 @@ def plan(
     >>> len(plan(net, 0.25, x).group("0.weight").kept)
     12
     """
-    rest = (normalization, exact_norms, macs, params, memory, latency, branches)
+    rest = (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
     options = PruneOptions(ratio, criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     return decide((model, submodules, example_inputs), options, Clock(), profile, data=data, loss=loss, batches=batches)[1]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from fxprune.errors import InputError, nearest, said, shown
-from fxprune.quantities import UNITS, quantity
+from fxprune.quantities import UNITS, each_of, quantity, real, whole
 
 __all__ = [
     "BUDGETS",
@@ -16,6 +15,7 @@ __all__ = [
     "Criterion",
     "Form",
     "Normalization",
+    "Per",
     "PruneOptions",
     "Ratio",
     "Scope",
@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 Ratio = float | Mapping[str, float]
-Scope = Literal["global", "layer", "threshold"]  # the policies of the package; any registered name will do
+Per = float | Mapping[str, float]  # one number, or one for each pattern of names or class of layers
+Scope = Literal["global", "layer", "isomorphic", "threshold"]  # the policies of the package; any registered name will do
 Form = Literal["graph", "module"]
 AttentionPolicy = Literal["head_dim", "heads", "both", "none"]
 Normalization = Literal["max", "mean", "l2", "gaussian", "none"]  # how scores of groups are made comparable
@@ -57,8 +58,8 @@ class PruneOptions:
     criterion: Criterion = "l2"
     scope: str = "global"
     ignore: Iterable[str] = ()  # a tuple, once checked
-    max_ratio: float = 0.95
-    round_to: int | Any = 1  # or "auto", until a table of latencies is asked for the best
+    max_ratio: Per = 0.95
+    round_to: int | Any = 1  # or by pattern; or "auto", until a table of latencies is asked for the best
     attention: AttentionPolicy = "head_dim"
     seed: int = 0
     normalization: Normalization | None = None  # what suits the criterion
@@ -68,23 +69,24 @@ class PruneOptions:
     memory: float | str | None = None  # a number, once checked
     latency: float | str | None = None  # likewise, in nanoseconds
     branches: bool | str | Iterable[str] = False  # a truth value or a tuple, once checked
+    min_width: int | Mapping[str, int] = 1
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "ratio": None if self.ratio is None else _ratio(self.ratio),
             **{name: _budget(name, value) for name, value in self.budgets.items()},
-            "max_ratio": real(self.max_ratio),
-            "round_to": self.round_to if self.round_to == "auto" else _whole(self.round_to),
+            "max_ratio": each_of("max_ratio", self.max_ratio, real, 1, "a fraction in (0, 1]"),
+            "round_to": self.round_to
+            if self.round_to == "auto"
+            else each_of("round_to", self.round_to, whole, 1 << 62, "'auto', a whole number of at least 1"),
+            "min_width": each_of("min_width", self.min_width, whole, 1 << 62, "a whole number of at least 1"),
             "seed": check_seed(self.seed),
             "ignore": check_names(self.ignore, "ignore"),
             "exact_norms": check_flag(self.exact_norms, "exact_norms"),
             "branches": _branches(self.branches),
         }
-        if checked["max_ratio"] is None or not 0 < checked["max_ratio"] <= 1:
-            raise InputError(f"max_ratio must be a fraction in (0, 1], not {shown(self.max_ratio)}")
-        if checked["round_to"] is None or (checked["round_to"] != "auto" and checked["round_to"] < 1):
-            raise InputError(f"round_to must be a whole number of at least 1, or 'auto', not {shown(self.round_to)}")
-        if (self.ratio is None) == (not self.budgets):
+        by_name = isinstance(self.ratio, Mapping)  # beside budgets, ratios by name settle their groups
+        if (self.ratio is None) == (not self.budgets) and not (by_name and self.budgets):
             given = "neither" if self.ratio is None else "both"
             raise InputError(
                 "say how much goes by ratio, the fraction of the channels to remove, or by budgets, as macs=0.5, params=0.3; "
@@ -126,6 +128,8 @@ class PruneOptions:
             del document["branches"]
         elif not isinstance(self.branches, bool):
             document["branches"] = list(self.branches)
+        if self.min_width == 1:
+            del document["min_width"]
         for name in BUDGETS:
             if document[name] is None:
                 del document[name]
@@ -185,7 +189,7 @@ def check_seed(seed: Any) -> int:
     Raises:
         InputError: it is none that a random generator takes.
     """
-    found = _whole(seed)
+    found = whole(seed)
     if found is None or not 0 <= found < 1 << 63:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {shown(seed)}")
     return found
@@ -281,20 +285,3 @@ def _budget(name: str, value: Any) -> float:
         )
         raise InputError(f"{name} must be the fraction that is kept, between 0 and 1, or {amount}, not {shown(value)}")
     return number
-
-
-def real(value: Any) -> float | None:
-    """A number of Python, NumPy or another library as Python's own; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    if isinstance(value, (int, float)):
-        return value
-    try:
-        return float(value)
-    except (OverflowError, ValueError, TypeError):  # of a fraction of huge numbers
-        return None
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number of Python, NumPy or another library as Python's own; None if it is none."""
-    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)

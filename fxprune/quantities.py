@@ -1,13 +1,16 @@
-"""Amounts that users write with a unit: ``"200 MB"``."""
+"""Numbers as users give them: of any library, one for each pattern, or with a unit, as ``"200 MB"``."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
 
 from fxprune.errors import InputError, nearest, shown
 
-__all__ = ["UNITS", "quantity"]
+__all__ = ["UNITS", "each_of", "quantity", "real", "whole"]
 
 # Of each budget that has units: what one of each is in the smallest.
 UNITS: dict[str, dict[str, float]] = {
@@ -43,3 +46,34 @@ def quantity(name: str, text: str) -> float:
         known = f" with one of the units {', '.join(units)}" if units else " without a unit"
         raise InputError(f"{name} must be a number{known}, not {shown(text)}{nearest(unit, units) if unit else ''}")
     return number * units.get(unit, 1.0)
+
+
+def each_of(name: str, given: Any, kind: Callable[[Any], Any], most: float, what: str) -> Any:
+    """A number above 0, or one for each pattern.
+
+    Raises:
+        InputError: it is none.
+    """
+    several = dict(given) if isinstance(given, Mapping) else {"": given}
+    found = {pattern: kind(value) for pattern, value in several.items()}
+    right = all(number is not None and 0 < number <= most for number in found.values())
+    if not found or not right or not all(isinstance(pattern, str) for pattern in found):
+        raise InputError(f"{name} must be {what}, or one for each pattern, as {{'layer3.*': ...}}, not {shown(given)}")
+    return found if isinstance(given, Mapping) else found[""]
+
+
+def real(value: Any) -> float | None:
+    """A number of Python, NumPy or another library as Python's own; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)
+    except (OverflowError, ValueError, TypeError):  # of a fraction of huge numbers
+        return None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of Python, NumPy or another library as Python's own; None if it is none."""
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)

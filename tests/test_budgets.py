@@ -341,7 +341,7 @@ def test_amounts_that_say_nothing_are_refused(options: dict[str, Any], message: 
 
 
 def test_a_policy_that_goes_by_ratio_alone_says_so(model: nn.Module) -> None:
-    with pytest.raises(InputError, match="scope='threshold' goes by ratio: with budgets, 'global' or 'layer'"):
+    with pytest.raises(InputError, match="scope='threshold' goes by ratio: with budgets, 'global', 'layer' or 'isomorphic'"):
         fxprune.plan(model, example_inputs=X, macs=0.5, scope="threshold")
 
 

@@ -156,7 +156,7 @@ def test_a_name_is_taken_once() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="scope must be 'global', 'layer' or 'threshold', not 'globl'"):
+    with pytest.raises(InputError, match="scope must be 'global', 'layer', 'isomorphic' or 'threshold', not 'globl'"):
         policy_of(PruneOptions(0.5, scope="globl"))
 
 

@@ -228,8 +228,16 @@ def _group(entries: Entries, slots: list[Slot], traced: Traced, solution: Soluti
         reason=reason,
         multiplicity=min(producers or [members[0].indices.shape[1]]),
         labels=labels,
+        kind=tuple(sorted(_used(member, traced) for member in members)),
     )
     return (int(entries.slot[0]), int(entries.position.min())), group
+
+
+def _used(member: Member, traced: Traced) -> tuple[str, str, str, int]:
+    """Role, class of the layer, tensor of it, and axis."""
+    layer, _, tensor = member.name.rpartition(".")
+    module = traced.names.modules.get(layer)
+    return member.role, "" if module is None else type(module).__name__, tensor, member.axis
 
 
 def _status(labels: np.ndarray, pattern: str | None, traced: Traced, solution: Solution) -> tuple[Status, str]:

@@ -47,6 +47,7 @@ class Group:
         reason: why the group is protected or frozen; empty for free groups.
         multiplicity: entries that one channel occupies in its producer.
         labels: one representative label per channel.
+        kind: role, class of layer, tensor and axis of every member: groups of one kind do alike work.
     """
 
     id: str
@@ -57,3 +58,9 @@ class Group:
     reason: str = ""
     multiplicity: int = 1
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    kind: tuple[tuple[str, str, str, int], ...] = field(default=(), repr=False)
+
+    @property
+    def layers(self) -> set[str]:
+        """Classes of the layers that produce the channels."""
+        return {layer for role, layer, _, _ in self.kind if role == "producer"}

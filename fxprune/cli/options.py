@@ -34,6 +34,7 @@ __all__ = [
     "MaxRatio",
     "Mean",
     "Memory",
+    "MinWidth",
     "Model",
     "Normalization",
     "NormalizationOption",
@@ -116,7 +117,9 @@ CriterionOrDefault = Annotated[
 ]
 Scope = Annotated[
     str,
-    typer.Option(help="global: one ranking over all groups; layer: the same share of every group; or another policy's name."),
+    typer.Option(
+        help="global: one ranking of all groups; isomorphic: one a kind; layer: equal shares; or another policy's name."
+    ),
 ]
 NormalizationOption = Annotated[
     Normalization | None,
@@ -131,6 +134,7 @@ RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a mu
 RoundToOrAuto = Annotated[
     str, typer.Option(help="Kept channels of each group are a multiple of this; auto: of what runs fast, by measurement.")
 ]
+MinWidth = Annotated[int, typer.Option(min=1, help="No group keeps fewer channels.")]
 AttentionOption = Annotated[Attention, typer.Option(help="What attention gives up.")]
 ExactNorms = Annotated[
     bool, typer.Option("--exact-norms", help="Layer, RMS and group norms count channels that went as zeros.")

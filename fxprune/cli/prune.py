@@ -56,6 +56,7 @@ def prune(
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
     round_to: given.RoundToOrAuto = "1",
+    min_width: given.MinWidth = 1,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     seed: given.Seed = 0,
     checkpoint: given.Checkpoint = None,
@@ -104,7 +105,7 @@ def prune(
         scaled: Any = None if normalization is None else normalization.value
         whole, kind = ignore or (), check_attention(attention.value)
         step_of: Any = given.multiple(round_to)
-        rest = (scaled, exact_norms, macs, params, memory, latency, branches)
+        rest = (scaled, exact_norms, macs, params, memory, latency, branches, min_width)
         chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, *rest)
         options = given.keywords(chosen)
     slim, written, timed = None, [], latency is not None or round_to == "auto"

@@ -29,6 +29,7 @@ def verify(
     ignore: given.Ignore = None,
     max_ratio: given.MaxRatio = 0.95,
     round_to: given.RoundTo = 1,
+    min_width: given.MinWidth = 1,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     seed: given.Seed = 0,
     checkpoint: given.Checkpoint = None,
@@ -44,7 +45,7 @@ def verify(
     budgets = (macs, params, memory)
     if ratio is None and not any(amount is not None for amount in budgets):
         ratio = 0.5
-    rest = (max_ratio, round_to, check_attention(attention.value), seed, None, exact_norms, *budgets)
+    rest = (max_ratio, round_to, check_attention(attention.value), seed, None, exact_norms, *budgets, min_width)
     chosen = PruneOptions(ratio, criterion, scope, ignore or (), *rest)
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))

@@ -133,7 +133,7 @@ def _digits(share: float) -> float:
 def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptions) -> list[str]:
     """Why a plan ends further below all budgets than one per cent."""
     branches = cut.analysis.without_branches
-    if (state == problem.tops).all():
+    if (state == problem.tops).all() and not cut.gone:
         return ["without the branches the model is within the budgets: no channel goes" if branches else _WHOLE]
     bound, near = np.isfinite(problem.targets), nearness(problem, state)
     if near >= NEAR:
@@ -147,6 +147,8 @@ def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptio
             share = float((problem.values(above) / problem.targets)[bound].max())
             wide = int(problem.wide[problem.start[number] + above[number]])
             steps.append((share, wide, group.id))
+    if not steps:
+        return [f"{1 - near:.1%} are left below the nearest budget: every group keeps all that it may"]
     share, wide, name = min(steps)
     step = f"{wide} channel{'s' if wide > 1 else ''} of {name!r}" + (_multiples(options) if wide > 1 else "")
     if share <= 1:
@@ -156,7 +158,7 @@ def _distance(problem: Problem, state: np.ndarray, cut: Cut, options: PruneOptio
 
 
 def _multiples(options: PruneOptions) -> str:
-    return f" (round_to={options.round_to})" if options.round_to > 1 else ""
+    return f" (round_to={options.round_to})" if options.round_to != 1 else ""
 
 
 def unreachable(analysis: Analysis, policy: Policy, scores: Scores) -> InputError:
@@ -166,7 +168,8 @@ def unreachable(analysis: Analysis, policy: Policy, scores: Scores) -> InputErro
     least = _by_name(problem.costs.names, problem.values(np.zeros_like(problem.tops)))
     single = np.array([1.0 if g.id in scores else g.size for g in analysis.free])
     alone = _by_name(problem.costs.names, problem.costs.values(single))
-    limits = f"max_ratio={options.max_ratio:g}" + _multiples(options).replace("(", "and ").rstrip(")")
+    widths = f" and min_width={options.min_width}" if options.min_width != 1 else ""
+    limits = f"max_ratio={options.max_ratio}{widths}" + _multiples(options).replace("(", "and ").rstrip(")")
     texts = []
     for name in [name for name in targets if least[name] > targets[name]] or list(targets):
         what = limits if alone[name] <= targets[name] else "what is frozen or protected (fxprune.why says by what)"

@@ -27,14 +27,16 @@ def _removes(plan: Plan) -> bool:
 
 def _bound(options: PruneOptions, sizes: list[int]) -> str:
     ratio, largest = options.ratio, max(sizes)  # of each group alone, any ratio above 0 takes a channel
-    if all(size - max(1, math.ceil(size * (1 - options.max_ratio) - 1e-9)) <= 0 for size in sizes):
+    if not isinstance(options.max_ratio, Mapping) and all(
+        size - max(1, math.ceil(size * (1 - options.max_ratio) - 1e-9)) <= 0 for size in sizes
+    ):
         return f"max_ratio={options.max_ratio:g} is less than one channel of any group (the largest has {largest})"
     if isinstance(ratio, Mapping):
         if not any(ratio.values()):
             return "all ratios by name are 0"
     elif ratio is not None and options.scope == "global" and not round(sum(sizes) * ratio):
         return f"ratio={ratio:g} is less than half of one channel of all {sum(sizes)} that may go"
-    if options.round_to > 1:
+    if options.round_to != 1:
         return (
             f"with round_to={options.round_to}, the multiple nearest to what a group would keep is all of it (the largest has "
             f"{largest} channels)"

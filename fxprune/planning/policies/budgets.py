@@ -92,9 +92,10 @@ class Budgeted(Policy):
         """What each group keeps by a ratio, and the groups that stay whole because others of a grouped convolution go."""
         by_ratio: dict[str, Any] = {**dict.fromkeys(BUDGETS), "ratio": ratio}
         plain = kind(replace(self.options, **by_ratio))
-        groups = [g for g in analysis.free if g.id in scores]
+        groups = [g for g in analysis.free if g.id in scores and len(self.levels(g)) > 1]
         found = plain.numbers(groups, scores, analysis.exclusive)
-        kept = [g.size - self.within(g, found.get(g.id, 0)) for g in analysis.free]
+        tops = [int(self.levels(g)[-1]) if g.id in scores else g.size for g in analysis.free]
+        kept = [min(top, g.size - self.within(g, found.get(g.id, 0))) for g, top in zip(analysis.free, tops, strict=True)]
         return kept, {g.id for g in groups if g.id not in found}
 
     def _sides(self, analysis: Analysis, scores: Scores) -> Sequence[set[str]]:

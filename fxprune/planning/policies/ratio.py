@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -11,10 +9,10 @@ import numpy as np
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
-from fxprune.errors import InputError, nearest
-from fxprune.planning.policies.base import Policy, Scores
+from fxprune.planning.policies.base import Policy, Scores, share_of
+from fxprune.planning.policies.patterns import check_patterns, number_for
 
-__all__ = ["ByName", "GlobalRatio", "LayerRatio", "beaten_by"]
+__all__ = ["ByName", "GlobalRatio", "IsomorphicRatio", "LayerRatio", "beaten_by"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class LayerRatio(Policy):
 
     def wanted(self, groups: Sequence[Group]) -> dict[str, int]:
         """Channels that each group would lose by itself."""
-        return {g.id: g.size - _keep(g.size, self._ratio) for g in groups}
+        return {g.id: share_of(g.size, self._ratio) for g in groups}
 
     def counts(self, groups: Sequence[Group], scores: Scores, wanted: Mapping[str, int]) -> Mapping[str, int]:
         """Channels that each of the groups loses, those that exclude each other settled."""
@@ -69,36 +67,34 @@ class GlobalRatio(LayerRatio):
 
 
 @dataclass(frozen=True)
+class IsomorphicRatio(GlobalRatio):
+    """One ranking among the groups of each kind (`Group.kind`: made and read by the same kinds of layers), each kind giving up
+    the ratio.
+
+    Scores of channels that do different work do not compare: "Isomorphic Pruning for Vision Models" (Fang et al., ECCV 2024)
+    ranks isomorphic sub-structures alone, and takes the same share of each.
+    """
+
+    def counts(self, groups: Sequence[Group], scores: Scores, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        kinds: dict[object, list[Group]] = {}
+        for group in groups:
+            kinds.setdefault(group.kind, []).append(group)
+        found: dict[str, int] = {}
+        for alike in kinds.values():
+            found |= super().counts(alike, scores, wanted)
+        return found
+
+
+@dataclass(frozen=True)
 class ByName(LayerRatio):
     """A ratio for each pattern of tensor or module names: a group takes that of the first pattern that matches one of its
     producers, and stays whole if none does."""
 
     def wanted(self, groups: Sequence[Group]) -> dict[str, int]:
         assert isinstance(self.options.ratio, Mapping)
-        ratios = self.options.ratio
-        used: set[str] = set()
-        result = {}
-        for group in groups:
-            names = [m.name for m in group.members if m.role == "producer"] or [m.name for m in group.members]
-            found = next((p for p in ratios if any(_matches(n, p) for n in names)), None)
-            if found is not None:
-                used.add(found)
-            result[group.id] = 0 if found is None or not ratios[found] else group.size - _keep(group.size, ratios[found])
-        for pattern in ratios:
-            if pattern not in used:
-                known = [m.name.rpartition(".")[0] for g in groups for m in g.members]
-                raise InputError(f"ratio pattern {pattern!r} matches no group that may be pruned{nearest(pattern, known)}")
-        return result
-
-
-def _matches(name: str, pattern: str) -> bool:
-    module = name.rpartition(".")[0]
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(module, pattern)
-
-
-def _keep(size: int, ratio: float) -> int:
-    """``int(size * (1 - ratio))``, at least one: the convention of the pruning literature."""
-    return max(1, math.floor(size * (1 - ratio) + 1e-9))
+        check_patterns(groups, "ratio", self.options.ratio)
+        ratios = {g.id: number_for(g, self.options.ratio, 0.0) for g in groups}
+        return {g.id: share_of(g.size, ratios[g.id]) for g in groups}
 
 
 def beaten_by(scores: Scores, wanted: Mapping[str, int], exclusive: Mapping[str, Set[str]]) -> set[str]:

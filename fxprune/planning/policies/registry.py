@@ -15,11 +15,13 @@ __all__ = ["names", "policy_of", "register"]
 _NAMES = {
     "global": "fxprune.planning.policies.ratio:GlobalRatio",
     "layer": "fxprune.planning.policies.ratio:LayerRatio",
+    "isomorphic": "fxprune.planning.policies.ratio:IsomorphicRatio",
     "threshold": "fxprune.planning.policies.threshold:Threshold",
 }
 _UNDER_BUDGETS = {
     "global": "fxprune.planning.policies.global_budget:GlobalBudget",
     "layer": "fxprune.planning.policies.layer_budget:LayerBudget",
+    "isomorphic": "fxprune.planning.policies.isomorphic_budget:IsomorphicBudget",
 }
 _BY_NAME = "fxprune.planning.policies.ratio:ByName"  # where the ratio is a mapping of names
 _registered: dict[str, type[Policy]] = {}
@@ -74,7 +76,11 @@ def policy_of(options: PruneOptions) -> Policy:
         return _registered[options.scope](options)
     named = _UNDER_BUDGETS if options.budgets else _NAMES
     if options.scope not in named:
-        raise InputError(f"scope={options.scope!r} goes by ratio: with budgets, {' or '.join(map(repr, named))}")
-    module, _, kind = (_BY_NAME if isinstance(options.ratio, Mapping) else named[options.scope]).partition(":")
+        *others, last = map(repr, named)
+        text = f"{', '.join(others)} or {last}"
+        raise InputError(f"scope={options.scope!r} goes by ratio: with budgets, {text}")
+    module, _, kind = (
+        _BY_NAME if isinstance(options.ratio, Mapping) and not options.budgets else named[options.scope]
+    ).partition(":")
     made: type[Policy] = getattr(importlib.import_module(module), kind)
     return made(options)
