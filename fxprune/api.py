@@ -84,8 +84,8 @@ def prune(
         scope: ``"global"``, one ranking over all groups; ``"isomorphic"``, one a kind of group; ``"layer"``, an equal share.
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
-        max_ratio, round_to, min_width: no group loses a larger share; it keeps a multiple of this (``"auto"``: what the table of
-            latencies says is fast), and no less than this; or one each for patterns of names or classes of layers, the first
+        max_ratio, round_to, min_width: no group loses a larger share; it keeps a multiple of this (``"auto"``: what the table
+            of latencies says is fast), and no less than this; or one each for patterns of names or classes of layers, the first
             that matches: ``{"Linear": 16, "stage3.*": 8}``.
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.

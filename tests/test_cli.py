@@ -236,7 +236,7 @@ def test_a_failed_check_is_exit_code_1(run, net, monkeypatch):
         (["prune", "{net}", "--ratio", "0.5", "--input-size", "3x0x8"], "--input-size"),
         (["prune", "{net}", "--ratio", "0.5", *SIZE, "--criterion", "l3"], "did you mean 'l2'"),
         (["prune", "{net}", "--ratio", "0.5", *SIZE, "--ignore", "cnv1"], "did you mean 'conv1'"),
-        (["prune", "{net}", "--ratio", "0.5", *SIZE, "--round-to", "0"], "round_to"),
+        (["prune", "{net}", "--ratio", "0.5", *SIZE, "--round-to", "0"], "round-to"),
         (["prune", "{net}", "--ratio", "0.5", *SIZE, "--checkpoint", "nowhere.pt"], "no checkpoint file"),
         (["prune", "{net}", "--ratio", "0.5", *SIZE, "--out", "{file}"], "nets.py"),
         (["prune", "timm:resnet5", "--ratio", "0.5"], "did you mean 'resnet50'"),

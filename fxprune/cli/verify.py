@@ -45,8 +45,22 @@ def verify(
     budgets = (macs, params, memory)
     if ratio is None and not any(amount is not None for amount in budgets):
         ratio = 0.5
-    rest = (max_ratio, round_to, check_attention(attention.value), seed, None, exact_norms, *budgets, min_width)
-    chosen = PruneOptions(ratio, criterion, scope, ignore or (), *rest)
+    kind = check_attention(attention.value)
+    chosen = PruneOptions(
+        ratio,
+        criterion,
+        scope,
+        ignore or (),
+        max_ratio,
+        round_to,
+        kind,
+        seed,
+        exact_norms=exact_norms,
+        macs=macs,
+        params=params,
+        memory=memory,
+        min_width=min_width,
+    )
     with Steps(as_json, total=3) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = example_inputs(net, input_size)
