@@ -17,7 +17,6 @@ from fxprune.options import (
     Criterion,
     Form,
     Normalization,
-    Per,
     PruneOptions,
     Ratio,
     Scope,
@@ -51,7 +50,7 @@ def prune(
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
-    max_ratio: Per = 0.95,
+    max_ratio: Ratio = 0.95,
     round_to: int | Mapping[str, int] | Literal["auto"] = 1,
     min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
@@ -77,16 +76,14 @@ def prune(
         ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. Or, or with the latter:
         macs, params, memory: the most multiply-accumulates (of one sample), parameters and bytes of activations at the fullest
             moment (of one sample) that are kept: a fraction in (0, 1) of the model's own, or an amount above 1, as ``"2 MB"``.
-            The plan's `account` says how near the result comes; it is never above.
         example_inputs: a tensor, a tuple or a dict of inputs; only shapes and dtypes matter. Inferred for timm and torchvision.
         criterion: a registered name (`fxprune.criteria.names`), or a callable ``(group, tensors) -> scores``. None: ``"l2"``,
             and ``"surgeon"`` where a repair follows, whose images it observes if there are no `data`.
         scope: ``"global"``, one ranking over all groups; ``"isomorphic"``, one a kind of group; ``"layer"``, an equal share.
         normalization: of scores for one ranking: ``"max"``, ``"mean"``, ``"l2"``, ``"gaussian"``, ``"none"``; None: what suits.
         ignore: names or globs of modules or parameters that keep all their channels.
-        max_ratio, round_to, min_width: no group loses a larger share; it keeps a multiple of this (``"auto"``: what the table
-            of latencies says is fast), and no less than this; or one each for patterns of names or classes of layers, the first
-            that matches: ``{"Linear": 16, "stage3.*": 8}``.
+        max_ratio, round_to, min_width: the largest share that a group loses, of what it keeps a multiple (``"auto"``: of what
+            is fast), and the least; or one each for patterns of names or classes of layers: ``{"Linear": 16, "stage3.*": 8}``.
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
@@ -109,8 +106,7 @@ def prune(
         TraceError, NothingToPrune: the forward cannot be recorded as one graph; no channel may go.
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
-    clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
-    repair = checked_repair(repair, submodules)
+    clock, verify, form, repair = Clock(), check_flag(verify, "verify"), check_form(form), checked_repair(repair, submodules)
     by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what = (model, submodules, example_inputs)
@@ -132,7 +128,7 @@ def plan(
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
-    max_ratio: Per = 0.95,
+    max_ratio: Ratio = 0.95,
     round_to: int | Mapping[str, int] | Literal["auto"] = 1,
     min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
