@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]
     "threshold": (lambda: net()[0], (2, 3, 6, 6), {"ratio": 0.9, "scope": "threshold"}),
     "macs": (lambda: net()[0], (2, 3, 6, 6), {"macs": 0.5, "round_to": 2}),
     "macs by layer": (lambda: net()[0], (2, 3, 6, 6), {"macs": 0.5, "scope": "layer", "schedule": "geometric"}),
+    "widths": (lambda: net()[0], (2, 3, 6, 6), {"macs": 0.5, "min_width": {"0": 9}, "round_to": {"Conv2d": 3}}),
     "memory": (lambda: net()[0], (2, 3, 6, 6), {"memory": 0.6}),
     "count": (lambda: net()[0], (2, 3, 6, 6), {"params": 1000, "schedule": [0.3, 0.6, 1]}),
     "heads": (Attention, (2, 5, 8), {"macs": 0.6, "attention": "heads"}),
@@ -245,6 +246,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "scope": ({"scope": "globl"}, "did you mean"),
     "within": ({"ratio": None, "macs": 1e12}, "within the budgets as it is"),
     "verify": ({"verify": "yes"}, "verify must be True or False"),
+    "auto": ({"round_to": "auto"}, "is for one step"),
+    "width": ({"min_width": 0}, "min_width must be"),
 }
 
 

@@ -35,6 +35,7 @@ WRONG = {
     "no steps": (["--schedule", "linear"], "ask for them with --steps N"),
     "folder": (["--steps-folder", "x"], "ask for them with --steps N"),
     "plan only": (["--steps", "2", "--plan-only"], "leave out --plan"),
+    "latency": (["--steps", "2", "--round-to", "auto"], "leave out --plan"),
     "numbers": (["--schedule", "0.5,x"], "is no list of numbers"),
     "schedule": (["--steps", "2", "--schedule", "cubik"], "did you mean 'cubic'"),
     "differ": (["--steps", "3", "--schedule", "0.5,1"], "2 steps, and steps says 3"),

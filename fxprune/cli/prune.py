@@ -95,7 +95,9 @@ def prune(
     from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
-    several = stepping.Stepping(steps, schedule, steps_folder, plan or plan_only or submodule or branches or repair_checkpoint)
+    timed = latency is not None or round_to == "auto"
+    alone = plan or plan_only or submodule or branches or repair_checkpoint or timed
+    several = stepping.Stepping(steps, schedule, steps_folder, alone)
     wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
@@ -108,7 +110,7 @@ def prune(
         rest = (scaled, exact_norms, macs, params, memory, latency, branches, min_width)
         chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, *rest)
         options = given.keywords(chosen)
-    slim, written, timed = None, [], latency is not None or round_to == "auto"
+    slim, written = None, []
     with Steps(as_json, total=2 + timed + (repair is not None) + (out is not None)) as step:
         stored = None if plan is None else Plan.from_json(read_text(plan))
         net = step("building the model", lambda: build(model, checkpoint, seed))

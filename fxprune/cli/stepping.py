@@ -49,7 +49,7 @@ class Stepping:
         if self.wanted and others:
             raise InputError(
                 "--steps needs a new plan of a model that is one graph, and keeps its place in --steps-folder: "
-                "leave out --plan, --plan-only, --submodule, --branches and --repair-checkpoint"
+                "leave out --plan, --plan-only, --submodule, --branches, --latency, --round-to auto and --repair-checkpoint"
             )
         self._steps, self._folder = steps, folder
         self._schedule: Any = _numbers(schedule) if numbers else schedule
@@ -64,7 +64,7 @@ class Stepping:
         """
         from fxprune.iterating.verb import iterate
 
-        given = {name: value for name, value in options.items() if name not in ("submodules", "branches")}
+        given = {name: value for name, value in options.items() if name not in ("submodules", "branches", "latency")}
         course = iterate(net, steps=self._steps, schedule=self._schedule, repair=images, folder=self._folder, **given)
         return step("pruning in steps", lambda: deque(course, maxlen=1).pop())
 

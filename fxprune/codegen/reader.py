@@ -22,7 +22,7 @@ def read_beside(source: Path, code: str) -> dict[str, torch.Tensor]:
     for path in (beside, waiting_name(beside, code), beside):  # twice, as a save may end just now
         try:
             with open(path, "rb") as file:
-                tensors = read_safetensors(file, code)
+                tensors: dict[str, torch.Tensor] | None = read_safetensors(file, code)
         except FileNotFoundError:
             continue
         if tensors is not None:

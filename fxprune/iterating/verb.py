@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -44,8 +44,9 @@ def iterate(
     scope: Scope = "global",
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
-    max_ratio: float = 0.95,
-    round_to: int = 1,
+    max_ratio: Ratio = 0.95,
+    round_to: int | Mapping[str, int] = 1,
+    min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
     verify: bool = True,
     seed: int = 0,
@@ -67,7 +68,7 @@ def iterate(
 
     Args:
         model, ratio, example_inputs, macs, params, memory, criterion, scope, normalization, ignore, max_ratio, round_to,
-        attention, verify, data, loss, batches, exact_norms: as in `fxprune.prune`; ratio and budgets are those of the end, of
+        min_width, attention, verify, data, loss, batches, exact_norms: as in `fxprune.prune`; ratio and budgets are those of the end, of
             the original model. Data and images are read in every step.
         steps: how many; 5, or as many as the schedule has numbers.
         schedule: ``"cubic"``, most at first (Zhu & Gupta 2017); ``"linear"``; ``"geometric"``, the same share of what is left;
@@ -95,7 +96,9 @@ def iterate(
     """
     for argument, given in (("repair", repair), ("data", data)):
         _read_often(argument, given)
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory)
+    if round_to == "auto":
+        raise InputError("round_to='auto' is for one step: give prune the latency to be met, or iterate a number")
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, None, False, min_width)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     course = schedule_of(schedule, steps)
     if train is not None and not callable(train):
