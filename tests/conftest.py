@@ -20,9 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz",
         type=int,
-        default=60,
+        default=40,
         metavar="N",
-        help="random networks that the property test tries (default: 60)",
+        help="random networks that the property test tries (default: 40)",
     )
 
 

@@ -12,12 +12,13 @@ from support.couplings import inputs_of, model_of
 
 import fxprune
 from fxprune import codegen
+from tests.kinds import sampled
 
 ATTENTION = [net for net in NETWORKS.values() if "attention" in net.id.lower() or net.id in ("SDPA", "fused qkv")]
 
 
 @pytest.mark.parametrize("policy", ["head_dim", "heads", "both", "none"])
-@pytest.mark.parametrize("net", ATTENTION, ids=lambda net: net.id)
+@pytest.mark.parametrize("net", sampled([pytest.param(net, id=net.id) for net in ATTENTION]))
 def test_attention_policies(net: Network, policy: str) -> None:
     model = model_of(net)
     slim = fxprune.prune(model, 0.5, inputs_of(net), scope="layer", attention=policy)

@@ -106,5 +106,5 @@ def test_a_head_and_a_dimension_go_from_the_axis_that_both_make_up() -> None:
 
 def test_a_group_that_may_not_lose_channels_cannot_be_cut(analysis: Analysis) -> None:
     frozen = next(g for g in analysis.groups if g.status == "frozen")
-    with pytest.raises(InputError, match="no branch or group .* that may go"):
+    with pytest.raises(InputError, match=r"no branch or group .* that may go"):
         analysis.cut({frozen.id: [0]})

@@ -1,6 +1,6 @@
 """Random networks, random plans: each must verify, keep its outputs' shapes, and survive being written.
 
-60 networks by default, the same ones in every run; ``--fuzz 5000`` tries more.
+40 networks by default, the same ones in every run; ``--fuzz 5000`` tries more.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ SLOW = {"TP#51 NNI#2097 saved model loads without the tool"}
 NAMES = [pytest.param(name, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name in THREADS]
 
 
-@pytest.mark.parametrize("name", sampled(NAMES, 5))
+@pytest.mark.parametrize("name", sampled(NAMES, 6))
 def test_thread(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     THREADS[name](tmp_path)

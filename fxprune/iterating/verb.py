@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
@@ -45,7 +45,7 @@ def iterate(
     normalization: Normalization | None = None,
     ignore: Iterable[str] = (),
     max_ratio: Ratio = 0.95,
-    round_to: int | Mapping[str, int] = 1,
+    round_to: int | Mapping[str, int] | Literal["auto"] = 1,
     min_width: int | Mapping[str, int] = 1,
     attention: AttentionPolicy = "head_dim",
     verify: bool = True,
@@ -68,8 +68,8 @@ def iterate(
 
     Args:
         model, ratio, example_inputs, macs, params, memory, criterion, scope, normalization, ignore, max_ratio, round_to,
-        min_width, attention, verify, data, loss, batches, exact_norms: as in `fxprune.prune`; ratio and budgets are those of the end, of
-            the original model. Data and images are read in every step.
+        min_width, attention, verify, data, loss, batches, exact_norms: as in `fxprune.prune`; ratio and budgets are those of
+            the end, of the original model. Data and images are read in every step.
         steps: how many; 5, or as many as the schedule has numbers.
         schedule: ``"cubic"``, most at first (Zhu & Gupta 2017); ``"linear"``; ``"geometric"``, the same share of what is left;
             or the share that is gone after each step, as ``[0.5, 0.8, 1]``: `fxprune.iterating.schedule.Schedule`.

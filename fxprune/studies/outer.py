@@ -13,7 +13,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import resolve, score_groups
 from fxprune.errors import InputError, PruneError, shown
 from fxprune.inputs.acceptance import check_values
-from fxprune.options import AttentionPolicy, Criterion, PruneOptions, check_flag, check_names, one_of
+from fxprune.options import AttentionPolicy, Criterion, Per, PruneOptions, check_flag, check_names, one_of
 from fxprune.planning.accounting import spent, targets_of
 from fxprune.planning.document import document_of
 from fxprune.planning.plan import Plan
@@ -179,7 +179,7 @@ class _Fitting:
             self._whole |= rewritten.frozen.keys()
 
     def _ratios(self, proportion: Mapping[str, float]) -> dict[str, float]:
-        most = min(self._budgets.max_ratio, 1 - 1e-9)
+        most = max(_values(self._budgets.max_ratio))  # where there are several, the policy holds each group to its own
         low, high = 0.0, 1 / min(proportion.values())
         best = self._at(proportion, high, most)
         if not self._fits(best):
@@ -207,6 +207,11 @@ class _Fitting:
     def _gone(self, ratios: Mapping[str, float]) -> dict[str, np.ndarray]:
         found = chosen(policy_of(self.options(ratios)), self._analysis, self._scores)
         return {name: channels for name, channels in found.items() if name not in self._whole}
+
+
+def _values(limit: Per) -> list[float]:
+    """Those of one number or of several, below 1."""
+    return [min(each, 1 - 1e-9) for each in (limit.values() if isinstance(limit, Mapping) else [limit])]
 
 
 def _optuna() -> Any:

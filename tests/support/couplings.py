@@ -19,7 +19,7 @@ from tests.kinds import sampled
 
 each = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
 each_scope = pytest.mark.parametrize("scope", ["layer", pytest.param("global", marks=pytest.mark.slow)])
-some = pytest.mark.parametrize("net", sampled([pytest.param(net, id=name) for name, net in NETWORKS.items()]))
+some = pytest.mark.parametrize("net", sampled([pytest.param(net, id=name) for name, net in NETWORKS.items()], 5))
 
 
 def model_of(net: Network) -> nn.Module:
