@@ -174,7 +174,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["0.3", "0.5"],
         metavar="CUT",
-        help=f"share of the MACs to remove, 2.1x (so many times fewer), or one of {', '.join(PRESETS)}",
+        help=f"share of the MACs to remove, 2.1x (so many times fewer), macs=0.5 (to keep), or one of {', '.join(PRESETS)}",
     )
     parser.add_argument("--repairs", nargs="+", default=[*REPAIRS], choices=REPAIRS, help="norms: statistics alone")
     parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="of training; 0: none")
@@ -193,7 +193,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.tools = options.tools or [tool for tool in TOOLS if tool == "fxprune" or installed()]
     wrong = [target for target in options.targets if not known(target)]
     if wrong:
-        parser.error(f"{wrong[0]!r} is neither a share of the MACs, nor 2.1x, nor one of {', '.join(PRESETS)}")
+        parser.error(f"{wrong[0]!r} is neither a share of the MACs, nor 2.1x, nor macs=0.5, nor one of {', '.join(PRESETS)}")
     return options
 
 

@@ -42,15 +42,21 @@ class Pruned:
     whole: nn.Module
 
 
+BUDGET = "macs="
+
+
 def share_of(target: str) -> float | None:
-    """The share of the MACs that a target takes: ``"0.3"``, or ``"2.1x"`` fewer; None of a preset's name.
+    """The share of the MACs that a target takes: ``"0.3"``, ``"2.1x"`` fewer, or ``"macs=0.7"`` kept; None of a preset's name.
 
     Raises:
         ValueError: this is none of them.
     """
     if target in PRESETS:
         return None
-    share = 1 - 1 / float(target[:-1]) if target.endswith("x") else float(target)
+    if target.startswith(BUDGET):
+        share = 1 - float(target[len(BUDGET) :])
+    else:
+        share = 1 - 1 / float(target[:-1]) if target.endswith("x") else float(target)
     if not 0 < share < 1:
         raise ValueError(f"{target} is no share of the MACs")
     return share
@@ -71,14 +77,16 @@ def fits(model: nn.Module, target: str) -> bool:
 
 
 def ours(model: nn.Module, name: str, target: str, seed: int, calibration: Batches) -> Pruned:
-    """fxprune's cut by a criterion and its defaults, in one ranking of all channels, or by a preset's ratios."""
+    """fxprune's cut by a criterion and its defaults: in one ranking of all channels, by a preset's ratios, or by the search
+    under a budget."""
     analysis = fxprune.analyze(model, torch.zeros(EXAMPLE))
     criterion = criteria.resolve(name, seed=seed)
     data = calibration if getattr(criterion, "needs_data", False) else None
     share = share_of(target)
-    if share is None:
-        ratio = PRESETS[target].ratio
-        plan = fxprune.plan(model, ratio, torch.zeros(EXAMPLE), criterion=name, seed=seed, data=data)
+    if share is None or target.startswith(BUDGET):
+        ratio = PRESETS[target].ratio if share is None else None
+        budget = None if share is None else 1 - share
+        plan = fxprune.plan(model, ratio, torch.zeros(EXAMPLE), macs=budget, criterion=name, seed=seed, data=data)
         slim = fxprune.apply(model, plan, verify=False)
     else:
         scores = criteria.score_groups(criterion, model, analysis, data=data)
