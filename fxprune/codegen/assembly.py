@@ -94,7 +94,8 @@ class Written:
 
 def assembled(slim: torch.fx.GraphModule, names: Names, stem: str, written: Written) -> str:
     """The whole file."""
-    lines = [_header(slim, written, stem), *names.imports(FIXED), "", "", *written.tables, *written.records]
+    gap = [""] if written.tables else ["", ""]  # as formatters have it before a number, and before a class
+    lines = [_header(slim, written, stem), *names.imports(FIXED), *gap, *written.tables, *written.records]
     for helper, name in sorted(written.helpers.items()):
         text = HELPERS[helper].replace(f"class {helper}(", f"class {name}(")
         if _OWNERS[helper] in written.parts:
