@@ -159,6 +159,12 @@ def test_data_that_can_be_read_once_serve_criterion_and_branches() -> None:
     assert all(b.score is not None for b in plan.branches)
 
 
+def test_images_that_are_no_batches_are_refused() -> None:
+    model, x = model_of("residual")
+    with pytest.raises(fxprune.InputError, match="the model failed on a batch of the data"):
+        fxprune.plan(model, example_inputs=x, macs=0.5, branches=True, data=torch.randn(8, 3, 8, 8))
+
+
 @pytest.mark.slow
 def test_deit_tiny_loses_blocks_under_a_budget(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm has DeiT")

@@ -14,6 +14,7 @@ from fxprune.errors import InputError
 from fxprune.inputs.batches import Batch, read_batch
 from fxprune.state import clone_tensors, place_of
 from fxprune.statistics.running import each_batch
+from fxprune.statistics.walk import failing
 from fxprune.tracing.contexts.regions import entered
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import without_checks
@@ -55,7 +56,8 @@ def branch_effects(model: nn.Module, analysis: Analysis, data: Iterable[Any], ba
         for batch in _batches(data, inputs, place_of(model)[0], batches):
             given = _first(batch, most - seen)
             seen += min(batch.images, most - seen)
-            output = _values(_Without(module, names, "", "").run(*given))
+            with failing("the model"):
+                output = _values(_Without(module, names, "", "").run(*given))
             spread += float((output - output.mean(0)).square().sum())
             for branch in branches:
                 other = _values(_Without(module, names, branch.add, branch.operand).run(*given))
