@@ -8,7 +8,6 @@ goes on. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fxprune.errors import InputError, said, shown
+from fxprune.inputs.paths import folder_of
 from fxprune.planning.plan import Plan
 from fxprune.recovery.finetune.files import replaced
 
@@ -72,7 +72,7 @@ class Folder:
     """
 
     def __init__(self, folder: Any, key: Mapping[str, Any]) -> None:
-        self.path, self._key = _checked(folder), dict(key)
+        self.path, self._key = folder_of("folder", folder), dict(key)
 
     @property
     def file(self) -> Path | None:
@@ -160,18 +160,3 @@ def _read(file: Path) -> tuple[State, dict[str, Any]]:
     if type(state.step) is not int or state.step < 1 or state.stage not in _STAGES[1:]:
         raise ValueError(f"step {shown(state.step)}, stage {shown(state.stage)}")
     return state, key
-
-
-def _checked(folder: Any) -> Path | None:
-    if folder is None:
-        return None
-    try:
-        text = os.fspath(folder)
-    except TypeError as error:
-        raise InputError(f"folder must be text or a pathlib.Path, not {shown(folder)}") from error
-    if not isinstance(text, str) or "\0" in text or not text:
-        raise InputError(f"folder must be text or a pathlib.Path, not {shown(folder)}")
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"folder must be a folder, and {text!r} is a file")
-    return path

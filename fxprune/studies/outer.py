@@ -211,7 +211,7 @@ class _Fitting:
 
 def _values(limit: Per) -> list[float]:
     """Those of one number or of several, below 1."""
-    return [min(each, 1 - 1e-9) for each in (limit.values() if isinstance(limit, Mapping) else [limit])]
+    return [min(each, 1 - 1e-9) for each in (limit.values() if isinstance(limit, Mapping) else [limit])] or [1 - 1e-9]
 
 
 def _optuna() -> Any:

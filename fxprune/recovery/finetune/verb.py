@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, shown
 from fxprune.inputs.acceptance import check_model, check_values, some
+from fxprune.inputs.paths import folder_of
 from fxprune.options import check_flag
 from fxprune.planning.report import report_of
 from fxprune.recovery.finetune import chance
@@ -87,7 +87,7 @@ def finetune(
             raise InputError(f"{name} must be a function, not {shown(hook)}")
     if sparsity is not None and chosen.overparameterize is not None:
         raise InputError("sparsity makes weights vanish, not factors of them: leave it or overparameterize out")
-    folder, resume = _folder(out), check_flag(resume, "resume")
+    folder, resume = folder_of("out", out), check_flag(resume, "resume")
     found = None if folder is None else folder / "checkpoint.safetensors"
     if resume and folder is None:
         raise InputError("resume=True needs the folder of the run: give out")
@@ -120,21 +120,6 @@ def _check(slim: Any, teacher: Any) -> None:
     wrong = [name for name, p in slim.named_parameters() if not torch.isfinite(p).all()]
     if wrong:
         raise InputError(f"training cannot start from weights that are NaN or infinite: {some(wrong)}; load other weights")
-
-
-def _folder(out: Any) -> Path | None:
-    if out is None:
-        return None
-    try:
-        text = os.fspath(out)
-    except TypeError as error:
-        raise InputError(f"out must be text or a pathlib.Path that names a folder, not {shown(out)}") from error
-    if not isinstance(text, str) or "\0" in text:
-        raise InputError(f"out must be text or a pathlib.Path that names a folder, not {shown(out)}")
-    folder = Path(text)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out must be a folder, and {text!r} is a file")
-    return folder
 
 
 def _handed_over(training: Training) -> nn.Module:
