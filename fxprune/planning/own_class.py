@@ -17,6 +17,8 @@ class OwnClass:
         kept_true: module -> numbers that its code does not need, but others read: ``num_features``, ``in_channels``.
         folded: attention whose code names no scale -> the tensors into whose rows the factor went that keeps it.
         sized: modules whose own code has numbers of this model in the place of some expressions -> ``{expression: number}``.
+        alternatives: modules -> other methods that computed what its forward does, and run its code now, since theirs no longer
+            does: exporters put them in its place.
         generated: modules that run generated code, since their own cannot follow -> why.
         errors: of each call that was compared with the GraphModule, the relative difference of outputs, gradients and buffers.
         tolerance: below which it is rounding.
@@ -26,6 +28,7 @@ class OwnClass:
     kept_true: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     folded: dict[str, list[str]] = field(default_factory=dict)
     sized: dict[str, dict[str, Any]] = field(default_factory=dict)
+    alternatives: dict[str, list[str]] = field(default_factory=dict)
     generated: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     tolerance: float = 0.0

@@ -13,6 +13,7 @@ from fxprune.inputs.examples import random_like
 from fxprune.planning.own_class import OwnClass
 from fxprune.proofs.randomize import randomize
 from fxprune.rewrite import Rewritten
+from fxprune.shrinking.alternatives import follow
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
 from fxprune.shrinking.fitting import Fit, fit
 from fxprune.shrinking.generated import generated_for, generated_part
@@ -78,6 +79,8 @@ class _Builder:
                 raise NotEquivalent(
                     f"{type(self.model).__name__} in its own class does not compute what the slim graph does: {left}"
                 )
+        called = list(dict.fromkeys(call.name for call in self.traced.calls))
+        self.did.alternatives = follow(self.model, self.twin, self.copy, called, self.inputs)
         modes = {name: part.training for name, part in self.model.named_modules()}
         set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
         return Built(self.copy, self.did)

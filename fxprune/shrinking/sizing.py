@@ -37,9 +37,13 @@ class Sizing:
         return made
 
     def shown(self, left_out: frozenset[int] = frozenset()) -> dict[str, Any]:
-        """``{expression: what stands in its place}``."""
-        kept = [e for i, e in enumerate(self.expressions) if i not in left_out]
-        return {ast.unparse(old): ast.unparse(new) for _, old, new in kept}
+        """``{expression: what stands in its place}``; one that stands in several places has all of theirs, in their order."""
+        shown: dict[str, Any] = {}
+        for number, (_, old, new) in enumerate(self.expressions):
+            if number not in left_out:
+                text = ast.unparse(old)
+                shown[text] = ", ".join([*([shown[text]] if text in shown else []), ast.unparse(new)])
+        return shown
 
 
 def sizing_of(module: nn.Module, calls: Sequence[Change]) -> Sizing | None:
@@ -95,12 +99,12 @@ def _replacements(expression: ast.AST, change: Change) -> Pairs:
 
 
 def _by_place(call: ast.Call, values: list[Any]) -> Pairs:
-    """Arguments by position: of the code, and of the nodes."""
+    """Arguments by position: of the code, and of the nodes; sizes may be one argument (``view((a, b))``) or several."""
     written: list[ast.expr] = list(call.args)
-    if len(written) == 1 and isinstance(written[0], (ast.Tuple, ast.List)):
+    together = bool(values) and isinstance(values[0], (tuple, list))
+    if len(written) == 1 and isinstance(written[0], (ast.Tuple, ast.List)) and not together:
         written = list(written[0].elts)
-        values = list(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
-    elif len(values) == 1 and isinstance(values[0], (tuple, list)) and len(written) > 1:
+    elif len(values) == 1 and together and len(written) > 1:
         values = list(values[0])
     return _items(written, values)
 

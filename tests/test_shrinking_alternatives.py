@@ -1,0 +1,111 @@
+"""`fxprune.shrink` and methods that stand for a forward: exporters put them in its place."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+
+torch.set_num_threads(1)
+
+
+class Halves(nn.Module):
+    """One layer in two halves, in two ways of saying so; and methods that do something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = 8
+        self.first, self.m, self.last = nn.Conv2d(4, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = list(self.first(x).chunk(2, 1))
+        y.append(self.m(y[-1]))
+        return self.last(torch.cat(y, 1))  # type: ignore[no-any-return]
+
+    def forward_split(self, x: Tensor) -> Tensor:
+        y = list(self.first(x).split((self.c, self.c), 1))
+        y.append(self.m(y[-1]))
+        return self.last(torch.cat(y, 1))  # type: ignore[no-any-return]
+
+    def forward_other(self, x: Tensor) -> Tensor:
+        y = self.first(x).split((self.c, self.c), 1)
+        return self.m(y[0] - y[1])  # type: ignore[no-any-return]
+
+    def forward_in_training(self, x: Tensor) -> Tensor:
+        y = self.forward_split(x)
+        return y * 2 if self.training else y
+
+    def split(self, x: Tensor) -> Tensor:
+        return self.forward_split(x)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 4, 1), Halves(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)))  # type: ignore[no-any-return]
+
+
+X = torch.randn(2, 3, 5, 5)
+
+
+@pytest.fixture
+def own() -> nn.Module:
+    """One in which the halves have lost different numbers of channels."""
+    torch.manual_seed(0)
+    model = Net().eval()
+    with torch.no_grad():  # of the second half more goes
+        model.block.first.weight[[0, 1, 8, 9, 10, 11, 12]] *= 1e-3
+    return fxprune.prune(model, 0.25, X, ignore=["stem", "block.last"], form="module")  # type: ignore[no-any-return]
+
+
+def test_a_method_that_stands_for_the_forward_follows(own: nn.Module) -> None:
+    report = own.meta["fxprune"].own_class  # type: ignore[index, union-attr]
+    assert len(set(report.sized["block"].values())) == 1 and "chunk" in str(report.sized), report
+    assert report.alternatives == {"block": ["forward_split"]} and not report.generated, report
+    expected = own(X)
+    for made in (own, copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+        made.block.forward = made.block.forward_split
+        assert torch.equal(made(X), expected)
+        made.block.last.weight.data.zero_()
+        assert not torch.equal(made(X), expected)
+
+
+def test_methods_that_do_something_else_are_left_alone(own: nn.Module) -> None:
+    assert not {"forward_other", "forward_in_training", "split"} & own.block.__dict__.keys()  # type: ignore[union-attr, operator]
+
+
+def test_methods_that_follow_are_left_alone() -> None:
+    own = fxprune.prune(Net().eval(), 0.5, X, scope="layer", form="module")
+    assert own.block.c == 4 and not own.meta["fxprune"].own_class.alternatives
+    own.block.forward = own.block.forward_split
+    assert own(X).shape == (2, 2, 5, 5)
+
+
+class Pieces(nn.Module):
+    """One number, said twice, of two halves that lose different numbers of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.first, self.last = 8, nn.Conv2d(3, 16, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).split((self.c, self.c), dim=1)
+        return self.last(a) + b.relu().mean((1, 2, 3), keepdim=True)
+
+
+def test_sizes_that_one_number_said_are_written_apart() -> None:
+    torch.manual_seed(0)
+    model = Pieces().eval()
+    with torch.no_grad():
+        model.first.weight[[0, 1, 8, 9, 10, 11, 12]] *= 1e-3
+    own = fxprune.prune(model, 0.45, X, form="module")
+    sized = own.meta["fxprune"].own_class.sized[""]["self.c"]
+    assert [int(n) for n in sized.split(", ")] == [own.last.in_channels, own.first.out_channels - own.last.in_channels] == [6, 3]
