@@ -108,4 +108,6 @@ def test_sizes_that_one_number_said_are_written_apart() -> None:
         model.first.weight[[0, 1, 8, 9, 10, 11, 12]] *= 1e-3
     own = fxprune.prune(model, 0.45, X, form="module")
     sized = own.meta["fxprune"].own_class.sized[""]["self.c"]
-    assert [int(n) for n in sized.split(", ")] == [own.last.in_channels, own.first.out_channels - own.last.in_channels] == [6, 3]
+    assert (
+        [int(n) for n in sized.split(", ")] == [own.last.in_channels, own.first.out_channels - own.last.in_channels] == [6, 3]
+    )
