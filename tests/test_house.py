@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each floor may import the floors before it; the rooms of one floor do not import each other.
 FLOORS = (
     ("errors",),
+    ("progress",),
     ("nested",),
     ("rebinding",),
     ("state",),
@@ -43,6 +44,7 @@ LOOSE_FILES = {
     "errors",
     "nested",
     "options",
+    "progress",
     "quantities",
     "rebinding",
     "revising",

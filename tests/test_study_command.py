@@ -68,7 +68,7 @@ def test_command_writes_files_and_reads_data(run, tmp_path):
 def test_command_wants_matplotlib_before_it_works(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = run("--out", tmp_path / "out")
-    assert code == 2
+    assert code == 1
     assert "fxprune[plot]" in err
     assert not (tmp_path / "out").exists()
     assert run("--out", tmp_path / "out", "--no-plots")[0] == 0

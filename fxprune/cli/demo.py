@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fxprune.errors import InputError
 from fxprune.inputs.digits import Digits, digits
+from fxprune.progress import Bar
 
 __all__ = ["DigitsNet", "run"]
 
@@ -89,18 +89,18 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) ->
     import fxprune
 
     data = digits()
-    with _one_thread(), torch.random.fork_rng(devices=[]), _progress(json) as progress:
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clock = [time.perf_counter()]
         dense = DigitsNet()
-        _train(dense, data, epochs, 3e-3, progress, "training")
+        _train(dense, data, epochs, 3e-3, "training")
         clock.append(time.perf_counter())
         pruned = fxprune.prune(dense, _RATIO, data.test_x[:2], seed=seed)
         clock.append(time.perf_counter())
         repaired = fxprune.repair(pruned, dense, data.train_x[:_IMAGES], seed=seed)
         clock.append(time.perf_counter())
         tuned = copy.deepcopy(repaired)
-        _train(tuned, data, -(-3 * epochs // 4), 5e-3, progress, "fine-tuning")
+        _train(tuned, data, -(-3 * epochs // 4), 5e-3, "fine-tuning")
         clock.append(time.perf_counter())
         models = {"dense": dense, "pruned": pruned, "repaired": repaired, "fine-tuned": tuned}
         latency = _latency(list(models.values()), data.test_x)
@@ -149,20 +149,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train(model: nn.Module, data: Digits, epochs: int, rate: float, progress: Progress, name: str) -> None:
+def _train(model: nn.Module, data: Digits, epochs: int, rate: float, name: str) -> None:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     steps = epochs * -(-len(data.train_x) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    task = progress.add_task(name, total=steps)
-    for _ in range(epochs):
-        for x, y in _batches(data):
-            loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress.advance(task)
+    with Bar(name, steps) as bar:
+        for _ in range(epochs):
+            for x, y in _batches(data):
+                loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.advance()
     model.eval()
 
 
@@ -197,11 +197,6 @@ def _write(out: Path, slim: torch.fx.GraphModule, plan: str, result: dict[str, A
     write_text(files[2], plan)
     write_text(files[3], jsonlib.dumps(result, indent=1) + "\n")
     return [str(file) for file in files]
-
-
-def _progress(quiet: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from fxprune.cli import options as given
 from fxprune.cli.finetune import slim_of
-from fxprune.cli.input import example_inputs
-from fxprune.cli.output import Steps, print_json
+from fxprune.cli.input import example_inputs, stored_inputs
+from fxprune.cli.output import Steps, note_replaced, print_json
 from fxprune.errors import InputError
 
 __all__ = ["export"]
@@ -28,7 +28,7 @@ def export(
     openvino: Annotated[Path | None, typer.Option(help="Write OpenVINO to this file (.xml).", show_default=False)] = None,
     optimize: Annotated[bool, typer.Option(help="Fold batch norms, and take out what does nothing.")] = True,
     dynamic_batch: Annotated[bool, typer.Option(help="Let the batch be of any size.")] = True,
-    checkpoint: given.Checkpoint = None,
+    checkpoint: given.Weights = None,
     input_size: given.InputSize = None,
     seed: given.Seed = 0,
     as_json: given.Json = False,
@@ -47,7 +47,8 @@ def export(
         format_of(path)
     with Steps(as_json, total=1 + len(files)) as step:
         net = step("building the model", lambda: slim_of(model, checkpoint, seed)[0].eval())
-        inputs = example_inputs(net, input_size)
+        inputs = example_inputs(net, input_size) or stored_inputs(model)
+        note_replaced(files.values())
         for path in files.values():
             # The path as a default: the function is called before the next one is made.
             step(

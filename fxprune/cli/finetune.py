@@ -14,8 +14,8 @@ from rich.table import Table
 
 from fxprune.cli import options as given
 from fxprune.cli.data import data_spec
-from fxprune.cli.input import build, example_inputs
-from fxprune.cli.output import note, print_json, quiet, show_written
+from fxprune.cli.input import build, example_inputs, same_folder, stored_inputs
+from fxprune.cli.output import Steps, note, note_replaced, print_json, show_written
 from fxprune.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def finetune(
         str | None, typer.Option(help="The dense model: timm:NAME, torchvision:NAME or file.py:factory.", show_default=False)
     ] = None,
     teacher_checkpoint: given.Checkpoint = None,
-    checkpoint: given.Checkpoint = None,
+    checkpoint: given.Weights = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Images of a step, over all processes.")] = 128,
@@ -102,12 +102,12 @@ def finetune(
 
     chosen = options_of(None, settings)  # before anything is built
     main = os.environ.get("RANK", "0") == "0"
-    with quiet(as_json):
-        slim, source = slim_of(model, checkpoint, seed)
-        if source is not None and source.parent.resolve() == out.resolve():
+    with Steps(as_json, total=2, shown=main) as step:
+        slim, source = step("building the model", lambda: slim_of(model, checkpoint, seed))
+        if source is not None and same_folder(source.parent, out):
             raise InputError(f"--out {str(out)!r} is the folder of the slim model itself: name another, so that it stays")
         taught = None if teacher is None else build(teacher, teacher_checkpoint, seed)
-        shaping, inputs = (mean, std, crop), example_inputs(slim, input_size)
+        shaping, inputs = (mean, std, crop), example_inputs(slim, input_size) or stored_inputs(model)
 
         def read(where: str) -> Any:
             spec = data_spec(where, inputs, shaping, seed=seed)
@@ -125,9 +125,8 @@ def finetune(
             for text in getattr(loader, "notes", ()):
                 note(text)
         hooks: dict[str, Any] = {"evaluate": evaluate, "sparsity": None if sparsity is None else learning}
-        trained: Any = fxprune.finetune(
-            slim, loader, teacher=taught, options=chosen, out=out, resume=resume, progress=not as_json, **hooks
-        )
+        hooks |= {"teacher": taught, "options": chosen, "out": out, "resume": resume}
+        trained: Any = step("fine-tuning", lambda: fxprune.finetune(slim, loader, **hooks))
     if main:
         written = _keep(trained, source, out)
         _show({**trained.meta["finetuning"], "written": [str(path) for path in written]}, as_json)
@@ -208,6 +207,11 @@ def _keep(trained: Any, source: Path | None, out: Path) -> list[Path]:
         text = source.read_text(encoding="utf-8")
         files.insert(0, out / "slim.py")
         contents.insert(0, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
+        if (plan := source.parent / "plan.json").is_file():  # it says what the slim model is of: a repair and an export read it
+            there = plan.read_text(encoding="utf-8")
+            files.append(out / "plan.json")
+            contents.append(lambda path: path.write_text(there, encoding="utf-8", newline="\n"))
+    note_replaced(files)
     replace(files, contents)
     return [*files, write_text(out / "finetuning.json", json.dumps(trained.meta["finetuning"], indent=1) + "\n")]
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fxprune.errors import InputError, shown
+from fxprune.errors import InputError, said, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["build", "example_inputs", "read_text", "timed_inputs"]
+    from fxprune.planning.plan import Plan
+
+__all__ = ["build", "example_inputs", "read_plan", "read_text", "same_folder", "stored_inputs", "timed_inputs"]
 
 
 def build(spec: str, checkpoint: Path | None, seed: int) -> nn.Module:
@@ -75,4 +77,36 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the plan {str(path)!r}: {error}") from error
+        raise InputError(f"cannot read the plan {str(path)!r}: {said(error)}") from error
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file, or in the folder that `fxprune prune` wrote.
+
+    Raises:
+        InputError, PlanMismatch: it cannot be read, or is no plan.
+    """
+    from fxprune.planning.plan import Plan
+
+    return Plan.from_json(read_text(path / "plan.json" if path.is_dir() else path))
+
+
+def stored_inputs(spec: str) -> tuple[Tensor, ...] | None:
+    """The example inputs of the plan that lies beside a slim model; None if there is none, or it has other inputs than tensors.
+
+    Raises:
+        InputError, PlanMismatch: there is one, and it cannot be read.
+    """
+    from torch import Tensor
+
+    from fxprune.inputs.examples import example_of
+
+    folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+    if not (folder / "slim.py").is_file() or not (folder / "plan.json").is_file():
+        return None
+    args, named = example_of(read_plan(folder).example)
+    return args if args and not named and all(isinstance(arg, Tensor) for arg in args) else None
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()

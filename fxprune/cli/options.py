@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from fxprune.errors import InputError, shown
 from fxprune.options import PruneOptions
+from fxprune.options import Scope as Policy
 
 __all__ = [
     "Attention",
@@ -38,8 +39,10 @@ __all__ = [
     "Model",
     "Normalization",
     "NormalizationOption",
+    "Out",
     "Params",
     "Ratio",
+    "RepairCheckpoint",
     "RoundTo",
     "RoundToOrAuto",
     "Scope",
@@ -48,7 +51,9 @@ __all__ = [
     "Submodule",
     "Threads",
     "Unit",
+    "Verify",
     "Weights",
+    "criteria",
     "keywords",
     "multiple",
 ]
@@ -110,15 +115,30 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+
+
+def criteria(incomplete: str) -> list[str]:
+    """Names that a shell may complete."""
+    from fxprune.criteria.registry import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def _policies(incomplete: str) -> list[str]:
+    return [name for name in get_args(Policy) if name.startswith(incomplete)]
+
+
 _RANKED = "How channels are ranked: l2, l1, bn_scale, random, ... (an unknown name lists all)."
-Criterion = Annotated[str, typer.Option(help=_RANKED)]
+Criterion = Annotated[str, typer.Option(help=_RANKED, autocompletion=criteria)]
 CriterionOrDefault = Annotated[
-    str | None, typer.Option(help=f"{_RANKED} Default: l2; surgeon where a --repair follows.", show_default=False)
+    str | None,
+    typer.Option(help=f"{_RANKED} Default: l2; surgeon where a --repair follows.", show_default=False, autocompletion=criteria),
 ]
 Scope = Annotated[
     str,
     typer.Option(
-        help="global: one ranking of all groups; isomorphic: one a kind; layer: equal shares; or another policy's name."
+        help="global: one ranking of all groups; isomorphic: one a kind; layer: equal shares; or another policy's name.",
+        autocompletion=_policies,
     ),
 ]
 NormalizationOption = Annotated[
@@ -178,6 +198,12 @@ Crop = Annotated[
 ]
 Batches = Annotated[
     int | None, typer.Option(min=1, help="Use so many batches of 64 at most, drawn at random.", show_default=False)
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False)]
+Verify = Annotated[bool, typer.Option(help="Compare the result with the masked original.")]
+RepairCheckpoint = Annotated[
+    Path | None,
+    typer.Option(help="File from which a repair that was killed goes on; written on the way.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from fxprune.planning.branch_plan import lost_groups
 from fxprune.planning.report import counted, in_unit
 from fxprune.planning.summary import branch_lines
+from fxprune.progress import Bar, hushed
 
 if TYPE_CHECKING:
     from fxprune.analysis.analysis import Analysis
@@ -33,6 +33,7 @@ __all__ = [
     "Steps",
     "note",
     "note_fresh_weights",
+    "note_replaced",
     "print_json",
     "quiet",
     "show_account",
@@ -49,35 +50,25 @@ Result = TypeVar("Result")
 
 
 class Steps:
-    """A progress bar on stderr over named steps; silent where stderr is no terminal."""
+    """A progress bar on stderr over named steps."""
 
-    def __init__(self, as_json: bool, total: int) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total)
+    def __init__(self, as_json: bool, total: int, shown: bool = True) -> None:
+        self._bar = Bar("", total, even=False, shown=shown)
         self._quiet = quiet(as_json)
 
     def __call__(self, name: str, work: Callable[[], Result]) -> Result:
-        self._progress.update(self._task, description=name)
+        self._bar.say(name)
         result = work()
-        self._progress.advance(self._task)
+        self._bar.advance()
         return result
 
     def __enter__(self) -> Steps:
         self._quiet.__enter__()
-        self._progress.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        self._bar.__exit__(kind, error, trace)
         self._quiet.__exit__(kind, error, trace)
 
 
@@ -207,7 +198,16 @@ def show_written(console: Console, files: Iterable[Path]) -> None:
 
 
 def note(text: str) -> None:
+    """A sentence on stderr; none with ``--quiet``."""
+    if hushed():
+        return
     Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def note_replaced(files: Iterable[Path]) -> None:
+    """Say what is about to be written over."""
+    if there := [file for file in files if file.exists()]:
+        note(f"replaces {', '.join(map(str, there))}")
 
 
 def note_fresh_weights(model: str, checkpoint: Path | None, verb: str) -> None:

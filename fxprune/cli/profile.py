@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fxprune.cli import options as given
 from fxprune.cli.input import build, timed_inputs
-from fxprune.cli.output import note, print_json, quiet
+from fxprune.cli.output import Steps, note, print_json
 from fxprune.options import check_attention
+from fxprune.progress import Bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,12 +42,12 @@ def profile(
 
     Killed, it goes on where it was.
     """
-    with quiet(as_json):
-        net = build(model, None, seed)
+    with Steps(as_json, total=2) as step:
+        net = step("building the model", lambda: build(model, None, seed))
         options: dict[str, Any] = {"attention": check_attention(attention.value), "ignore": ignore or ()}
         options |= {"submodules": submodule or (), "cache": cache, "samples": samples, "seed": seed}
         options |= {"engine": engine, "device": device, "threads": threads}
-        table = profiled(net, timed_inputs(net, input_size, batch), options)
+        table = step("measuring", lambda: profiled(net, timed_inputs(net, input_size, batch), options))
         if out is not None:
             table.save(out)
     if as_json:
@@ -62,14 +62,11 @@ def profiled(net: nn.Module, inputs: Any, options: dict[str, Any]) -> LatencyTab
     """The table, with a bar on stderr where that is a terminal; how long it will take is said in any case."""
     from fxprune.profiling.verb import profile as measure
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measuring", total=None)
+    with Bar("measuring") as bar:
 
         def told(sentence: str, done: int, total: int) -> None:
             if not sentence.startswith("design"):
                 note(sentence)
-            bar.update(task, completed=done, total=total)
+            bar.reach(done, total)
 
         return measure(net, inputs, told=told, **options)

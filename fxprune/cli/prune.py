@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fxprune.cli import options as given
 from fxprune.cli import stepping
 from fxprune.cli.data import data_spec
-from fxprune.cli.input import build, example_inputs, read_text, timed_inputs
-from fxprune.cli.output import (
-    Steps,
-    note,
-    note_fresh_weights,
-    print_json,
-    show_account,
-    show_cost,
-    show_errors,
-    show_plan,
-    show_written,
-)
+from fxprune.cli.input import build, example_inputs, read_plan, timed_inputs
+from fxprune.cli.output import Steps, note, note_fresh_weights
 from fxprune.cli.profile import profiled
-from fxprune.cli.repairing import check_repair, repaired, show_repair
+from fxprune.cli.repairing import check_repair, repaired
+from fxprune.cli.result import save, show
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions, check_attention
 
@@ -33,8 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fxprune.inputs.data import DataSpec
-    from fxprune.planning.plan import Plan
-    from fxprune.planning.report import Report
     from fxprune.profiling.table import LatencyTable
 
 __all__ = ["prune"]
@@ -59,7 +46,7 @@ def prune(
     min_width: given.MinWidth = 1,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     seed: given.Seed = 0,
-    checkpoint: given.Checkpoint = None,
+    checkpoint: given.Weights = None,
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
     exact_norms: given.ExactNorms = False,
@@ -69,21 +56,16 @@ def prune(
     mean: given.Mean = None,
     std: given.Std = None,
     crop: given.Crop = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False)
-    ] = None,
+    out: given.Out = None,
     plan: Annotated[
         Path | None, typer.Option(help="Apply this plan.json instead of making a plan.", show_default=False)
     ] = None,
-    verify: Annotated[bool, typer.Option(help="Compare the result with the masked original.")] = True,
+    verify: given.Verify = True,
     repair: Annotated[
         int | None,
         typer.Option(min=2, help="Fit what is left to N images of --data, without labels; 640 are plenty.", show_default=False),
     ] = None,
-    repair_checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="File from which a repair that was killed goes on; written on the way.", show_default=False),
-    ] = None,
+    repair_checkpoint: given.RepairCheckpoint = None,
     steps: stepping.Count = None,
     schedule: stepping.Schedule = "cubic",
     steps_folder: stepping.Folder = None,
@@ -91,7 +73,7 @@ def prune(
     as_json: given.Json = False,
 ) -> None:
     """Prune MODEL, and write the smaller model as Python source and safetensors."""
-    from fxprune import Plan, api
+    from fxprune import api
     from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
@@ -112,7 +94,7 @@ def prune(
         options = given.keywords(chosen)
     slim, written = None, []
     with Steps(as_json, total=2 + timed + (repair is not None) + (out is not None)) as step:
-        stored = None if plan is None else Plan.from_json(read_text(plan))
+        stored = None if plan is None else read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = timed_inputs(net, input_size, batch) if timed else example_inputs(net, input_size)
         shaping = (mean, std, crop)
@@ -137,8 +119,8 @@ def prune(
                 slim.meta["fxprune"].notes.append(CHOSEN)
             made = slim.meta["fxprune"].plan
         if out is not None:
-            written = step("writing", lambda: _save(made, slim, out))
-    _show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
+            written = step("writing", lambda: save(made, slim, out))
+    show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
     if not as_json:
         if by_images:
             note(CHOSEN)
@@ -179,37 +161,3 @@ def _table(net: nn.Module, options: dict[str, Any], runs: tuple[str, int | None]
     """How long slim models take, measured now if it was not before."""
     mine = {name: options[name] for name in ("attention", "ignore", "submodules")}
     return profiled(net, options["example_inputs"], mine | {"engine": runs[0], "threads": runs[1]})
-
-
-def _save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
-    """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
-    from fxprune import codegen
-    from fxprune.codegen.files import write_text
-
-    sources = []
-    if slim is not None:
-        names = [entry["name"] for entry in plan.options.get("submodules", ())]
-        files = {name: out / f"{name.replace('.', '/')}.py" for name in names} or {"": out / "slim.py"}
-        found: dict[str, Any] = dict(slim.named_modules())
-        sources = [codegen.save(found[name], file) for name, file in files.items()]
-    written = [file for source in sources for file in (source, source.with_suffix(".safetensors"))]
-    return [*written, write_text(out / "plan.json", plan.to_json())]
-
-
-def _show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:
-    """Print a plan, and the report of what was done by it, if it was."""
-    if as_json:
-        planned = {**json.loads(plan.to_json()), "macs": list(plan.macs), "params": list(plan.params)}
-        document = planned if report is None else report.to_dict()
-        print_json({**document, "written": [str(path) for path in written]})
-        return
-    console = Console()
-    show_plan(console, plan)
-    show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
-    show_account(console, plan.account)
-    if report is not None and report.latency is not None:
-        console.print(str(report.latency), markup=False, highlight=False)
-    if report is not None and report.checks is not None:
-        show_errors(console, report.checks)
-    show_repair(console, None if report is None else report.repair)
-    show_written(console, written)

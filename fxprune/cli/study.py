@@ -19,7 +19,10 @@ __all__ = ["study"]
 def study(
     model: given.Model,
     criteria: Annotated[
-        list[str] | None, typer.Option(help="Criteria to compare: several names.", show_default="l1 l2 fpgm fermat")
+        list[str] | None,
+        typer.Option(
+            help="Criteria to compare: several names.", show_default="l1 l2 fpgm fermat", autocompletion=given.criteria
+        ),
     ] = None,
     ratios: Annotated[
         list[float] | None, typer.Option(help="Of channels that go: several.", show_default="0.1 0.3 0.5 0.7")

@@ -32,7 +32,7 @@ def verify(
     min_width: given.MinWidth = 1,
     attention: given.AttentionOption = given.Attention.HEAD_DIM,
     seed: given.Seed = 0,
-    checkpoint: given.Checkpoint = None,
+    checkpoint: given.Weights = None,
     input_size: given.InputSize = None,
     submodule: given.Submodule = None,
     exact_norms: given.ExactNorms = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.options import check_flag, check_seed, real
 from fxprune.planning.report import report_of
 from fxprune.planning.validation import Validation
+from fxprune.progress import length, track
 from fxprune.recovery.comparing import Costs, Judge
 from fxprune.recovery.metrics import Metric, named_metrics
 from fxprune.recovery.showing import Show, buffers_put_back, evaluated
@@ -90,7 +91,7 @@ def validate(
 
     show = Show(models, metrics, loss, autocast)
     with untouched(*models.values()), evaluated(models.values(), show.notes):
-        show.all(_shown(islice(each_batch(loader), limit), limit, progress))
+        show.all(track(islice(each_batch(loader), limit), "validating", length(loader, limit), shown=progress or None))
     show.note_classes(loader)
     # Without the watch, which takes time of every operator: buffers are put back, and parameters are not written in forward.
     with untouched(*models.values(), watch=False), evaluated(models.values(), []), buffers_put_back(models.values()):
@@ -122,14 +123,6 @@ def _whole(given: Any, name: str) -> int:
     if value is None or not 1 <= value < 1e9 or value != int(value):
         raise InputError(f"{name} must be a whole number of at least 1, not {shown(given)}")
     return int(value)
-
-
-def _shown(source: Iterator[Any], total: int | None, progress: bool) -> Iterable[Any]:
-    if not progress:
-        return source
-    from rich.progress import track
-
-    return track(source, "validating", total=total)
 
 
 def _judged(show: Show, costs: Mapping[str, Costs], judge: Judge) -> Validation:

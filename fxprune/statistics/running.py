@@ -15,6 +15,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Member
 from fxprune.errors import InputError, PruneError, said
 from fxprune.inputs.batches import Batch, class_labels, read_batch
+from fxprune.progress import length, track
 from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
 from fxprune.statistics.gradients import Gradients, Loss
 from fxprune.statistics.lookout import Lookout
@@ -77,16 +78,16 @@ class Statistics:
 
     def update(self, data: Iterable[Any], *, batches: int | None = None, progress: bool = False) -> None:
         """Add batches of data."""
-        total = batches if batches is not None else _length(data)
+        total = length(data, batches)
         source: Iterator[Any] = islice(each_batch(data), batches)
         twice = False
         if self._lookout.wants_ranges and not self.store.ranges:
             twice = self.settings.calibration is None and not isinstance(data, Iterator)
-            shown = _shown(source, "finding ranges", total) if progress and twice else source
+            shown = track(source, "finding ranges", total, shown=progress or None) if twice else source
             seen = self._calibrate(shown, keep=not twice)
             source = islice(each_batch(data), batches) if twice else chain(seen, source)
         before = self.store.images
-        for batch in _shown(source, "observing", total) if progress else source:
+        for batch in track(source, "observing", total, shown=progress or None):
             self.add(batch)
         if self.store.images == before:
             if twice and self.store.ranges:
@@ -173,10 +174,6 @@ def processes() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def _length(data: Any) -> int | None:
-    return len(data) if hasattr(data, "__len__") else None
-
-
 def each_batch(data: Any) -> Iterator[Any]:
     """The batches of what a user gave.
 
@@ -192,9 +189,3 @@ def each_batch(data: Any) -> Iterator[Any]:
         raise
     except Exception as error:
         raise InputError(f"data failed after {count} batches: {type(error).__name__}: {said(error)}") from error
-
-
-def _shown(source: Iterator[Any], doing: str, total: int | None) -> Iterator[Any]:
-    from rich.progress import track
-
-    yield from track(source, doing, total=total)

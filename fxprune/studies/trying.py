@@ -20,6 +20,7 @@ from fxprune.inputs.acceptance import check_values
 from fxprune.options import AttentionPolicy, Criterion, PruneOptions, check_flag, check_names, one_of, real, several
 from fxprune.planning.document import document_of
 from fxprune.planning.policies.ratio import LayerRatio
+from fxprune.progress import track
 from fxprune.proofs.verify import check_rewrite
 from fxprune.recovery.finetune.checkpoint import digest
 from fxprune.recovery.finetune.files import replaced
@@ -121,7 +122,7 @@ def sensitivity(
     )
     found = file.begin(empty)
     trying = _Trying(own, analysis, evaluate, by.images, verify, seed)
-    for group in _shown(wanted) if progress else wanted:
+    for group in track(wanted, "measuring", shown=progress or None):
         order = tuple(np.argsort(scores[group.id], kind="stable").tolist())
         for count in _counts(group, shares, options):
             found = file.keep(trying(found, group, order, count))
@@ -278,9 +279,3 @@ def _matching(analysis: Analysis, patterns: Iterable[str]) -> list[Group]:
 def _layers(group: Group) -> list[str]:
     producers = [m.name for m in group.members if m.role == "producer"] or [m.name for m in group.members]
     return [*producers, *(name.rpartition(".")[0] for name in producers)]
-
-
-def _shown(groups: list[Group]) -> Iterator[Group]:
-    from rich.progress import track
-
-    yield from track(groups, "measuring")

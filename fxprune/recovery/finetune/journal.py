@@ -1,16 +1,15 @@
-"""What is told while a run goes on: lines of JSON in a file, and a bar for people."""
+"""What is told while a run goes on: lines of JSON in a file."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from fxprune.errors import PruneError
 from fxprune.recovery.finetune.files import replaced
 
-__all__ = ["Bar", "Journal"]
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -44,37 +43,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # half a line, of the moment of the kill
         return float("inf")
-
-
-class Bar:
-    """A progress bar on stderr; silent where stderr is no terminal."""
-
-    def __init__(self, shown: bool, total: int, done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not shown or not console.is_terminal,
-        )
-        self._task = self._progress.add_task("fine-tuning", total=total, completed=done)
-
-    def step(self) -> None:
-        self._progress.advance(self._task)
-
-    def say(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()

@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, PruneError, shown
 from fxprune.options import real
+from fxprune.progress import Bar
 from fxprune.recovery.finetune import chance, checkpoint
 from fxprune.recovery.finetune.data import Part, batches_of
 from fxprune.recovery.finetune.distributed import synchronise_norms
-from fxprune.recovery.finetune.journal import Bar, Journal
+from fxprune.recovery.finetune.journal import Journal
 from fxprune.recovery.finetune.lesson import Lessons
 from fxprune.recovery.finetune.losses import Objective
 from fxprune.recovery.finetune.meter import Meter
@@ -90,7 +91,8 @@ class Training:
         path = self.task.folder / "log.jsonl" if self.task.folder is not None and main else None
         self.journal = Journal(path, self.step)
         self.journal("resume" if self.step else "begin", self.step, processes=self.place[1], options=self.options.to_json())
-        with Bar(self.task.progress and main, self.options.epochs * steps, self.step) as self.bar:
+        total = self.options.epochs * steps
+        with Bar("fine-tuning", total, self.step, shown=self.task.progress and main) as self.bar:
             first, start = divmod(self.step, steps)
             for epoch in range(first, self.options.epochs):
                 self._epoch(epoch, start)
@@ -109,7 +111,7 @@ class Training:
         steps = self.batches.steps
         for number, part in enumerate(self.batches.epoch(epoch, start), start):
             loss = self._step(part)
-            self.bar.step()
+            self.bar.advance()
             last = number + 1 == steps  # whose checkpoint is that of the epoch
             if not last and self.step % self.options.log_every == 0:
                 self._flush()

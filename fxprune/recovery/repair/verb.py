@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -17,9 +17,9 @@ from fxprune.errors import InputError, shown
 from fxprune.options import check_flag, check_seed, real
 from fxprune.planning.repaired import Repaired
 from fxprune.planning.report import Report
+from fxprune.progress import track
 from fxprune.recovery.repair.checkpoint import Checkpoint
 from fxprune.recovery.repair.chunks import chunks_of
-from fxprune.recovery.repair.layers import Site
 from fxprune.recovery.repair.norms import NormMode
 from fxprune.recovery.repair.pair import Pair
 from fxprune.recovery.repair.repairing import Repairing, Settings
@@ -106,7 +106,7 @@ def repair(
     sites = file.begin(pair.dense, key, pair.slim, work.generator)
     work.go_on(sites)
     rest = work.sites[len(sites) :]
-    for number, site in enumerate(_shown(rest) if progress else rest):
+    for number, site in enumerate(track(rest, "repairing", shown=progress or None)):
         sites.append(work(site))
         file.keep(sites, pair.slim, work.generator, last=number == len(rest) - 1)
     before, after = work.output_errors()
@@ -165,9 +165,3 @@ def _checked(ridge: Any, norms: Any, positions: Any, seed: Any, running: tuple[A
     if amp not in (None, *_AMP):
         raise InputError(f"amp must be 'bfloat16', 'float16' or None, not {shown(amp)}")
     return Settings(positions, share, norms, check_seed(seed), space, amp=None if amp is None else getattr(torch, amp))
-
-
-def _shown(sites: Sequence[Site]) -> Iterator[Site]:
-    from rich.progress import track
-
-    yield from track(sites, "repairing")

@@ -1,0 +1,43 @@
+"""``fxprune apply``: what a plan removes, removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxprune.cli import options as given
+from fxprune.cli.input import build, read_plan
+from fxprune.cli.output import Steps, note, note_fresh_weights
+from fxprune.cli.result import save, show
+
+__all__ = ["apply"]
+
+
+def apply(
+    model: given.Model,
+    plan: Annotated[
+        Path, typer.Argument(help="plan.json, as `fxprune prune` writes it; or the folder that it is in.", show_default=False)
+    ],
+    checkpoint: given.Weights = None,
+    out: given.Out = None,
+    verify: given.Verify = True,
+    seed: given.Seed = 0,
+    as_json: given.Json = False,
+) -> None:
+    """Remove from MODEL, whose weights --checkpoint names, what PLAN removes: the plan may come from other weights."""
+    from fxprune import api
+
+    written = []
+    with Steps(as_json, total=2 + (out is not None)) as step:
+        stored = read_plan(plan)
+        net = step("building the model", lambda: build(model, checkpoint, seed))
+        slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
+        if out is not None:
+            written = step("writing", lambda: save(stored, slim, out))
+    show(slim.meta["fxprune"].plan, slim.meta["fxprune"], written, as_json)
+    if not as_json:
+        note_fresh_weights(model, checkpoint, "prunes")
+        if out is None:
+            note("nothing was written: --out DIR keeps the result")

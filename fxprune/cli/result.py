@@ -1,0 +1,58 @@
+"""A plan and the model that was made by it: as files in a folder, and as tables or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fxprune.cli.output import note_replaced, print_json, show_account, show_cost, show_errors, show_plan, show_written
+from fxprune.cli.repairing import show_repair
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxprune.planning.plan import Plan
+    from fxprune.planning.report import Report
+
+__all__ = ["save", "show"]
+
+
+def save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
+    """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
+    from fxprune import codegen
+    from fxprune.codegen.files import write_text
+
+    sources: dict[str, Path] = {}
+    if slim is not None:
+        names = [entry["name"] for entry in plan.options.get("submodules", ())]
+        sources = {name: out / f"{name.replace('.', '/')}.py" for name in names} or {"": out / "slim.py"}
+    files = [file for source in sources.values() for file in (source, source.with_suffix(".safetensors"))]
+    files.append(out / "plan.json")
+    note_replaced(files)
+    found: dict[str, Any] = {} if slim is None else dict(slim.named_modules())
+    for name, file in sources.items():
+        codegen.save(found[name], file)
+    write_text(files[-1], plan.to_json())
+    return files
+
+
+def show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:
+    """Print a plan, and the report of what was done by it, if it was."""
+    if as_json:
+        planned = {**json.loads(plan.to_json()), "macs": list(plan.macs), "params": list(plan.params)}
+        document = planned if report is None else report.to_dict()
+        print_json({**document, "written": [str(path) for path in written]})
+        return
+    console = Console()
+    show_plan(console, plan)
+    show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
+    show_account(console, plan.account)
+    if report is not None and report.latency is not None:
+        console.print(str(report.latency), markup=False, highlight=False)
+    if report is not None and report.checks is not None:
+        show_errors(console, report.checks)
+    show_repair(console, None if report is None else report.repair)
+    show_written(console, written)
