@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+# Nothing that is imported or collected goes away: until all of it is there, walking it again and again finds nothing.
+gc.disable()
 # For the networks in benchmarks/models, and last: benchmarks/coverage.py must not hide the package that measures coverage.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 # Their assertions, too, tell what was compared; before anything imports them.
@@ -32,8 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported by now stays: the garbage collector need not walk it again and again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Who asks the garbage collector what refers to an object, as Hypothesis does when it is imported, hears of all again."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
