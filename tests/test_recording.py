@@ -133,7 +133,7 @@ def test_a_write_counts_for_all_names_of_a_module() -> None:
 def test_nothing_is_written_on_the_model_or_on_copies() -> None:
     model = Whole(Writer(set_to_the_same))
     before = [sorted(vars(m)) for m in model.modules()]
-    methods = nn.Module.__setattr__, nn.Module.__delattr__
+    methods = what_modules_do()
     whole = Submodules.of(model, "parts.0", X)
     assert whole.recording.written == set()  # so far only the whole model ran
     parts = whole.parts
@@ -142,14 +142,19 @@ def test_nothing_is_written_on_the_model_or_on_copies() -> None:
     twin(*(torch.randn(v.shape) for v in whole.inputs))
     assert whole.recording.written == {"parts.0.width"}
     assert before == [sorted(vars(m)) for m in model.modules()]
-    assert methods == (nn.Module.__setattr__, nn.Module.__delattr__)
+    assert what_modules_do() == methods
+
+
+def what_modules_do() -> list[object]:
+    functions = [vars(nn.Module)[name] for name in ("__setattr__", "__delattr__")]
+    return [(function, function.__code__, function.__kwdefaults__) for function in functions]
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
 def test_each_thread_hears_its_own_writes_and_the_last_one_tidies_up() -> None:
-    methods = nn.Module.__setattr__, nn.Module.__delattr__
+    methods = what_modules_do()
     module, heard, step = nn.Module(), {}, threading.Barrier(4)
 
     def listen(number: int) -> None:
@@ -169,11 +174,11 @@ def test_each_thread_hears_its_own_writes_and_the_last_one_tidies_up() -> None:
     for number, found in heard.items():
         assert found == [f"of_{number}_{turn}" for turn in range(50) for _ in range(2)]
     assert len(heard) == 4
-    assert methods == (nn.Module.__setattr__, nn.Module.__delattr__)
+    assert what_modules_do() == methods
 
 
 def test_listeners_in_listeners_and_errors() -> None:
-    methods = nn.Module.__setattr__, nn.Module.__delattr__
+    methods = what_modules_do()
     module, outer, inner = nn.Module(), [], []
     with noting_writes(lambda _, name: outer.append(name)):
         with pytest.raises(AttributeError), noting_writes(lambda _, name: inner.append(name)):
@@ -182,7 +187,7 @@ def test_listeners_in_listeners_and_errors() -> None:
         module.b = 2
     module.c = 3
     assert (outer, inner) == (["a", "absent", "b"], ["a", "absent"])
-    assert methods == (nn.Module.__setattr__, nn.Module.__delattr__)
+    assert what_modules_do() == methods
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from fxprune.inputs.examples import random_like
 from fxprune.state import deep_copy
 from fxprune.submodules.calls import ModuleCall, Recording, call_of, form_of
 from fxprune.tracing.skeleton import skeleton_of, to_meta
+from fxprune.tracing.standing_in import as_it_is, standing_in
 
 __all__ = ["Listener", "OutOfTime", "noting_writes", "record", "run_on_meta", "run_real"]
 
@@ -161,7 +162,7 @@ class _Notes(threading.local):
 
 _notes = _Notes()
 _lock = threading.Lock()
-_originals: dict[str, Any] = {}  # while any thread listens: what the methods of nn.Module were
+_reports = ExitStack()  # while any thread listens
 _listening = 0
 
 
@@ -177,9 +178,8 @@ def noting_writes(note: Callable[[nn.Module, str], None]) -> Iterator[None]:
     global _listening
     with _lock:
         if not _listening:
-            _originals.update({name: getattr(nn.Module, name) for name in ("__setattr__", "__delattr__")})
-            for name, original in _originals.items():
-                setattr(nn.Module, name, _reporting(original))
+            for name in ("__setattr__", "__delattr__"):
+                _reports.enter_context(standing_in(nn.Module, name, _reporting(as_it_is(getattr(nn.Module, name)))))
         _listening += 1
     _notes.listeners.append(note)
     try:
@@ -189,8 +189,7 @@ def noting_writes(note: Callable[[nn.Module, str], None]) -> Iterator[None]:
         with _lock:
             _listening -= 1
             if not _listening:
-                for name, original in _originals.items():
-                    setattr(nn.Module, name, original)
+                _reports.close()
 
 
 def _reporting(original: Callable[..., None]) -> Callable[..., None]:

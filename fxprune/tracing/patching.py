@@ -22,6 +22,7 @@ from torch.utils._device import _device_constructors
 
 from fxprune.tracing.contexts.patches import context_patches
 from fxprune.tracing.labelling.interpret import FACTORIES
+from fxprune.tracing.standing_in import as_it_is, standing_in
 from fxprune.tracing.state.randomness import DRAWS
 from fxprune.tracing.values import whole
 from fxprune.tracing.values.proxy import IndexProxy, Proxy, TensorProxy, proxies_in
@@ -59,7 +60,7 @@ _THREAD = _Thread()
 _ABSENT: Any = object()
 # What stands between traces: only here is it replaced, under the lock.
 call_module = nn.Module._call_impl
-module_attribute = nn.Module.__getattr__
+module_attribute = as_it_is(nn.Module.__getattr__)
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
                 replaced.append((owner, name, vars(owner).get(name, _ABSENT)))
                 setattr(owner, name, value)
             _THREAD.recorder = recorder
-            with _uncompiled():
+            with standing_in(nn.Module, "__getattr__", _module_attribute), _uncompiled():
                 yield
         finally:
             _THREAD.recorder = outer
@@ -105,7 +106,6 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     """``(owner, name, what stands there while the recorder records)``."""
     # Not `__call__`, which only calls this: setting a special method of a class takes long with many subclasses.
     yield nn.Module, "_call_impl", _module_call
-    yield nn.Module, "__getattr__", _module_attribute
     yield nn.Module, "training", _TRAINING
     yield from context_patches(_active)
     for kind in _owners_of_forward(recorder):
