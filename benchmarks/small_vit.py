@@ -1,12 +1,13 @@
 """A small vision transformer, trained here, pruned and repaired: is it still one?
 
-    python benchmarks/small_vit.py [--data FOLDER] [--weights vit.safetensors]
+    python benchmarks/small_vit.py [--data FOLDER] [--weights vit.safetensors] [--seeds 3]
 
 timm's VisionTransformer on scikit-learn's digits (a minute of CPU), or on CIFAR-10 as JPEG where FOLDER holds it (that of
-`criteria.py`). Weights are written to --weights and taken from there the next time. Then hidden layers of the MLPs and heads of
-the attention are halved, heads made narrower, or every group of channels cut, the stream that all blocks share included; with
-norms over what is kept and with exact ones; and all of them repaired from unlabelled training images. Accuracy is that of test
-images before any training. Writes ``small_vit.json`` and ``small_vit.md``.
+`criteria.py`), once for each seed. Weights are written to --weights (``vit-1.safetensors`` and so on of the other seeds) and
+taken from there the next time. Then hidden layers of the MLPs and heads of the attention are halved, heads made narrower, or
+every group of channels cut, the stream that all blocks share included; with norms over what is kept and with exact ones; and
+all of them repaired from unlabelled training images. Accuracy is that of test images before any training. Writes
+``small_vit.json`` and ``small_vit.md``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -51,24 +53,20 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     train, test = _digits() if options.data is None else _cifar(options)
     name = "digits" if options.data is None else "CIFAR-10 (JPEG q75)"
-    model = vit(train[0].shape[-1], train[0].shape[1], seed=0)
-    if options.weights is not None and options.weights.exists():
-        model.load_state_dict(load_file(options.weights))
-    else:
-        trained(model, train, options.epochs, shift=options.data is not None)
-        if options.weights is not None:
-            save_file(model.state_dict(), options.weights)
     held = batches(*test)
     chosen = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))[: options.images]
     seen = batches(train[0][chosen], train[1][chosen], 64)
-    head = {"data": name, "test": len(test[0]), "images": len(chosen), "dense": accuracy(model.eval(), held)}
     code = code_hash(Path(__file__).parents[1])
-    rows = [
-        {**head, "criterion": criterion, **row, "code": code}
-        for criterion in options.criteria
-        for cut in CUTS
-        for row in measured(model, cut, criterion, seen, held)
-    ]
+    rows = []
+    for seed in range(options.seeds):
+        model = _model(train, seed, options)
+        head = {"data": name, "test": len(test[0]), "images": len(chosen), "seed": seed, "dense": accuracy(model, held)}
+        rows += [
+            {**head, "criterion": criterion, **row, "code": code}
+            for criterion in options.criteria
+            for cut in CUTS
+            for row in measured(model, cut, criterion, seen, held)
+        ]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "small_vit.json"
     old = json.loads(file.read_text())["rows"] if file.exists() else []
@@ -76,6 +74,21 @@ def main(arguments: list[str] | None = None) -> None:
     file.write_text(json.dumps({"environment": environment(["timm"]), "rows": rows}, indent=1) + "\n")
     (options.out / "small_vit.md").write_text("\n".join(table(rows)))
     print(f"wrote {options.out / 'small_vit.md'}")
+
+
+def _model(train: Split, seed: int, options: argparse.Namespace) -> nn.Module:
+    """The network of a seed, read or trained."""
+    model = vit(train[0].shape[-1], train[0].shape[1], seed)
+    file = options.weights
+    if file is not None and seed:
+        file = file.with_stem(f"{file.stem}-{seed}")
+    if file is not None and file.exists():
+        model.load_state_dict(load_file(file))
+    else:
+        trained(model, train, options.epochs, shift=options.data is not None)
+        if file is not None:
+            save_file(model.state_dict(), file)
+    return model.eval()
 
 
 def vit(size: int, channels: int, seed: int) -> nn.Module:
@@ -145,23 +158,28 @@ def measured(model: nn.Module, cut: str, criterion: str, seen: Batches, test: Ba
 
 
 def table(rows: list[Row]) -> Iterator[str]:
-    """Markdown: a table for each set of images."""
+    """Markdown: a table for each set of images; means over seeds, and the standard deviation of what was lost."""
     yield "# A small vision transformer\n"
     for data in dict.fromkeys(r["data"] for r in rows):
         own = [r for r in rows if r["data"] == data]
-        first = own[0]
+        first, dense = own[0], {r.get("seed", 0): f"{100 * r['dense']:.1f}" for r in own}
+        of = f", of {len(dense)} networks" if len(dense) > 1 else ""
         yield (
-            f"## {data}\n\nDense: {100 * first['dense']:.1f} % of {first['test']:,} test images. Repaired from "
+            f"## {data}\n\nDense: {', '.join(dense.values())} % of {first['test']:,} test images{of}. Repaired from "
             f"{first['images']:,} unlabelled training images; no training.\n"
         )
         yield "| what goes | ranked by | norms | MACs | parameters | pruned, % | repaired, % | points below dense |"
         yield "|---|---|---|---:|---:|---:|---:|---:|"
+        alike: dict[tuple[str, str, bool], list[Row]] = {}
         for r in sorted(own, key=lambda r: [*CUTS].index(r["cut"])):
-            kind, norms = r["criterion"], "exact" if r["exact_norms"] else "plain"
+            alike.setdefault((r["cut"], r["criterion"], r["exact_norms"]), []).append(r)
+        for (cut, kind, exact), each in alike.items():
+            norms, r = "exact" if exact else "plain", each[0]
             shares = f"{r['macs']:.0%} fewer | {r['params']:.0%} fewer"
-            below = 100 * (r["dense"] - r["repaired"])
-            accuracies = f"{100 * r['pruned']:.1f} | {100 * r['repaired']:.1f}"
-            yield f"| {r['cut']} | {kind} | {norms} | {shares} | {accuracies} | {below:.1f} |"
+            below = [100 * (r["dense"] - r["repaired"]) for r in each]
+            accuracies = " | ".join(f"{100 * mean(r[what] for r in each):.1f}" for what in ("pruned", "repaired"))
+            spread = f" +- {stdev(below):.1f}" if len(below) > 1 else ""
+            yield f"| {cut} | {kind} | {norms} | {shares} | {accuracies} | {mean(below):.1f}{spread} |"
         yield ""
 
 
@@ -182,6 +200,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10 as JPEG: see criteria.py; digits without it")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="safetensors: read if it is there, else written")
     parser.add_argument("--criteria", nargs="+", default=["l2", "wanda", "taylor"], metavar="NAME", choices=criteria.names())
+    parser.add_argument("--seeds", type=int, default=1, help="networks that are trained")
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--train", type=int, default=50_000, help="training images of CIFAR-10")
     parser.add_argument("--test", type=int, default=2000, help="test images of CIFAR-10")

@@ -16,11 +16,13 @@ from torch.nn.functional import pad
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group
+from fxprune.criteria.attention_error import power_of, products_added
 from fxprune.criteria.base import Tensors
 from fxprune.criteria.magnitude import L2
 from fxprune.criteria.observing import ActivationCriterion, Key, Sums
 from fxprune.errors import InputError
 from fxprune.statistics.maps import Maps
+from fxprune.statistics.products import Products
 from fxprune.statistics.spot import Hook
 
 __all__ = ["Reader", "Surgeon", "greedy_losses"]
@@ -46,8 +48,19 @@ class Surgeon(ActivationCriterion):
         W <- W - H_:c (H_cc)^-1 W_c                 H <- H - H_:c (H_cc)^-1 H_c:
 
     A channel's score is the loss at which it went, or the largest before it where that is more, so that the order stands.
-    Channels that only other layers read (grouped and transposed convolutions, products of queries and keys) score their share
-    of the squared weights that produce them.
+    Channels that only other layers read (grouped and transposed convolutions) score their share of the squared weights that
+    produce them.
+
+    Where queries meet keys, the reader is the attention itself, ``o_i = sum_j a_ij v_j``, ``a_i = softmax_j(l_ij)``, whose
+    logits are a sum over channels, ``l_ij = scale * sum_c q_ic k_jc`` and what is added to them. As the softmax changes by
+    ``da_ij = a_ij (dl_ij - sum_j a_ij dl_ij)``, the term of a channel moves the output, at first order, by::
+
+        x_ic = scale * q_ic cov_i(k_c, v)        cov_i: covariance over the keys j, which weigh a_ij
+
+    and the loss is the one above with ``G = sum_i x_i x_i^T`` (over queries, images, heads and entries of the output) for
+    ``X^T X``, and a one for each weight: the others make up for a channel by being rescaled. It is a share of the power of
+    ``o``, and adds to the losses of the layers that read the same channels. Products are seen in calls of
+    ``scaled_dot_product_attention`` and where they are written out (`fxprune.statistics.products.products_in`).
 
     For a ranking over all groups the loss counts by what is saved for it: it is divided by the share of the model's
     multiply-accumulates that goes with the channel (while all others are there). Such scores compare between layers: by default
@@ -65,6 +78,7 @@ class Surgeon(ActivationCriterion):
     """
 
     default_hook: Hook = "consumer"
+    attends = True
     default_reduction = "sum"
     default_normalization = "none"
 
@@ -81,20 +95,17 @@ class Surgeon(ActivationCriterion):
 
     def receive(self, sums: Mapping[Key, Sums], analysis: Analysis) -> None:
         super().receive(sums, analysis)
-        wide = sum(float(s["wide"]) > 0 for s in self._sums.values())
-        self.notes = [_ROUGHLY.format(wide, len(self._sums), _WIDEST)] if wide else []
+        layers = [s for s in self._sums.values() if "wide" in s]
+        wide = sum(float(s["wide"]) > 0 for s in layers)
+        self.notes = [_ROUGHLY.format(wide, len(layers), _WIDEST)] if wide else []
         whole = analysis.cut().total_macs
         least = 1 / max(whole, 1)
         for group in analysis.free if self.per_mac else ():
             self._saves[group.id] = max((whole - analysis.cut({group.id: [0]}).total_macs) * least, least)
 
     def observe(self, maps: Maps) -> Sums:
-        name = f"{maps.spot.group} {maps.spot.node}"
-        if name not in self._generators:
-            seed = self.seed * 1_000_003 + zlib.crc32(name.encode())
-            self._generators[name] = torch.Generator().manual_seed(seed)
         convolved = isinstance(maps.module, _CONVOLUTIONS)
-        drawn = (_windows if convolved else _places)(maps, self.positions, self._generators[name])
+        drawn = (_windows if convolved else _places)(maps, self.positions, self._generator(maps.spot.group, maps.spot.node))
         assert maps.weight is not None
         channels, entries, taps = drawn[0].shape[1:]
         weight = maps.weight.double().reshape(channels, entries, -1, taps).transpose(2, 3)  # [channels, entries, taps, outputs]
@@ -113,6 +124,18 @@ class Surgeon(ActivationCriterion):
             "batches": torch.ones((), dtype=torch.float64),
             "wide": torch.tensor(float(rough), dtype=torch.float64),
         }
+
+    def attend(self, products: Products) -> Sums:
+        place = products.product
+        return products_added(products, self.positions, self._generator(place.group, place.node))
+
+    def _generator(self, group: str, node: str) -> torch.Generator:
+        """Of the draws at one place, whatever other places there are."""
+        name = f"{group} {node}"
+        if name not in self._generators:
+            seed = self.seed * 1_000_003 + zlib.crc32(name.encode())
+            self._generators[name] = torch.Generator().manual_seed(seed)
+        return self._generators[name]
 
     def __call__(self, group: Group, tensors: Tensors) -> Tensor:
         self._check(group)
@@ -149,6 +172,8 @@ class Reader:
     @classmethod
     def of(cls, sums: Sums, ridge: float) -> Reader:
         """From the sums over all batches."""
+        if "gram" in sums:
+            return cls._attending(sums["gram"], power_of(sums), ridge)
         weight = sums["weight"] / sums["batches"]
         channels, block, _ = weight.shape
         if weight.shape[2] > channels * block:  # turned into as many outputs as inputs, all products stay as they are
@@ -165,6 +190,14 @@ class Reader:
         added = max(ridge * float(gram.diagonal().mean()), 0.0) or 1.0
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + added * torch.eye(len(gram), dtype=gram.dtype)))
         return cls(inverse.view(channels, block, channels, block), added, weight, power)
+
+    @classmethod
+    def _attending(cls, gram: Tensor, power: float, ridge: float) -> Reader:
+        """Attention, which reads each channel's product of query and key with a weight of one."""
+        channels = len(gram)
+        added = ridge * float(gram.diagonal().mean()) or 1.0
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + added * torch.eye(channels, dtype=gram.dtype)))
+        return cls(inverse.view(channels, 1, channels, 1), added, torch.ones(channels, 1, 1, dtype=gram.dtype), power)
 
     def losses(self) -> Tensor:
         """``[channels]``: of each channel, if it went next; of uncorrelated channels it stays what it was."""

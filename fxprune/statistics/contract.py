@@ -14,6 +14,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Group, Member
 from fxprune.statistics.gradients import Gradients
 from fxprune.statistics.maps import Maps
+from fxprune.statistics.products import Products
 from fxprune.statistics.spot import Hook
 
 __all__ = ["ActivationObserver", "GradientObserver", "Key", "Observer", "Sums"]
@@ -47,10 +48,12 @@ class ActivationObserver(Observer):
     Attributes:
         hook: at which spots; see `fxprune.statistics.spots`.
         needs_range: the range of each channel's values is wanted; see `ranged`.
+        attends: it also looks where queries meet keys; see `attend`.
     """
 
     hook: Hook = "activation"
     needs_range = False
+    attends = False
 
     def ranged(self, maps: Maps) -> Tensor:
         """The values ``[channels, n]`` whose range is wanted: by default all activations."""
@@ -58,6 +61,10 @@ class ActivationObserver(Observer):
 
     def observe(self, maps: Maps) -> Sums:
         """What one batch at one spot adds: tensors whose shapes do not depend on the batch."""
+        raise NotImplementedError
+
+    def attend(self, products: Products) -> Sums:
+        """The same where queries meet keys; the numbers of these places go on from those of the group's spots."""
         raise NotImplementedError
 
 

@@ -13,6 +13,7 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.inputs.batches import Batch
 from fxprune.statistics.contract import ActivationObserver
 from fxprune.statistics.maps import Maps, maps_of
+from fxprune.statistics.products import Product, products_in, products_of
 from fxprune.statistics.spot import Hook, Spot
 from fxprune.statistics.spots import Spots
 from fxprune.statistics.store import Store
@@ -38,6 +39,15 @@ class _Watch:
         return self.spot.group, self.number
 
 
+@dataclass(frozen=True, eq=False)
+class _Meeting:
+    """A place where queries meet keys, its number after those of the group's spots, and who looks there."""
+
+    product: Product
+    number: int
+    observer: tuple[int, ActivationObserver]
+
+
 class Lookout:
     """One look at each spot, whatever the number of observers that look there: maps are arranged once.
 
@@ -51,10 +61,22 @@ class Lookout:
         hooks: dict[Hook, Looking] = {}
         for number, observer in observers:
             hooks.setdefault(observer.hook, []).append((number, observer))
-        self._watches = self._find(analysis, hooks) if hooks else []
+        spots = Spots(analysis) if hooks else None
+        self._watches = self._find(spots, hooks) if spots else []
+        attending = [(number, observer) for number, observer in observers if observer.attends]
+        self._meetings = self._meet(spots, attending) if spots and attending else []
 
-    def _find(self, analysis: Analysis, hooks: dict[Hook, Looking]) -> list[_Watch]:
-        spots, watches = Spots(analysis), []
+    def _meet(self, spots: Spots, attending: Looking) -> list[_Meeting]:
+        found = products_in(spots.occupancy)
+        return [
+            _Meeting(product, number, (index, observer))
+            for index, observer in attending
+            for group, products in found.items()
+            for number, product in enumerate(products, len(spots.of(observer.hook)[group]))
+        ]
+
+    def _find(self, spots: Spots, hooks: dict[Hook, Looking]) -> list[_Watch]:
+        watches = []
         modules = dict(self.runner.module.named_modules(remove_duplicate=False))
         target = {n.name: str(n.target) for n in self.runner.module.graph.nodes if n.op == "call_module"}
         for hook, looking in hooks.items():
@@ -66,18 +88,28 @@ class Lookout:
 
     def observe(self, batch: Batch, labels: Tensor | None) -> None:
         """Run a batch; each observer adds its share at each spot."""
-        self._run(batch, labels, self._watches, self._add)
+        self._run(batch, labels, self._watches, self._add, self._meetings)
 
     def observe_ranges(self, batch: Batch) -> None:
         """Run a batch; the ranges of values become wide enough for it."""
         watches = [w for w in self._watches if any(o.needs_range for _, o in w.looking)]
         self._run(batch, None, watches, self._widen)
 
-    def _run(self, batch: Batch, labels: Tensor | None, watches: Sequence[_Watch], act: Callable[[_Watch, Maps], None]) -> None:
-        looks: dict[str, list[tuple[str, Look]]] = {}
+    def _run(
+        self,
+        batch: Batch,
+        labels: Tensor | None,
+        watches: Sequence[_Watch],
+        act: Callable[[_Watch, Maps], None],
+        meetings: Sequence[_Meeting] = (),
+    ) -> None:
+        looks: dict[str, list[tuple[tuple[str, ...], Look]]] = {}
         for watch in watches:
             look = partial(self._look, watch, batch.images, labels, act)
-            looks.setdefault(watch.spot.node, []).append((watch.spot.source, look))
+            looks.setdefault(watch.spot.node, []).append(((watch.spot.source,), look))
+        for meeting in meetings:
+            place = meeting.product
+            looks.setdefault(place.node, []).append((place.sources, partial(self._attend, meeting)))
         if looks:
             self.runner.observe(batch.inputs, looks)
 
@@ -89,6 +121,13 @@ class Lookout:
             reader = watch.spot.reader
             weight = None if reader is None else channel_weights(self.runner.tensors[reader.name], reader)
             act(watch, Maps(values, watch.spot, labels, self.classes, weight=weight, module=watch.module))
+
+    def _attend(self, meeting: _Meeting, *values: Tensor) -> None:
+        number, observer = meeting.observer
+        with torch.autocast(values[0].device.type, enabled=False):
+            products = products_of(meeting.product, *values)
+            if products is not None:
+                self.store.add(number, (meeting.product.group, meeting.number), observer.attend(products))
 
     def _add(self, watch: _Watch, maps: Maps) -> None:
         for number, observer in watch.looking:

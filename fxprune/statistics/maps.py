@@ -23,7 +23,8 @@ class Maps:
     Attributes:
         values: float32 or float64 ``[images, channels, copies, height, width]``. Copies are what one channel has several
             maps of: entries it occupies, heads, windows, frames. A vector has 1 x 1 maps; tokens in a square (after class
-            tokens, which are left out) become that square, other sequences are 1 x length.
+            tokens, which are left out) become that square, other sequences are 1 x length, and so are all that a layer reads:
+            what it reads of class tokens counts as well.
         labels: int64 ``[images]`` in ``[0, classes)``, or None.
         classes: how many labels there are.
         low, high: ``[channels]``: range of each channel's values, for criteria that ask for one.
@@ -79,7 +80,7 @@ def maps_of(value: Tensor, spot: Spot, images: int) -> Tensor:
         return ordered.unflatten(-1, sizes)
     length = ordered.shape[-1]
     side = math.isqrt(length)
-    if tokens and side > 1 and length - side * side <= _PREFIX_TOKENS:
+    if tokens and spot.reader is None and side > 1 and length - side * side <= _PREFIX_TOKENS:
         return ordered[..., length - side * side :].unflatten(-1, (side, side))
     return ordered.unsqueeze(-2)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError, PruneError, said
@@ -16,9 +16,10 @@ from fxprune.tracing.contexts.regions import entered
 from fxprune.tracing.graphs.modes import in_evaluation
 from fxprune.tracing.graphs.module import build
 
-__all__ = ["Look", "Runner"]
+__all__ = ["Look", "Looks", "Runner"]
 
-Look = Callable[[Tensor], None]
+Look = Callable[..., None]  # takes the values of its sources
+Looks = Mapping[str, list[tuple[tuple[str, ...], Look]]]
 
 
 class Runner:
@@ -40,9 +41,9 @@ class Runner:
         self.tensors = dict(self.module.named_parameters(remove_duplicate=False))
         self._needed = in_evaluation(self.module.graph)
 
-    def observe(self, inputs: tuple[Any, ...], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
-        """Run a batch without gradients; after node ``k`` call each ``(source, look)`` of ``looks[k]`` with the value
-        of node `source`, as it is at that moment."""
+    def observe(self, inputs: tuple[Any, ...], looks: Looks) -> None:
+        """Run a batch without gradients; after node ``k`` call each ``(sources, look)`` of ``looks[k]`` with the values
+        of the nodes `sources`, as they are at that moment."""
         with torch.no_grad(), failing("the model"):
             _Walk(self.module, self._needed, looks).run(*own_copy(inputs))
 
@@ -63,10 +64,15 @@ def failing(what: str) -> Iterator[None]:
 
 
 class _Walk(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, needed: set[str], looks: Mapping[str, list[tuple[str, Look]]]) -> None:
+    def __init__(self, module: fx.GraphModule, needed: set[str], looks: Looks) -> None:
         super().__init__(module)
         self.extra_traceback = False  # which is added to the text of our own errors, too
         self.needed, self.looks = needed, looks
+        self._until: dict[str, str] = {}  # of a value that is looked at later than the graph needs it, the node up to which
+        for node in module.graph.nodes:
+            near = {node.name, *(n.name for n in node.all_input_nodes)}
+            self._until |= {s: node.name for sources, _ in looks.get(node.name, ()) for s in sources if s not in near}
+        self._held: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name not in self.needed and n.op != "placeholder":
@@ -76,9 +82,13 @@ class _Walk(fx.Interpreter):
             return None
         with entered(n, gradients=False):
             value = super().run_node(n)
-        for source, look in self.looks.get(n.name, ()):
-            at = next((self.env[i] for i in n.all_input_nodes if i.name == source), value)
-            look(at)
+        if n.name in self._until:
+            self._held[n.name] = value
+        near = {i.name: self.env[i] for i in n.all_input_nodes} if n.name in self.looks else {}
+        for sources, look in self.looks.get(n.name, ()):
+            look(*(near[s] if s in near else self._held.get(s, value) for s in sources))
+        for name in [name for name, last in self._until.items() if last == n.name]:
+            self._held.pop(name, None)
         return value
 
     def _hold(self, n: fx.Node) -> None:
