@@ -89,7 +89,7 @@ def test_keyword_arguments_keep_their_names() -> None:
         (lambda self, x: (x + 1) * 2, "x = x + 1\nreturn x * 2"),
         (lambda self, x: x.flatten(1).transpose(0, 1), "return x.flatten(1).transpose(0, 1)"),
         (lambda self, x: x.reshape(x.size(0), -1), "return x.reshape(x.size(0), -1)"),
-        (lambda self, x: x[:, x.shape[1] // 2 :, None], "return x[:, x.shape[1] // 2:, None]"),
+        (lambda self, x: x[:, x.shape[1] // 2 :, None], "return x[:, x.shape[1] // 2 :, None]"),
         (lambda self, x: F.interpolate(x, scale_factor=2.0), "return F.interpolate(x, scale_factor=2.0)"),
         (lambda self, x: x.chunk(2, 1)[0] + 1, "chunks = x.chunk(2, 1)\nreturn chunks[0] + 1"),
         (lambda self, x: (x, x + 1), "y = x + 1\nreturn x, y"),

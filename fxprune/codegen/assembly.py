@@ -23,7 +23,7 @@ FUNCTIONS = ("CODE", "DTYPES", "attach", "fill", "load", "read_beside", "read_sa
 
 HELPERS = {
     "Block": '''class Block(nn.Module):
-    """A part of the model: only holds modules, parameters and buffers; the model's forward uses them."""
+    """Only holds modules, parameters and buffers, which the model's forward uses."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ HELPERS = {
 }
 
 LOAD = '''def {builder}(weights: Any = None) -> {model}:
-    """The model with the weights of a safetensors file, or with new ones to be trained."""
+    """The model with the weights of a safetensors file, or new ones to be trained."""
     return {model}() if weights is None else load(weights)
 
 
@@ -47,8 +47,8 @@ def load(weights: Any = None, device: Any = "cpu") -> {model}:
     """Return the model with its weights, in the mode that it was saved in.
 
     Args:
-        weights: path of the safetensors file, or that file opened for reading bytes; by default the one
-            beside this file.
+        weights: path of the safetensors file, or that file opened for reading bytes;
+            by default the one beside this file.
         device: where the weights go.
 
     Raises:

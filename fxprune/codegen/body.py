@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch.fx import Node
 from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
 from fxprune.codegen.values import is_augmented, is_loop, is_select_mode
-from fxprune.codegen.wrapping import wrap
 from fxprune.tracing.contexts.regions import OUTSIDE, region_of
 from fxprune.tracing.graphs.one_mode import only_mode
 
@@ -124,7 +122,7 @@ class _Body:
         text = self.expressions.value(value)
         if type(value) is tuple and len(value) > 1:
             text = text[1:-1] if len(text) < 80 else text
-        self.lines += wrap(f"return {text}", indent)
+        self.lines.append(f"{' ' * indent}return {text}")
 
     def _targets(self, node: Node) -> str:
         variables = self.schedule.variables
@@ -146,15 +144,9 @@ class _Body:
         condition, *message = node.args or (node.kwargs["condition"],)
         message = message or [node.kwargs.get("message", "")]
         text, said = self.expressions.tight(condition, 1), message[0]
-        shown = f", {self.expressions.value(said)}" if said else ""
-        if isinstance(said, str) and len(text) + len(shown) > 80:
-            pieces = textwrap.wrap(said[:400] + "..." * (len(said) > 400), 80, drop_whitespace=False)
-            margin = " " * (INDENT + 4 * len(self.open))
-            self.lines.append(f"{margin}assert {text}, (")
-            self.lines += [f"{margin}    {self.expressions.value(piece)}" for piece in pieces]
-            self.lines.append(f"{margin})")
-        else:
-            self._line(f"assert {text}{shown}")
+        if isinstance(said, str):
+            said = said[:400] + "..." * (len(said) > 400)
+        self._line(f"assert {text}, {self.expressions.value(said)}" if said else f"assert {text}")
 
     def _only_mode(self, flag: Any, recorded: Any, sentence: Any) -> None:
         self._line(f"if {'not ' if recorded else ''}{self.expressions.tight(flag, 1)}:")
@@ -175,7 +167,7 @@ class _Body:
         return self.expressions.tree.access(path)
 
     def _line(self, text: str, depth: int | None = None) -> None:
-        self.lines += wrap(text, INDENT + 4 * (len(self.open) if depth is None else depth))
+        self.lines.append(" " * (INDENT + 4 * (len(self.open) if depth is None else depth)) + text)
 
     def _part(self, path: str) -> str:
         """Return the part of the model that a module belongs to: ``layer1.0``, ``inception4a``."""

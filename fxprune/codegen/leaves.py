@@ -196,7 +196,7 @@ def _candidates(module: nn.Module) -> Iterator[dict[str, Any]]:
         skipped = name in ("device", "dtype") or name.startswith("_")
         if skipped or parameter.kind in variable:
             continue
-        value = _read(module, name, parameter.default)
+        value = _as_tuple(_read(module, name, parameter.default))
         if value is inspect.Parameter.empty:
             return
         for arguments, shown in ((exact, value), (short, _collapsed(value))):
@@ -233,8 +233,13 @@ def _collapsed(value: Any) -> Any:
     return value[0] if plain and len(set(value)) == 1 else value
 
 
+def _as_tuple(value: Any) -> Any:
+    """Return a list of integers as the tuple that constructors are typed for."""
+    return tuple(value) if type(value) is list and all(type(entry) is int for entry in value) else value
+
+
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, (tuple, list)) and type(a) is type(b):
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_same, a, b))
     if type(a) is not type(b):
         return False

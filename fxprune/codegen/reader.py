@@ -17,9 +17,10 @@ __all__ = ["fill", "read_beside", "read_safetensors", "waiting_name"]
 
 
 def read_beside(source: Path, code: str) -> dict[str, torch.Tensor]:
-    """The weights of a source file, which lie under another name if the save was stopped at its last step."""
+    """The weights of a source file: under another name if a save stopped at its end."""
     beside = source.with_suffix(".safetensors")
-    for path in (beside, waiting_name(beside, code), beside):  # twice, as a save may end just now
+    waiting = waiting_name(beside, code)
+    for path in (beside, waiting, beside):  # twice, as a save may end just now
         try:
             with open(path, "rb") as file:
                 tensors: dict[str, torch.Tensor] | None = read_safetensors(file, code)
@@ -27,7 +28,8 @@ def read_beside(source: Path, code: str) -> dict[str, torch.Tensor]:
             continue
         if tensors is not None:
             return tensors
-    raise ValueError(f"{beside} is missing or was saved with other code: bring the two files of one save")
+    problem = f"{beside} is missing or was saved with other code"
+    raise ValueError(f"{problem}: bring the two files of one save")
 
 
 def waiting_name(weights: Path, code: str) -> Path:
@@ -36,15 +38,16 @@ def waiting_name(weights: Path, code: str) -> Path:
 
 
 def read_safetensors(file: Any, code: str | None = None) -> Any:
-    """Read an open safetensors file: u64 header length, JSON header, raw little-endian values.
+    """Read an open safetensors file: u64 header length, JSON header, raw values.
 
     None where the file bears the mark of other code than `code`.
     """
     size = file.seek(0, 2)
     file.seek(0)
     start = 8 + int.from_bytes(file.read(8), "little")
+    broken = "not a whole safetensors file"
     if size < 8 or start > size:
-        raise ValueError(f"not a whole safetensors file: the header ends at byte {start} of {size}")
+        raise ValueError(f"{broken}: the header ends at byte {start} of {size}")
     try:
         header = json.loads(file.read(start - 8))
         marks = header.pop("__metadata__", None) or {}
@@ -55,16 +58,20 @@ def read_safetensors(file: Any, code: str | None = None) -> Any:
             dtype = getattr(torch, DTYPES[entry["dtype"]])
             shape = [int(n) for n in entry["shape"]]
             begin, end = entry["data_offsets"]
-            if min(shape, default=0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"shape {shape} of {name!r} does not fit its {end - begin} bytes")
+            length, expected = end - begin, math.prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or length != expected:
+                raise ValueError(f"{name!r} of shape {shape} has {length} bytes")
             if begin < 0 or start + end > size:
                 raise ValueError(f"{name!r} lies outside of the file")
             file.seek(start + begin)
-            values = bytearray(file.read(end - begin))
-            flat = torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
+            flat = torch.empty(0, dtype=dtype)
+            if values := bytearray(file.read(length)):
+                flat = torch.frombuffer(values, dtype=dtype)
             tensors[name] = flat.reshape(shape)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"not a whole safetensors file: {error!r}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{broken}: {error!r}") from error
     return tensors
 
 
@@ -79,7 +86,7 @@ DTYPES = dict(pair.split(":") for pair in TABLE.split())
 
 
 def fill(model: nn.Module, tensors: dict[str, torch.Tensor], device: Any) -> None:
-    """Give `model`, built on the meta device, its values; of tied tensors only the first is stored."""
+    """Give `model`, built on the meta device, its values; of tied ones one is stored."""
     everything = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
@@ -88,17 +95,20 @@ def fill(model: nn.Module, tensors: dict[str, torch.Tensor], device: Any) -> Non
     for name, empty in everything:
         if id(empty) in filled:
             continue
-        if name not in tensors or tensors[name].shape != empty.shape:
-            found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ValueError(f"wrong weights: {name!r} {found}, expected shape {tuple(empty.shape)}")
-        value = tensors[name].to(device)
+        given, expected = tensors.get(name), tuple(empty.shape)
+        if given is None or given.shape != empty.shape:
+            found = "is missing" if given is None else f"has shape {tuple(given.shape)}"
+            wrong = f"wrong weights: {name!r} {found}"
+            raise ValueError(f"{wrong}, expected shape {expected}")
+        value = given.to(device)
         if isinstance(empty, nn.Parameter):
             value = nn.Parameter(value, empty.requires_grad)
         filled[id(empty)] = value
     values = {name: filled[id(empty)] for name, empty in everything}
     if unknown := tensors.keys() - values.keys():
         raise ValueError(f"wrong weights: the model has no {min(unknown)!r}")
-    for name in values.keys() - model.state_dict().keys():  # buffers that a state_dict leaves out
+    stored = model.state_dict().keys()
+    for name in values.keys() - stored:  # buffers that a state_dict leaves out
         owner, _, field = name.rpartition(".")
         setattr(model.get_submodule(owner), field, values.pop(name))
     model.load_state_dict(values, strict=True, assign=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import types
 from collections import UserDict
@@ -13,7 +14,7 @@ from torch.fx import Node
 from fxprune import nested
 from fxprune.codegen.literals import keywords, quoted
 from fxprune.codegen.names import Names, is_name
-from fxprune.codegen.wrapping import wrap
+from fxprune.codegen.structured.printer import lines_of
 from fxprune.errors import PruneError
 from fxprune.tracing.values.objects import Make
 
@@ -21,7 +22,7 @@ __all__ = ["Records"]
 
 Text = Callable[[Any], str]
 
-RECORD = '''class {name}(dict):
+RECORD = '''class {name}(dict[str, Any]):
     """Named outputs: ``out.name`` is ``out["name"]``, and ``out[0]`` the first of them."""
 
     _names: tuple[str, ...] = ()  # of fields that are None where there is no entry
@@ -91,7 +92,8 @@ class Records:
             fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
             if issubclass(cls, (dict, UserDict)):
                 lines += [f"class {name}({self._record}):"]
-                lines += wrap(f"_names = ({', '.join(map(quoted, fields))},)", 4) if fields else []
+                shown = f"_names = ({', '.join(map(quoted, fields))}{',' * (len(fields) == 1)})"
+                lines += lines_of(ast.parse(shown).body, 4) if fields else []
             elif dataclasses.is_dataclass(cls):
                 lines += [f"@{self.names.use('dataclass')}", f"class {name}:", *(f"    {field}: Any" for field in fields)]
             elif hasattr(cls, "_fields"):

@@ -20,6 +20,7 @@ from fxprune.codegen.values import (
     is_select_mode,
     is_statement,
     is_tuple,
+    says_nothing,
     tuple_length,
 )
 from fxprune.tracing.contexts.regions import same_region
@@ -92,7 +93,7 @@ class Schedule:
         unused: set[Node] = set()
         for node in reversed(self.nodes):
             getitem = node.op == "call_function" and node.target in (operator.getitem, getattr)
-            pure = getitem or node.op == "get_attr" or is_metadata(node) or is_select_mode(node)
+            pure = getitem or node.op == "get_attr" or is_metadata(node) or is_select_mode(node) or says_nothing(node)
             if pure and all(user in unused for user in node.users):
                 unused.add(node)
         return unused
@@ -118,7 +119,7 @@ class Schedule:
         if node.op in ("placeholder", "output") or len(users) != 1 or node in self.unpacked:
             return 0
         user = users[0]
-        if is_loop(user):  # which computes its arguments at each step
+        if is_loop(node) or is_loop(user):  # a statement of its own, which computes its arguments at each step
             return 0
         uses: list[Node] = []
         torch.fx.node.map_arg((user.args, user.kwargs), uses.append)

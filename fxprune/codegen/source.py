@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
+
 import torch
 
+from fxprune.codegen.annotations import annotate_inputs, loosen, tensor_inputs
 from fxprune.codegen.assembly import Written, assembled, model_name
 from fxprune.codegen.body import signature, statements
 from fxprune.codegen.expressions import Expressions
@@ -11,6 +15,8 @@ from fxprune.codegen.mode_method import train_method
 from fxprune.codegen.names import Names
 from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
+from fxprune.codegen.structured.paths import Paths
+from fxprune.codegen.structured.printer import lines_of
 from fxprune.codegen.tree import Tree
 from fxprune.errors import InputError, PruneError
 from fxprune.planning.report import report_of
@@ -49,10 +55,26 @@ def source_of(slim: torch.fx.GraphModule, stem: str = "slim", note: str = "") ->
     forward = f"    def forward({signature(slim, expressions)}):"
     records = expressions.records.definitions()
     lines = [f"class {model}({tree.base}):", "    def __init__(self) -> None:", *tree.init_lines()]
-    lines += ["", forward, *body, *train_method(tree), "", ""]
+    lines += [f"        {line}" for line in Paths(slim, names).lines()]
+    lines = _formatted([*lines, "", forward, *body, *train_method(tree)], tensor_inputs(slim))
     parts = {name for path in (*tree.called, *tree.read) for name in path.split(".")}
     helpers = {helper: helper for helper in tree.helpers}
     return assembled(slim, names, stem, Written(model, records, helpers, lines, tree.mode_lines(), parts, note=note))
+
+
+def _formatted(lines: Sequence[str], tensors: set[str]) -> list[str]:
+    """The lines of a class, typed and laid out as a formatter would; two empty lines follow it."""
+    spaced = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        margin = following[: len(following) - len(following.lstrip())]
+        spaced.append(line if line or following.strip() == "else:" else f"{margin}...")  # which is printed as an empty line
+    parsed = ast.parse("\n".join(spaced)).body[0]
+    assert isinstance(parsed, ast.ClassDef)
+    parsed.body = [statement for statement in parsed.body if isinstance(statement, ast.FunctionDef)]
+    forward = next(m for m in parsed.body if isinstance(m, ast.FunctionDef) and m.name == "forward")
+    annotate_inputs(forward, tensors)
+    loosen(parsed, "Block")
+    return lines_of([parsed])
 
 
 def check_graph(slim: torch.fx.GraphModule) -> None:

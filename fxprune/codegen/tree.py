@@ -12,7 +12,6 @@ from fxprune.codegen.leaves import leaf
 from fxprune.codegen.literals import keywords, literal, quoted
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.values import called_by
-from fxprune.codegen.wrapping import wrap
 
 __all__ = ["Tree"]
 
@@ -48,12 +47,11 @@ class Tree:
         return "nn.ModuleList" if _numbered(list(self.slim._modules)) else "nn.Module"
 
     def init_lines(self) -> list[str]:
-        """Return the body of ``__init__``."""
+        """Return the body of ``__init__``, but for what is said about parts of parts."""
         children = [self.parts[name] for name in self.slim._modules] if self.base == "nn.ModuleList" else []
-        lines = wrap(f"super().__init__({_many(children) if children else ''})", 8)
-        for target in self.assignments(self.slim._modules if children else ()):
-            lines += wrap(target, 8)
-        return [*lines, *self._tie_lines(), *self._frozen_lines("", self.slim)]
+        lines = [f"super().__init__({_many(children) if children else ''})"]
+        lines += self.assignments(self.slim._modules if children else ())
+        return [f"        {line}" for line in lines]
 
     def assignments(self, without: Container[str] = ()) -> list[str]:
         """Return the statements of ``__init__`` that make the parts, each on one line."""

@@ -24,6 +24,7 @@ __all__ = [
     "is_select_mode",
     "is_statement",
     "is_tuple",
+    "says_nothing",
     "tuple_length",
 ]
 
@@ -91,6 +92,17 @@ def is_statement(node: Node) -> bool:
 
 
 _VALUELESS = (operator.setitem, operator.delitem, only_mode)
+
+
+def says_nothing(node: Node) -> bool:
+    """Return True for an assertion that a number of the input's shape equals itself, or is not less than itself."""
+    if getattr(node.target, "__name__", "") != "_assert" or not node.args:
+        return False
+    condition, holds = node.args[0], (operator.eq, operator.le, operator.ge)
+    if isinstance(condition, Node) and condition.target is operator.not_:
+        condition, holds = condition.args[0], (operator.ne, operator.lt, operator.gt)
+    plain = isinstance(condition, Node) and is_metadata(condition) and condition.target in holds
+    return plain and condition.args[0] is condition.args[1]  # type: ignore[union-attr]
 
 
 def is_augmented(node: Node) -> bool:

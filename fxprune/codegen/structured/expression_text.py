@@ -156,14 +156,21 @@ def _slice(part: ast.expr) -> str:
     if not isinstance(part, ast.Slice):
         return text(part)
     given = [bound for bound in (part.lower, part.upper, part.step) if bound is not None]
-    space = "" if all(map(_simple, given)) else " "
+    space = "" if all(map(_bare, given)) else " "
     lower = f"{text(part.lower)}{space}" if part.lower else ""
     upper = f"{space}{text(part.upper)}" if part.upper else ""
     return f"{lower}:{upper}" + (f"{space}:{space}{text(part.step)}" if part.step else "")
 
 
+def _bare(node: ast.expr) -> bool:
+    """Whether ruff sets no spaces around the colon of a slice for this bound: names, numbers."""
+    if isinstance(node, ast.UnaryOp):
+        return not isinstance(node.op, ast.Not) and _bare(node.operand)
+    return isinstance(node, (ast.Name, ast.Constant))
+
+
 def _simple(node: ast.expr) -> bool:
-    """Whether ruff sets no spaces around an operator for this operand: names, attributes of names, numbers."""
+    """Whether ruff sets no spaces around ``**`` for this operand: names, attributes of names, numbers."""
     if isinstance(node, ast.UnaryOp):
         return not isinstance(node.op, ast.Not) and _simple(node.operand)
     while isinstance(node, ast.Attribute):

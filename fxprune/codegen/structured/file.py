@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
 
-import torch
 from torch import fx
 
+from fxprune.codegen.annotations import annotate_inputs, loosen, tensor_inputs
 from fxprune.codegen.assembly import Written, assembled, model_name
 from fxprune.codegen.mode_method import train_method
 from fxprune.codegen.names import Names
@@ -47,11 +46,11 @@ def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str | None:
     records = Records(names)
     classes = Classes(whole, folded, names, records, name)
     classes.write_all()
-    _complete(classes.definitions[-1], paths, _inputs(slim), whole.graph)
+    _complete(classes.definitions[-1], paths, tensor_inputs(slim), whole.graph)
     tables = Tables(names)
     lines: list[str] = []
     for definition in classes.definitions:
-        _loosen(definition)
+        loosen(definition, HOLDER)
         lines += lines_of([tables.visit(definition)])
     helpers = {helper: {"Block": HOLDER}.get(helper, helper) for helper in classes.helpers}
     parts = {word for path, _ in whole.named_modules() for word in path.split(".")}
@@ -69,41 +68,6 @@ def _complete(own: ast.ClassDef, paths: Paths, tensors: set[str], graph: fx.Grap
     for method in own.body[1:]:
         assert isinstance(method, ast.FunctionDef)
         method.args.defaults = defaults
-        for argument in method.args.args[1:]:
-            argument.annotation = ast.Name("torch.Tensor" if argument.arg in tensors else "Any")
+        annotate_inputs(method, tensors)
     if lines := train_method(paths):
         own.body += ast.parse("\n".join(["class A:", *lines])).body[0].body  # type: ignore[attr-defined]
-
-
-def _inputs(slim: fx.GraphModule) -> set[str]:
-    """The inputs that are tensors."""
-    args, named = slim.meta.get("example", ((), {}))
-    nodes = [node for node in slim.graph.nodes if node.op == "placeholder"]
-    values = [*args, *named.values()]
-    return {str(n.target) for n, v in zip(nodes, values, strict=False) if isinstance(v, torch.Tensor) and not n.args}
-
-
-def _loosen(definition: ast.ClassDef) -> None:
-    """Annotate the containers of whose parts forward asks parts: nn.Module does not tell their types."""
-    asked = set()
-    for node in ast.walk(definition):
-        if isinstance(node, ast.Attribute):
-            owner: Any = node.value
-            while isinstance(owner, (ast.Subscript, ast.Attribute)) and not _own(owner):
-                owner = owner.value
-            if _own(owner):
-                asked.add(owner.attr)
-    first = definition.body[0]
-    assert isinstance(first, ast.FunctionDef)
-    for number, statement in enumerate(first.body):
-        if not isinstance(statement, ast.Assign) or not _own(statement.targets[0]):
-            continue
-        called = ast.unparse(statement.value.func) if isinstance(statement.value, ast.Call) else ""
-        loose = called in (HOLDER, "attach", "nn.ModuleList", "nn.ModuleDict", "nn.Sequential", "nn.ParameterList")
-        if statement.targets[0].attr in asked and loose:  # type: ignore[attr-defined]
-            target: Any = statement.targets[0]
-            first.body[number] = ast.AnnAssign(target, ast.Name("Any"), statement.value, simple=0)
-
-
-def _own(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"

@@ -174,13 +174,18 @@ def _outlined(whole: Whole, path: str, chain: Call, nodes: list[fx.Node]) -> _Ou
         name = next(word for word in words if word not in taken)
         taken.add(name)
         known[node] = graph.placeholder(name)
-        known[node].meta.update(needed=(), calls=(), tensor=not is_metadata(node))
+        known[node].meta.update(needed=(), calls=(), tensor=not _is_number(node))
     for node in border.read(nodes):
         if node not in known:
             known[node] = local.copied(graph, node, known, len(needed), region)
     results = [known[node] for node in outputs]
     graph.output(results[0] if len(results) == 1 else tuple(results)).meta.update(needed=(), calls=())
     return _Outline(chain, nodes, graph, inputs, outputs, needed, region)
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node makes a number that follows from shapes, inside a call that became one node, too."""
+    return is_metadata(node) or bool(node.meta.get("number"))
 
 
 def _numbered(name: str) -> Iterable[str]:
@@ -221,6 +226,7 @@ def _replace(graph: fx.Graph, path: str, outline: _Outline) -> None:
     if outline.region != OUTSIDE:
         call.meta["region"] = outline.region
     values = {outline.outputs[0]: call}
+    call.meta["number"] = _is_number(outline.outputs[0])
     after = call
     if len(outline.outputs) > 1:
         call.meta["val"] = (None,) * len(outline.outputs)
@@ -229,6 +235,7 @@ def _replace(graph: fx.Graph, path: str, outline: _Outline) -> None:
             with graph.inserting_after(after):
                 after = values[node] = graph.call_function(operator.getitem, (call, number))
             after.meta.update(meta, **({"region": outline.region} if outline.region != OUTSIDE else {}))
+            after.meta["number"] = _is_number(node)
     _rebuild_outside(graph, outline, inside, values, after)
     for node in reversed(outline.nodes):
         graph.erase_node(node)

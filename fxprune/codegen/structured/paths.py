@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from fxprune.codegen.literals import quoted
 from fxprune.codegen.names import Names, is_name
@@ -18,7 +18,7 @@ __all__ = ["Paths"]
 class Paths(Tree):
     """The statements of a `Tree` about ties, frozen parameters and modes, with names that a type checker can follow."""
 
-    def __init__(self, whole: Whole, names: Names) -> None:
+    def __init__(self, whole: Whole | fx.GraphModule, names: Names) -> None:
         self.slim: Any = whole
         self.names = names
         self.helpers = set()

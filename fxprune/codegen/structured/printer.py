@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Sequence
 
-from fxprune.codegen.structured.expression_text import ATOM, loops, operator_of, parts, precedence, slices, text
+from fxprune.codegen.literals import quoted
+from fxprune.codegen.structured.expression_text import ATOM, items, loops, operator_of, parts, precedence, slices, text
 
 __all__ = ["WIDTH", "lines_of"]
 
 WIDTH = 88
-_BROKEN = (ast.Call, ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.GeneratorExp, ast.Subscript)
+_BROKEN = (ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.GeneratorExp)
 
 
 def lines_of(statements: Iterable[ast.stmt], indent: int = 0) -> list[str]:
-    """The lines of some statements; classes have two empty lines after them, methods one before."""
+    """The lines of some statements; classes have two empty lines after them, methods one before; ``...`` is an empty line."""
     lines: list[str] = []
     for statement in statements:
         lines += _statement(statement, indent)
@@ -27,6 +29,8 @@ def _statement(node: ast.stmt, indent: int) -> list[str]:
     if isinstance(node, ast.Return):
         return _laid("return " if node.value else "return", node.value, indent)
     if isinstance(node, ast.Expr):
+        if isinstance(node.value, ast.Constant) and node.value.value is Ellipsis:
+            return [""]
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return [f'{" " * indent}"""{node.value.value}"""']
         return _laid("", node.value, indent)
@@ -83,6 +87,9 @@ def _function(node: ast.FunctionDef, indent: int) -> list[str]:
     if node.args.vararg is not None:
         kind = f": {text(node.args.vararg.annotation)}" if node.args.vararg.annotation else ""
         shown.append(f"*{node.args.vararg.arg}{kind}")
+    if node.args.kwarg is not None:
+        kind = f": {text(node.args.kwarg.annotation)}" if node.args.kwarg.annotation else ""
+        shown.append(f"**{node.args.kwarg.arg}{kind}")
     end = f") -> {text(node.returns)}:" if node.returns else "):"
     head = f"{margin}def {node.name}("
     if len(head) + len(", ".join(shown)) + len(end) <= WIDTH:
@@ -103,9 +110,22 @@ def _assert(node: ast.Assert, indent: int) -> list[str]:
         return _laid("assert ", node.test, indent)
     message = text(node.msg)
     line = f"{margin}assert {test}, {message}"
-    if len(line) <= WIDTH or indent + 4 + len(message) > WIDTH:
+    if len(line) <= WIDTH:
         return [line]
-    return [f"{margin}assert {test}, (", f"{margin}    {message}", f"{margin})"]
+    pieces = [message]
+    if indent + 4 + len(message) > WIDTH and isinstance(node.msg, ast.Constant) and isinstance(node.msg.value, str):
+        pieces = _pieces(node.msg.value, WIDTH - indent - 6)
+    return [f"{margin}assert {test}, (", *(f"{margin}    {piece}" for piece in pieces), f"{margin})"]
+
+
+def _pieces(message: str, width: int) -> list[str]:
+    """A long text as literals that follow one another, broken at its spaces."""
+    pieces = [""]
+    for word in re.split(r"(?<= )", message):
+        if pieces[-1] and len(quoted(pieces[-1] + word)) > width + 2:
+            pieces.append("")
+        pieces[-1] += word
+    return [quoted(piece) for piece in pieces]
 
 
 def _laid(head: str, value: ast.expr | None, indent: int, tail: str = "") -> list[str]:
@@ -121,19 +141,77 @@ def _laid(head: str, value: ast.expr | None, indent: int, tail: str = "") -> lis
         return _laid(f"{head}*", value.value, indent, tail)
     if isinstance(value, (ast.BinOp, ast.IfExp, ast.BoolOp, ast.Compare)):
         return _operation(head, value, indent, tail)
-    if chain := _chain(value):
-        if head and indent + 4 + len(shown) <= WIDTH and not _ends_with_room(value, head, indent):
-            return [f"{margin}{head}(", f"{margin}    {shown}", f"{margin}){tail}"]
-        if head:
-            return [f"{margin}{head}(", *(f"{margin}    {part}" for part in chain), f"{margin}){tail}"]
+    if head and (chain := _chain(value)):
+        lines = [f"{margin}    {shown}"]
+        if indent + 4 + len(shown) > WIDTH:
+            lines = [line for piece, node in chain for line in _piece(piece, node, indent + 4)]
+        return [f"{margin}{head}(", *lines, f"{margin}){tail}"]
+    if isinstance(value, (ast.Call, ast.Subscript, ast.Attribute)):
+        return _in_turn(head, value, indent, tail)
     return _broken(head, value, indent, tail) if isinstance(value, _BROKEN) else [margin + head + shown + tail]
 
 
+def _in_turn(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
+    """Calls and subscripts that follow one another: brackets are opened where what follows has no room, the first first."""
+    links, end = _links(value)
+    lines: list[str] = []
+    line = " " * indent + head
+    for number, (lead, node) in enumerate(links):
+        line += lead
+        flat = _brackets(node)
+        behind = end + tail
+        for text_, other in reversed(links[number + 1 :]):
+            empty = isinstance(other, ast.Call) and not (other.args or other.keywords)
+            behind = f"{text_}(){behind}" if empty else f"{text_}("
+        if len(line) + len(flat) + len(behind) <= WIDTH or flat == "()":
+            line += flat
+        else:
+            lines += [line + flat[0], *_inside(node, indent + 4)]
+            line = " " * indent + flat[-1]
+    return [*lines, line + end + tail]
+
+
+def _links(value: ast.expr) -> tuple[list[tuple[str, ast.Call | ast.Subscript]], str]:
+    """Each call and subscript of a chain after the text before its bracket, and the text after the last."""
+    links: list[tuple[str, ast.Call | ast.Subscript]] = []
+    nodes: list[ast.expr] = []
+    while isinstance(value, (ast.Call, ast.Subscript, ast.Attribute)):
+        nodes.append(value)
+        value = value.func if isinstance(value, ast.Call) else value.value
+    lead = text(value, ATOM)
+    for node in reversed(nodes):
+        if isinstance(node, ast.Attribute):
+            lead += f".{node.attr}"
+        else:
+            links.append((lead, node))  # type: ignore[arg-type]
+            lead = ""
+    return links, lead
+
+
+def _inside(node: ast.Call | ast.Subscript, indent: int) -> list[str]:
+    """What stands between opened brackets."""
+    if isinstance(node, ast.Subscript):
+        if indent + len(slices(node)) <= WIDTH or not isinstance(node.slice, ast.Tuple):
+            return [f"{' ' * indent}{slices(node)}"]
+        lines: list[str] = []
+        for place in node.slice.elts:
+            bounds = isinstance(place, ast.Slice)
+            lines += [f"{' ' * indent}{slices(ast.Subscript(node.value, place))},"] if bounds else _laid("", place, indent, ",")
+        return lines
+    given = parts(node)
+    joined = " " * indent + ", ".join(prefix + text(item) for prefix, item in given)
+    if len(joined) <= WIDTH:
+        return [joined]
+    lines = []
+    for prefix, item in given:
+        lone = len(given) == 1 and (prefix == "**" or isinstance(item, (ast.GeneratorExp, ast.Starred)))
+        lines += _laid(prefix, item, indent, "" if lone else ",")
+    return lines
+
+
 def _broken(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
-    """An expression whose last brackets are opened."""
+    """A display or comprehension whose brackets are opened."""
     margin, inner = " " * indent, indent + 4
-    if isinstance(value, ast.Subscript):
-        return [f"{margin}{head}{text(value.value, ATOM)}[", f"{' ' * inner}{slices(value)}", f"{margin}]{tail}"]
     if isinstance(value, (ast.ListComp, ast.GeneratorExp)):
         opening, closing = ("[", "]") if isinstance(value, ast.ListComp) else ("(", ")")
         body = _laid("", value.elt, inner)
@@ -141,18 +219,12 @@ def _broken(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
         target = loops(value).partition(" in ")[0]
         return [f"{margin}{head}{opening}", *body, *_laid(f"{target} in ", loop.iter, inner), f"{margin}{closing}{tail}"]
     opening, closing = {ast.List: ("[", "]"), ast.Dict: ("{", "}")}.get(type(value), ("(", ")"))
-    before = head + (text(value.func, ATOM) if isinstance(value, ast.Call) else "")
     given = parts(value)
     if not given:
         return [margin + head + text(value) + tail]
-    joined = " " * inner + ", ".join(prefix + text(item) for prefix, item in given)
-    if isinstance(value, ast.Call) and len(joined) <= WIDTH:
-        return [f"{margin}{before}{opening}", joined, f"{margin}{closing}{tail}"]
-    lines = [f"{margin}{before}{opening}"]
+    lines = [f"{margin}{head}{opening}"]
     for prefix, item in given:
-        lone = len(given) == 1 and isinstance(value, ast.Call) and (prefix == "**" or isinstance(item, ast.GeneratorExp))
-        alone = isinstance(item, ast.Starred) and len(given) == 1
-        lines += _laid(prefix, item, inner, "" if lone or alone else ",")
+        lines += _laid(prefix, item, inner, ",")
     return [*lines, f"{margin}{closing}{tail}"]
 
 
@@ -180,20 +252,30 @@ def _terms(value: ast.expr) -> list[str]:
     return [text(value, level), *terms[::-1]]
 
 
-def _chain(value: ast.expr) -> list[str]:
-    """``x.a(...)``, ``.b(...)`` of methods that follow one another, if there are two or more."""
-    links: list[str] = []
-    calls = 0
-    while (
-        isinstance(value, ast.Call)
-        and isinstance(value.func, ast.Attribute)
-        and isinstance(value.func.value, (ast.Call, ast.Subscript))
-    ):
-        whole, owner = text(value), text(value.func.value, ATOM)
-        links.append(whole[len(owner) :])
-        value, calls = value.func.value, calls + 1
-    return [text(value), *links[::-1]] if calls else []
+def _chain(value: ast.expr) -> list[tuple[str, ast.expr]]:
+    """``x[0]``, ``.a(...)``, ``.b(...)``: what follows brackets, piece by piece, if there are two or more of these.
+
+    Each with the expression that ends with it.
+    """
+    pieces: list[tuple[str, ast.expr]] = []
+    last, end = value, text(value)
+    while isinstance(value, (ast.Call, ast.Subscript, ast.Attribute)):
+        owner = value.func if isinstance(value, ast.Call) else value.value
+        if isinstance(value, ast.Attribute) and isinstance(owner, (ast.Call, ast.Subscript)):
+            start = text(owner)
+            pieces.append((end[len(start) :], last))
+            last, end = owner, start
+        value = owner
+    return [(end, last), *pieces[::-1]] if len(pieces) > 1 else []
 
 
-def _ends_with_room(value: ast.expr, head: str, indent: int) -> bool:
-    return False
+def _piece(piece: str, node: ast.expr, indent: int) -> list[str]:
+    """A piece of a chain, whose last brackets are opened if it has no room."""
+    if indent + len(piece) <= WIDTH or not isinstance(node, (ast.Call, ast.Subscript)):
+        return [" " * indent + piece]
+    flat = _brackets(node)
+    return [" " * indent + piece[: -len(flat)] + flat[0], *_inside(node, indent + 4), " " * indent + flat[-1]]
+
+
+def _brackets(node: ast.Call | ast.Subscript) -> str:
+    return f"({', '.join(items(node))})" if isinstance(node, ast.Call) else f"[{slices(node)}]"

@@ -2,11 +2,15 @@
 
 Both run on the meta device, on the shapes of the inputs with which the model was recorded, while every operation that reaches
 PyTorch's dispatcher is written down with its arguments: numbers as they are, tensors by where they come from (a name in the
-model, an input, the result of an earlier operation).
+model, an input, the result of an operation), and by what changed their memory since. Operations that depend on each other
+come in one order, then; others may come in any.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,12 +42,24 @@ def difference(slim: fx.GraphModule, made: nn.Module) -> str:
         made.train(training)
         expected = _log(other, example, lambda *args, **named: own(other, *args, **named))
         found = _log(made, example, made)
-        for number, (a, b) in enumerate(zip(expected, found, strict=False)):
-            if a != b:
-                return f"in {'training' if training else 'evaluation'}, step {number} is {b:.120}, not {a:.120}"
-        if len(expected) != len(found):
-            return f"it takes {len(found)} steps, not {len(expected)}"
+        if departure := _departure(expected, found):
+            return f"in {'training' if training else 'evaluation'}, {departure}"
     return ""
+
+
+def _departure(expected: _Log, found: _Log) -> str:
+    """What one run did that the other did not; in which order does not matter where no value depends on it."""
+    if expected.error:
+        return f"where shapes alone do not tell: {expected.error:.200}"
+    surplus, missing = Counter(found.keys), Counter(expected.keys)
+    surplus, missing = surplus - missing, missing - surplus
+    more = next((n for n, key in enumerate(found.keys) if key in surplus), None)
+    less = next((n for n, key in enumerate(expected.keys) if key in missing), None)
+    if more is not None and less is not None:
+        return f"step {more} is {found.lines[more]:.120}, not {expected.lines[less]:.120}"
+    if more is not None:
+        return f"step {more} is {found.lines[more]:.120}, which is one too many"
+    return "" if less is None else f"step {less} is missing: {expected.lines[less]:.120}"
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -57,11 +73,12 @@ def _set_mode(model: nn.Module, training: bool, modes: Mapping[bool, Mapping[str
         model.get_submodule(name).training = flag
 
 
-def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any]) -> list[str]:
-    """The operations of one run, one text each, and its outputs; or how it fails."""
+def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any]) -> _Log:
+    """The operations of one run and what they leave behind; or how it fails."""
     args, named = nested.map(lambda v: v.clone() if isinstance(v, Tensor) else v, example)
     log = _Log()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    state = (*model.named_parameters(), *model.named_buffers())
+    for name, tensor in state:
         log.know(tensor, name)
     for number, tensor in enumerate(nested.tensors((args, named))):
         log.know(tensor, f"input {number}")
@@ -69,44 +86,98 @@ def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any]) 
         with torch.enable_grad(), log:
             outputs = forward(*args, **named)
     except Exception as error:
-        return [*log.lines, f"{type(error).__name__}: {error}"]
-    return [*log.lines, f"outputs {log.shown(list(nested.tensors(outputs)))}"]
+        log.error = f"{type(error).__name__}: {error}"
+        log.write(log.error)
+        return log
+    log.write("outputs", list(nested.tensors(outputs)))
+    log.write("state", [tensor for _, tensor in state])
+    log.write("inputs", list(nested.tensors((args, named))))
+    return log
 
 
 class _Log(TorchDispatchMode):
-    """Writes down operations. It keeps all tensors, so that their ids stay their own."""
+    """Writes down operations. It keeps all tensors, so that their ids stay their own.
+
+    A tensor is called by the operation that made it and by those that changed its memory since, each with what it was given:
+    two runs do the same if they have the same operations under these names, whatever their order.
+
+    Attributes:
+        lines: an operation each, for people: its tensors go by the number of the operation that made them.
+        keys: the same, by those names.
+        error: how the run failed, if it did.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self.names: dict[int, str] = {}
+        self.keys: list[str] = []
+        self.error = ""
+        self.names: dict[int, tuple[str, str]] = {}  # of tensors, for people and for keys
+        self.changed: dict[int, str] = {RANDOM: ""}  # memory -> the key of the operation that changed it last
         self.met: list[Tensor] = []
 
-    def know(self, tensor: Tensor, name: str) -> None:
+    def know(self, tensor: Tensor, name: str, key: str = "") -> None:
         """Call a tensor by a name from now on."""
         if id(tensor) not in self.names:
-            self.names[id(tensor)] = name
+            self.names[id(tensor)] = name, key or name
             self.met.append(tensor)
 
-    def shown(self, value: Any) -> str:
-        """Arguments as text."""
+    def write(self, operation: str, args: Any = (), kwargs: Any = None, state: str = "") -> str:
+        """Write an operation down; return its key."""
+        self.lines.append(f"{operation} {self._shown(args, 0)} {self._shown(kwargs or {}, 0)}")
+        key = f"{operation} {self._shown(args, 1)} {self._shown(kwargs or {}, 1)} {state}"
+        self.keys.append(hashlib.blake2b(key.encode(), digest_size=16).hexdigest())
+        return self.keys[-1]
+
+    def _shown(self, value: Any, form: int) -> str:
+        """Arguments as text; `form`: that of `names`."""
         if isinstance(value, Tensor):
-            return self.names.get(id(value), f"a tensor of shape {tuple(value.shape)}")
+            name = self.names.get(id(value), (f"a tensor of shape {tuple(value.shape)}",) * 2)[form]
+            changed = self.changed.get(_memory(value)) if form else None
+            return name if changed is None else f"{name} after {changed}"
         if isinstance(value, (list, tuple)):
-            return f"({', '.join(map(self.shown, value))})"
+            return f"({', '.join(self._shown(v, form) for v in value)})"
         if isinstance(value, dict):
-            return f"{{{', '.join(f'{key}: {self.shown(item)}' for key, item in value.items())}}}"
+            return f"{{{', '.join(f'{key}: {self._shown(item, form)}' for key, item in value.items())}}}"
         return repr(value)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         state = f"{torch.is_grad_enabled():d}{torch.is_inference_mode_enabled():d}"
+        changes = _changes(func, args, kwargs or {})
+        if RANDOM in changes:
+            state += self.changed[RANDOM]
+        key = self.write(str(func), args, kwargs, state)
         result = _quick(func, args)
         if result is None:
-            result = func(*args, **(kwargs or {}))
-        self.lines.append(f"{func} {state} {self.shown(args)} {self.shown(kwargs or {})}")
+            moves = "device" in _arguments_of(func)  # a tensor of another device has no place here
+            result = func(*args, **({**(kwargs or {}), "device": "meta"} if moves else kwargs or {}))
+        self.changed.update(dict.fromkeys(changes, key))
         for number, tensor in enumerate(nested.tensors(result)):
-            self.know(tensor, f"{len(self.lines)}.{number}")
+            self.know(tensor, f"{len(self.lines) - 1}.{number}", f"{key}.{number}")
         return result
+
+
+RANDOM = 0  # stands for the memory of the generator of random numbers
+
+
+@functools.cache
+def _arguments_of(func: Any) -> set[str]:
+    return {argument.name for argument in func._schema.arguments}
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _changes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """The memory that an operation changes."""
+    changed = [RANDOM] if torch.Tag.nondeterministic_seeded in func.tags else []
+    for place, argument in enumerate(func._schema.arguments):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written or argument.name in ("running_mean", "running_var"):  # of which the schema of batch norm does not tell
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            changed += [_memory(tensor) for tensor in nested.tensors(value)]
+    return changed
 
 
 _LIKE_FIRST = frozenset("relu gelu silu hardswish hardsigmoid sigmoid tanh hardtanh leaky_relu elu neg exp _softmax".split())
