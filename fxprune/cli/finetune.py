@@ -208,9 +208,9 @@ def _keep(trained: Any, source: Path | None, out: Path) -> list[Path]:
         files.insert(0, out / "slim.py")
         contents.insert(0, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
         if (plan := source.parent / "plan.json").is_file():  # it says what the slim model is of: a repair and an export read it
-            there = plan.read_text(encoding="utf-8")
+            there = plan.read_bytes()  # whatever it is: it must not lose the training
             files.append(out / "plan.json")
-            contents.append(lambda path: path.write_text(there, encoding="utf-8", newline="\n"))
+            contents.append(lambda path: path.write_bytes(there))
     note_replaced(files)
     replace(files, contents)
     return [*files, write_text(out / "finetuning.json", json.dumps(trained.meta["finetuning"], indent=1) + "\n")]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fxprune.errors import InputError, said, shown
+from fxprune.errors import InputError, PlanMismatch, said, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,11 +84,15 @@ def read_plan(path: Path) -> Plan:
     """The plan in a file, or in the folder that `fxprune prune` wrote.
 
     Raises:
-        InputError, PlanMismatch: it cannot be read, or is no plan.
+        InputError: it cannot be read, or is no plan.
     """
     from fxprune.planning.plan import Plan
 
-    return Plan.from_json(read_text(path / "plan.json" if path.is_dir() else path))
+    file = path / "plan.json" if path.is_dir() else path
+    try:
+        return Plan.from_json(read_text(file))
+    except PlanMismatch as error:  # nothing is compared with a model yet: it is the file that is wrong
+        raise InputError(f"{str(file)!r}: {error}") from error
 
 
 def stored_inputs(spec: str) -> tuple[Tensor, ...] | None:

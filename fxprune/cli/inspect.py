@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fxprune.cli import options as given
-from fxprune.cli.input import build, example_inputs, read_text
+from fxprune.cli.input import build, example_inputs, read_plan
 from fxprune.cli.output import Steps, print_json, show_groups
 
 if TYPE_CHECKING:
@@ -63,11 +63,10 @@ def inspect(
 
 
 def _show_costs(model: str, input_size: list[str] | None, plan: Path | None, as_json: bool) -> None:
-    from fxprune import Plan
     from fxprune.costing import costs
 
     with Steps(as_json, total=2) as step:
-        stored = None if plan is None else Plan.from_json(read_text(plan))
+        stored = None if plan is None else read_plan(plan)
         net = step("building the model", lambda: build(model, None, 0))
         found = step("counting", lambda: costs(net, stored, example_inputs(net, input_size)))
     print_json(found.to_dict()) if as_json else typer.echo(str(found))

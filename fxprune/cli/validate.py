@@ -11,7 +11,7 @@ import typer
 
 from fxprune.cli import options as given
 from fxprune.cli.data import data_spec
-from fxprune.cli.input import build, example_inputs, read_text
+from fxprune.cli.input import build, example_inputs, read_plan
 from fxprune.cli.output import Steps, note_fresh_weights, print_json
 from fxprune.errors import InputError, said, shown
 
@@ -96,9 +96,9 @@ def _loaded(dense: nn.Module, slim: Sequence[str]) -> dict[str, nn.Module]:
 
 def _with_parts(dense: nn.Module, file: Path) -> nn.Module:
     """The dense model with pruned submodules, whose weights lie beside the plan."""
-    from fxprune import Plan, api, codegen
+    from fxprune import api, codegen
 
-    plan = Plan.from_json(read_text(file))
+    plan = read_plan(file)
     slim = api.apply(dense, plan, verify=False)
     for entry in plan.options.get("submodules", ()):
         name = entry["name"]
