@@ -12,27 +12,15 @@ from torch import Tensor, fx, nn
 
 from fxprune.deciding import decide, finish, replay
 from fxprune.inputs.acceptance import check_model, check_values
-from fxprune.options import (
-    AttentionPolicy,
-    Criterion,
-    Form,
-    Normalization,
-    PruneOptions,
-    Ratio,
-    Scope,
-    check_flag,
-    check_form,
-    check_seed,
-)
+from fxprune.options import AttentionPolicy, Criterion, Form, Normalization, PruneOptions, Ratio, Scope, check_flag, check_form
 from fxprune.planning.document import document_of
 from fxprune.planning.explain import Answer, explain
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Checks, Clock, plan_of
-from fxprune.proofs.verify import verify_pair
 from fxprune.recovery.repair.ranked import ranked
 from fxprune.recovery.repair.verb import checked_repair, repaired
-from fxprune.shrinking.verb import own_class
-from fxprune.submodules.target import analyze, pair_of, trace
+from fxprune.shrinking.verb import applied_own, pruned_own, verified
+from fxprune.submodules.target import analyze, trace
 
 __all__ = ["analyze", "apply", "plan", "prune", "trace", "verify", "why"]
 
@@ -72,7 +60,7 @@ def prune(
     Linear(in_features=8, out_features=8, bias=True)
 
     Args:
-        model: any `nn.Module` whose forward, or that of its `submodules`, can be recorded as one graph.
+        model: any `nn.Module` whose forward, or that of its `submodules`, is one graph; any that runs with ``form="module"``.
         ratio: fraction in (0, 1) of the prunable channels to remove, or ``{name pattern: fraction}``. Or, or with the latter:
         macs, params, memory: the most multiply-accumulates (of one sample), parameters and bytes of activations at the fullest
             moment (of one sample) that are kept: a fraction in (0, 1) of the model's own, or an amount above 1, as ``"2 MB"``.
@@ -94,12 +82,12 @@ def prune(
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         branches: under a budget residual branches may go as a whole, too; or those of these names and globs alone.
         repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
-        form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them.
+        form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them; without a graph if need be.
         profile: for `latency` and ``round_to="auto"``: what `fxprune.profile` gave, or its file; else it is called (eager).
 
     Returns:
-        A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`.
-        With `submodules`, a copy of the model with GraphModules in it, and one report; to keep it, store plan and state_dict.
+        A trainable GraphModule in the model's mode, with its parameter names; ``slim.meta["fxprune"]`` is the `Report`. Of
+        `submodules` or a form, a copy of the model, and one report; to keep it, store plan and state_dict.
 
     Raises:
         InputError: an argument is out of range or names nothing, or no choice of channels meets the budgets.
@@ -109,10 +97,13 @@ def prune(
     clock, verify, form, repair = Clock(), check_flag(verify, "verify"), check_form(form), checked_repair(repair, submodules)
     by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
-    what = (model, submodules, example_inputs)
-    target, made, rewritten = decide(what, options, clock, profile, data=by.data, loss=loss, batches=batches)
-    slim = repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
-    return slim if form == "graph" else own_class(target, rewritten, slim, verify=verify)
+    what, seen = (model, submodules, example_inputs), {"data": by.data, "loss": loss, "batches": batches}
+
+    def graph(hints: bool = True) -> tuple[Any, ...]:
+        target, made, rewritten = decide((*what, hints), options, clock, profile, **seen)
+        return target, rewritten, repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
+
+    return graph()[2] if form == "graph" else pruned_own(graph, (what, options), (clock, verify, repair), seen)
 
 
 def plan(
@@ -160,10 +151,10 @@ def apply(model: nn.Module, plan: Plan, *, verify: bool = True, form: Form = "gr
     Raises:
         PlanMismatch: the plan was made for another model.
     """
-    clock, verify, form = Clock(), check_flag(verify, "verify"), check_form(form)
+    clock, verify = Clock(), check_flag(verify, "verify")
+    if check_form(form) == "module":
+        return applied_own(model, plan, clock, verify)
     target, rewritten = replay(model, plan, clock)
-    if form == "module":
-        return own_class(target, rewritten, None, (plan, clock), verify=verify)
     return finish(target, plan, rewritten, verify, clock)
 
 
@@ -197,4 +188,4 @@ def verify(model: nn.Module, slim: nn.Module, example_inputs: Any = None, *, lat
     """
     check_model(model)
     check_values(model, "compare filled models")
-    return verify_pair(*pair_of(model, slim, example_inputs), timed=check_flag(latency, "latency"), seed=check_seed(seed))
+    return verified(model, slim, example_inputs, latency, seed)

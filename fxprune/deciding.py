@@ -30,12 +30,12 @@ __all__ = ["decide", "finish", "replay"]
 
 
 def decide(
-    what: tuple[Any, Any, Any], options: PruneOptions, clock: Clock, profile: Any = None, **observed: Any
+    what: tuple[Any, ...], options: PruneOptions, clock: Clock, profile: Any = None, **observed: Any
 ) -> tuple[Target, Plan, Rewritten]:
     """Analyze, score, select and rewrite on shapes.
 
     Args:
-        what: model, submodules and example inputs.
+        what: model, submodules, example inputs, and whether errors name other submodules.
         profile: a table of latencies, or its file, where one is needed.
         observed: what `fxprune.criteria.prepare` takes.
     """

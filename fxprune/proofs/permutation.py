@@ -15,7 +15,7 @@ from fxprune.proofs.precision import precision_of
 from fxprune.state import copied, place_of, replace_tensors
 from fxprune.tracing.untouched import seed_all, twin_of
 
-__all__ = ["permutation_error"]
+__all__ = ["permutation_error", "permute_channels"]
 
 
 def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype: torch.dtype | None = None) -> float:
@@ -28,7 +28,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype
     dtype = dtype or precision_of(model)
     wide = None if own is dtype else dtype
     original, permuted = twin_of(model, wide).eval(), twin_of(model, wide).eval()
-    _permute(permuted, analysis, np.random.default_rng(seed))
+    permute_channels(permuted, analysis, np.random.default_rng(seed))
     args, named = random_like(analysis.traced.example, device, dtype, seed)
     with torch.no_grad(), in_one_precision(analysis.traced.graph, dtype):
         seed_all(seed)
@@ -38,7 +38,7 @@ def permutation_error(analysis: Analysis, model: nn.Module, seed: int = 0, dtype
     return relative_error(found, expected)
 
 
-def _permute(model: nn.Module, analysis: Analysis, random: np.random.Generator) -> None:
+def permute_channels(model: nn.Module, analysis: Analysis, random: np.random.Generator) -> None:
     """Give a model tensors in which the channels of each group have changed places."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     data = {name: tensor.detach() for name, tensor in tensors.items()}

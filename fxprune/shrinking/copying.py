@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from fxprune.rewrite import Rewritten
 from fxprune.state import copied, deep_copy, named_parts, named_tensors, replace_tensors
 
-__all__ = ["own_copy_of", "resized_copy", "with_tensors_of"]
+__all__ = ["own_copy_of", "resized_copy", "settle_by_tensors", "with_tensors_of"]
 
 _INTERNAL = frozenset(nn.Module().__dict__)
 _PLAIN = (bool, int, float, str, type(None), tuple, torch.Size)
@@ -30,7 +30,7 @@ def resized_copy(model: nn.Module, slim: fx.GraphModule) -> nn.Module:
     layers, original = dict(named_parts(slim)), dict(named_parts(model))
     leaves = {str(node.target) for node in slim.graph.nodes if node.op == "call_module"}
     for name, part in named_parts(made):
-        _settle_by_tensors(part, original[name])
+        settle_by_tensors(part, original[name])
         if name in leaves:
             _settle_as(part, layers[name])
     return made
@@ -78,7 +78,7 @@ def _settle_as(part: nn.Module, layer: nn.Module) -> None:
             part.__dict__[key] = value
 
 
-def _settle_by_tensors(part: nn.Module, before: nn.Module) -> None:
+def settle_by_tensors(part: nn.Module, before: nn.Module) -> None:
     """What layers that the graph does not call as such (convolutions with code of their own) remember of their tensors."""
     old, new = getattr(before, "weight", None), getattr(part, "weight", None)
     if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape != new.shape:

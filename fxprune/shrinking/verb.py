@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.deciding import replay
-from fxprune.errors import InputError, shown
+from fxprune.errors import InputError, TraceError, said, shown
 from fxprune.inputs.acceptance import check_model, check_values
-from fxprune.options import check_flag
-from fxprune.planning.plan import Plan
-from fxprune.planning.report import Clock, report_of
+from fxprune.options import check_flag, check_seed
+from fxprune.planning.plan import Plan, checked_plan
+from fxprune.planning.report import Checks, Clock, report_of
+from fxprune.proofs.verify import verify_pair
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.building import build_own
+from fxprune.shrinking.watched.verb import apply_watched, is_watched, prune_watched, verify_watched
 from fxprune.state import named_tensors
-from fxprune.submodules.target import Target
+from fxprune.submodules.target import Target, pair_of
 
-__all__ = ["own_class", "shrink"]
+__all__ = ["applied_own", "own_class", "pruned_own", "shrink", "verified"]
 
 
 def shrink(model: nn.Module, plan: Plan | nn.Module, *, verify: bool = True) -> Any:
@@ -56,13 +60,65 @@ def shrink(model: nn.Module, plan: Plan | nn.Module, *, verify: bool = True) -> 
     slim, clock = None, Clock()
     if not isinstance(plan, Plan):
         report = report_of(plan)
+        if report is not None and is_watched(report.plan):
+            return plan  # it is in its own class
         if report is None:
             raise InputError(f"shrink takes a plan, or what prune or apply returned, not {shown(plan)}")
         slim, plan = plan, report.plan
     verify = check_flag(verify, "verify")
     check_values(model, "load weights before shrink")
+    if slim is None:
+        return applied_own(model, plan, clock, verify)
     target, rewritten = replay(model, plan, clock)
     return own_class(target, rewritten, slim, (plan, clock), verify=verify)
+
+
+def pruned_own(
+    graph: Callable[[bool], tuple[Any, ...]], asked: tuple[Any, Any], how: tuple[Clock, bool, Any], seen: dict[str, Any]
+) -> Any:
+    """What `prune` gives with ``form="module"``: by the recorded graph, or, where none can hold the model, by watching it.
+
+    Args:
+        graph: makes target, rewrite and slim graph; told whether an error is to name the submodules that can be recorded.
+        asked: model, submodules and example inputs; and the options.
+        how: the clock, whether the result is compared with the graph, and the images of a repair.
+        seen: what criteria observe.
+
+    Raises:
+        TraceError: submodules are named, and cannot be recorded.
+        InputError: no graph can hold the model, and something was asked for that needs one.
+    """
+    ((model, submodules, example_inputs), options), (clock, verify, images) = asked, how
+    try:
+        target, rewritten, slim = graph(bool(submodules))
+    except TraceError as error:
+        if submodules:
+            raise
+        why = re.split(r"(?<=\S): |; ", said(error))[0][:200]  # without what to do about it
+        if images is not None:
+            raise InputError(
+                f"repair= needs the model as one graph, and no graph can hold it ({why}): fine-tune it instead"
+            ) from error
+    else:
+        return own_class(target, rewritten, slim, verify=verify)
+    return prune_watched(model, options, example_inputs, (clock, verify), why, **seen)
+
+
+def applied_own(model: nn.Module, plan: Plan, clock: Clock, verify: bool) -> nn.Module:
+    """What `apply` gives with ``form="module"``."""
+    if is_watched(checked_plan(plan)):
+        return apply_watched(model, plan, (clock, verify))
+    target, rewritten = replay(model, plan, clock)
+    return own_class(target, rewritten, None, (plan, clock), verify=verify)
+
+
+def verified(model: nn.Module, slim: nn.Module, example_inputs: Any, timed: Any, seed: Any) -> Checks:
+    """See `fxprune.verify`: a slim model that was made without a graph is compared without one."""
+    timed, seed = check_flag(timed, "latency"), check_seed(seed)
+    report = report_of(slim)
+    if report is not None and is_watched(report.plan):
+        return verify_watched(model, slim, report.plan, example_inputs, seed)
+    return verify_pair(*pair_of(model, slim, example_inputs), timed=timed, seed=seed)
 
 
 def own_class(

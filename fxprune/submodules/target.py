@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +36,17 @@ class Target:
         model: the user's model, or its submodules as one.
         whole: the submodules in their model, if it is these that are pruned.
         args, named: example inputs of `model`.
+        hints: where it cannot be recorded, the error names the submodules that can, which takes some time.
     """
 
     model: nn.Module
     whole: Submodules | None
     args: tuple[Any, ...]
     named: dict[str, Any]
+    hints: bool = True
 
     @classmethod
-    def of(cls, model: nn.Module, submodules: str | Iterable[str], example_inputs: Any) -> Target:
+    def of(cls, model: nn.Module, submodules: str | Iterable[str], example_inputs: Any, hints: bool = True) -> Target:
         """What a user names.
 
         Raises:
@@ -52,7 +55,7 @@ class Target:
         check_model(model)
         names = check_names(submodules, "submodules")
         if not names:
-            return cls(model, None, *settle_inputs(model, example_inputs))
+            return cls(model, None, *settle_inputs(model, example_inputs), hints=hints)
         whole = Submodules.of(model, names, example_inputs)
         return cls(whole.parts, whole, whole.inputs, {})
 
@@ -79,7 +82,7 @@ class Target:
     def analyze(self, attention: AttentionPolicy = "head_dim", ignore: Iterable[str] = ()) -> Analysis:
         """Trace, label and group; an error names the submodules that could be pruned instead."""
         ignore = check_names(ignore, "ignore")
-        with naming_submodules(self.model, self.args, self.named):
+        with naming_submodules(self.model, self.args, self.named) if self.hints else nullcontext():
             return analyze_model(self.model, self.args, self.named, attention=check_attention(attention), ignore=ignore)
 
     def record(self) -> fx.GraphModule:

@@ -178,19 +178,22 @@ class LabelMode(DispatchMode):
             self.acted = True
             for tensor in written(func, args, kwargs):
                 self._written(tensor, func)
-        bound = _bind(func, args, kwargs)
+        out = self._run(func, args, kwargs)
+        call = Call(self, func._schema.name.removeprefix("aten::"), _bind(func, args, kwargs), out)
+        if rule is None:
+            self._freeze(call, func)
+        else:
+            rule(call)
+        return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What an operator returns, and whether that is a constant."""
         value = self._constants.compute(func, args, kwargs)
-        name = func._schema.name.removeprefix("aten::")
         out = quick(func._schema.name, args, kwargs)
         if out is None:
             out = func(*args, **kwargs)
         if value is not None:
             self._constants.keep(out, value)
-        call = Call(self, name, bound, out)
-        if rule is None:
-            self._freeze(call, func)
-        else:
-            rule(call)
         return out
 
     def _number(self, tensor: Tensor) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxprune import nested
 
-__all__ = ["Constants"]
+__all__ = ["Constants", "is_small_factory"]
 
 # Tensors are computed for real while they have at most so many entries.
 _INTEGERS = 1 << 22
@@ -59,7 +59,7 @@ class Constants:
         if func._schema.is_mutable and any(v.untyped_storage().data_ptr() in self._lent for v in swap.values()):
             self._forget(func, inputs)
             return None
-        if not inputs and not (func._schema.name in _FACTORIES and _small(args, kwargs)):
+        if not inputs and not is_small_factory(func, args, kwargs):
             return None
         if torch.Tag.nondeterministic_seeded in func.tags:
             return None
@@ -95,6 +95,11 @@ class Constants:
             shared = [k for k, (_, v) in self._values.items() if v.untyped_storage().data_ptr() == storage]
             for key in shared:
                 del self._values[key]
+
+
+def is_small_factory(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator makes a tensor that is no large one of plain arguments alone."""
+    return func._schema.name in _FACTORIES and _small(args, kwargs)
 
 
 def _small(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
