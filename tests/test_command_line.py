@@ -224,6 +224,23 @@ def test_an_interruption_is_a_line(run, net: str, monkeypatch: pytest.MonkeyPatc
     assert code == 130 and json.loads(out)["error"] == "interrupted"
 
 
+def test_a_word_that_is_empty(run, net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--out $NOWHERE` is: it does not stand for the present folder."""
+    monkeypatch.chdir(tmp_path)
+    for words in (["--out", ""], ["--out="], ["--criterion", ""], ["", "--out", "x"]):
+        code, out, err = run("prune", net, "--ratio", "0.5", "--input-size", "4", *words)
+        assert code == 2 and out == "" and " is empty: " in err and err.count("\n") == 1
+    (tmp_path / "fxprune.toml").write_text(f"[prune]\nmodel = '{net}'\nout = ''\n")
+    code, _, err = run("prune", "--config", "fxprune.toml")
+    assert code == 2 and err == "error: fxprune.toml, [prune]: 'out' is empty\n"
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"] == []
+
+
+def test_what_the_system_refuses_is_a_sentence(run, net: str) -> None:
+    code, _, err = run("apply", net, "a" * 300)
+    assert code == 1 and err.startswith("error: File name too long: 'aaa") and len(err) < 200
+
+
 def test_usage_names_the_help(run) -> None:
     code, out, err = run("prune", "--ratoi", "0.5")
     assert code == 2 and out == "" and err.count("\n") == 1 and "--ratio" in err and "fxprune prune --help" in err

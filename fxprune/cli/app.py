@@ -27,6 +27,7 @@ from fxprune.cli.sensitivity import sensitivity
 from fxprune.cli.study import study
 from fxprune.cli.validate import validate
 from fxprune.cli.verify import verify
+from fxprune.errors import InputError
 
 __all__ = ["app", "main"]
 
@@ -103,12 +104,24 @@ for _command, (_what, _example) in _TABLE.items():
     app.command(epilog=_text, short_help=_what, **_kind)(everywhere(_command))
 
 
+def _run(given: list[str]) -> Any:
+    """
+    Raises:
+        InputError: a word is empty.
+    """
+    for before, word in zip(["", *given], given, strict=False):
+        if not word or re.fullmatch(r"--[a-z-]+=", word):
+            where = word.rstrip("=") or before or "an argument"
+            raise InputError(f"{where} is empty: a variable of the shell that is not set?")  # "" would be the present folder
+    return app(args=given, prog_name="fxprune", standalone_mode=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     asked = wants_json.set("--json" in given)
     try:
-        code = ended(lambda: app(args=given, prog_name="fxprune", standalone_mode=False), wants_json.get)
+        code = ended(lambda: _run(given), wants_json.get)
     finally:
         wants_json.reset(asked)
     sys.exit(code)

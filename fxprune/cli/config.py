@@ -111,6 +111,8 @@ def _text(value: Any, kind: Any, where: str, several: str = "") -> Any:
         fits = number and not isinstance(value, float)
     elif kind is float:
         fits = number
+    elif value == "":
+        raise InputError(f"{where} is empty")
     else:  # text; a number stands for its digits, as in latency = 0.6
         fits = isinstance(value, str) or (kind is str and number)
     if not fits:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from fxprune.cli.output import print_json
-from fxprune.errors import InputError, PruneError, said
+from fxprune.errors import InputError, PruneError, said, shown
 
 __all__ = ["ended"]
 
@@ -45,6 +45,9 @@ def ended(run: Callable[[], Any], as_json: Callable[[], bool]) -> int:
         code = _INTERRUPTED
     except BrokenPipeError:
         return _unread()
+    except OSError as error:  # of the system, about a file or a device: it says what is wrong
+        about = "" if error.filename is None else f": {shown(error.filename)}"
+        return _failed(error, _IMPOSSIBLE, f"{error.strerror or said(error)}{about}", as_json())
     except SystemExit as error:
         if error.code == 1 and not any(name.endswith("_COMPLETE") for name in os.environ):
             return _unread()  # how rich and typer end where stdout is closed
