@@ -25,6 +25,7 @@ _LAZY = {
     "study": "fxprune.studies.running",
     "revise": "fxprune.revising",
     "repair": "fxprune.recovery.repair.verb",
+    "report": "fxprune.reporting.verb",
     "rule": "fxprune.labels.table",
     "trace": "fxprune.api",
     "validate": "fxprune.recovery.validation",
@@ -50,7 +51,7 @@ _LAZY = {
 
 # Subpackages of which users want more than one name: `fxprune.criteria.names()` needs no import of its own.
 _PACKAGES = """
-    analysis codegen criteria deployment inputs iterating labels passes planning profiling proofs recovery rules
+    analysis codegen criteria deployment inputs iterating labels passes planning profiling proofs recovery reporting rules
     shrinking statistics studies submodules tracing
 """.split()
 
@@ -89,6 +90,7 @@ __all__ = [
     "profile",
     "prune",
     "repair",
+    "report",
     "revise",
     "rule",
     "save",
@@ -137,6 +139,7 @@ if TYPE_CHECKING:
     from fxprune.recovery.over_parameters import fold, over_parameterize
     from fxprune.recovery.repair.verb import repair
     from fxprune.recovery.validation import validate
+    from fxprune.reporting.verb import report
     from fxprune.revising import revise
     from fxprune.shrinking.verb import shrink
     from fxprune.studies.curves import Sensitivity

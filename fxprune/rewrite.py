@@ -52,6 +52,7 @@ class Rewritten:
         notes += plan.account.notes if plan.account else ()
         report = Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
         report.exact_norms = {**self.cut.exact_norms}
+        report.memory = (self.cut.analysis.full.cut().memory, self.cut.memory)
         return report
 
 

@@ -28,7 +28,7 @@ FLOORS = (
     ("rewrite",),
     ("criteria", "codegen", "submodules", "proofs", "recovery"),
     ("profiling",),
-    ("costing", "deciding", "deployment", "revising"),
+    ("costing", "deciding", "deployment", "reporting", "revising"),
     ("shrinking",),
     ("api", "iterating", "studies"),
     ("fxprune",),  # the package itself, by its public names

@@ -43,6 +43,7 @@ __all__ = [
     "Params",
     "Ratio",
     "RepairCheckpoint",
+    "Report",
     "RoundTo",
     "RoundToOrAuto",
     "Scope",
@@ -150,6 +151,10 @@ Ignore = Annotated[
     typer.Option(help="Name or glob of layers that stay whole. Repeatable.", show_default=False),
 ]
 MaxRatio = Annotated[float, typer.Option(help="No group loses more than this fraction.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="HTML file that shows what was done: figures, widths, scores, groups, proofs.", show_default=False),
+]
 RoundTo = Annotated[int, typer.Option(help="Kept channels of each group are a multiple of this.")]
 RoundToOrAuto = Annotated[
     str, typer.Option(help="Kept channels of each group are a multiple of this; auto: of what runs fast, by measurement.")

@@ -14,6 +14,7 @@ from fxprune.cli.input import build, example_inputs, read_plan, timed_inputs
 from fxprune.cli.output import Steps, note, note_fresh_weights
 from fxprune.cli.profile import profiled
 from fxprune.cli.repairing import check_repair, repaired
+from fxprune.cli.reporting import check_report, write_report
 from fxprune.cli.result import save, show
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions, check_attention
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fxprune.profiling.table import LatencyTable
 
 __all__ = ["prune"]
+
+_NOTHING_WRITTEN = "nothing was written: --out DIR keeps the result"
 
 
 def prune(
@@ -57,6 +60,7 @@ def prune(
     std: given.Std = None,
     crop: given.Crop = None,
     out: given.Out = None,
+    report: given.Report = None,
     plan: Annotated[
         Path | None, typer.Option(help="Apply this plan.json instead of making a plan.", show_default=False)
     ] = None,
@@ -77,6 +81,7 @@ def prune(
     from fxprune.recovery.repair.ranked import CHOSEN, default_criterion
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
+    check_report(report)
     timed = latency is not None or round_to == "auto"
     alone = plan or plan_only or submodule or branches or repair_checkpoint or timed
     several = stepping.Stepping(steps, schedule, steps_folder, alone)
@@ -93,7 +98,7 @@ def prune(
         chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, *rest)
         options = given.keywords(chosen)
     slim, written = None, []
-    with Steps(as_json, total=2 + timed + (repair is not None) + (out is not None)) as step:
+    with Steps(as_json, total=2 + timed + sum(asked is not None for asked in (repair, out, report))) as step:
         stored = None if plan is None else read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = timed_inputs(net, input_size, batch) if timed else example_inputs(net, input_size)
@@ -120,13 +125,15 @@ def prune(
             made = slim.meta["fxprune"].plan
         if out is not None:
             written = step("writing", lambda: save(made, slim, out))
+        if report is not None:
+            written.append(step("writing the report", lambda: write_report(made if slim is None else slim, report)))
     show(made, None if slim is None else slim.meta["fxprune"], written, as_json)
     if not as_json:
         if by_images:
             note(CHOSEN)
         note_fresh_weights(model, checkpoint, "prunes")
         if out is None:
-            note("nothing was written: --out DIR keeps the result")
+            note("nothing of the model was written: --out DIR keeps it" if written else _NOTHING_WRITTEN)
 
 
 def _check(plan: Path | None, wanted: bool, others: Any) -> None:

@@ -95,6 +95,7 @@ class Report:
         latency: what the table predicted, and what the slim model takes, where the plan was made with one.
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
         step: which step of `fxprune.iterate` this is, if it is one.
+        memory: bytes of the activations of one sample at the fullest moment, before and after (`fxprune.analysis.memory`).
     """
 
     plan: Plan
@@ -111,6 +112,7 @@ class Report:
     validation: Validation | None = None
     step: Step | None = None
     own_class: OwnClass | None = None
+    memory: tuple[int, int] | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -143,6 +145,7 @@ class Report:
             "model": self.model,
             "macs": list(self.plan.macs),
             "params": list(self.plan.params),
+            "memory": None if self.memory is None else list(self.memory),
             "options": self.plan.options,
             "groups": [
                 {"id": g.id, "status": g.status, "size": g.size, "kept": len(g.kept), "exact": g.exact, "reason": g.reason}
