@@ -5,12 +5,14 @@ Results go to stdout, notes and progress to stderr. How a command ends is told i
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
+import typer.main
 
 from fxprune.cli.apply import apply
 from fxprune.cli.common import everywhere, wants_json
@@ -104,6 +106,12 @@ for _command, (_what, _example) in _TABLE.items():
     app.command(epilog=_text, short_help=_what, **_kind)(everywhere(_command))
 
 
+@functools.cache
+def _command_line() -> Callable[..., Any]:
+    """What reads the arguments; typer makes it anew of all commands each time that `app` is called."""
+    return typer.main.get_command(app)
+
+
 def _run(given: list[str]) -> Any:
     """
     Raises:
@@ -113,7 +121,7 @@ def _run(given: list[str]) -> Any:
         if not word or re.fullmatch(r"--[a-z-]+=", word):
             where = word.rstrip("=") or before or "an argument"
             raise InputError(f"{where} is empty: a variable of the shell that is not set?")  # "" would be the present folder
-    return app(args=given, prog_name="fxprune", standalone_mode=False)
+    return _command_line()(args=given, prog_name="fxprune", standalone_mode=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
