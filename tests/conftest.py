@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported by now stays: the garbage collector need not walk it again and again."""
     gc.freeze()
+    gc.set_threshold(5000)  # recording makes many objects at once, few of them in circles
     gc.enable()
 
 

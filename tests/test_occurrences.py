@@ -130,7 +130,7 @@ def test_a_wrong_group_is_seen_however_early_refinement_stops(
         for other in ((), (shifted,)):  # the member is forgotten, or coupled with the next channel
             members = (*group.members[:number], *other, *group.members[number + 1 :])
             wrong = dataclasses.replace(analysis, groups=[dataclasses.replace(group, members=members)])
-            assert worst(wrong, model) > 1e-3, f"nothing is seen of {member.name}"
+            assert any(permutation_error(wrong, model, seed) > 1e-3 for seed in SEEDS), f"nothing is seen of {member.name}"
 
 
 @pytest.mark.parametrize("name", NETWORKS)

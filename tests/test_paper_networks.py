@@ -145,12 +145,12 @@ def test_resnet50_for_100_classes() -> None:
     ("name", "shape"),
     [
         ("dcase21-50", None),
-        ("vggish-75", None),
+        slow("vggish-75", None),
         ("vgg16-mnist-90", None),
         ("vgg16bn-middle", None),
         ("resnet56-high", (3, 16, 16)),
         ("resnet50-cifar-50", None),
-        ("resnet50-high", (3, 64, 64)),
+        slow("resnet50-high", (3, 64, 64)),
     ],
 )
 def test_slim_networks_equal_the_masked_originals(name: str, shape: tuple[int, ...] | None) -> None:

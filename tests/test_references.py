@@ -15,6 +15,7 @@ import fxprune
 from fxprune.proofs.masked import masked_error, masked_run
 from fxprune.proofs.randomize import randomize
 from fxprune.proofs.references import Whole, reference_of
+from tests.kinds import sampled
 
 X = torch.zeros(3, 6, 8)
 
@@ -94,6 +95,11 @@ def test_a_statistic_is_computed_by_its_reference(name: str) -> None:
     run = masked_run(cut, model, slim)
     assert run.error < 1e-5
     assert run.referenced and not run.own, (run.own, [g.reason for g in cut.analysis.groups])
+
+
+@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in STATISTICS]))
+def test_all_that_is_proved_counts_statistics_by_their_reference(name: str) -> None:
+    _, model, slim = pair(name)
     checks = fxprune.verify(model, slim, latency=False)
     assert checks.passed and checks.statistics > 0 and not checks.unreferenced
 

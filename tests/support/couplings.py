@@ -13,6 +13,7 @@ from networks import NETWORKS, Network
 from torch import nn
 
 import fxprune
+from fxprune.analysis.analysis import Analysis
 from fxprune.proofs.randomize import randomize
 from fxprune.tracing.untouched import seed_all
 from tests.kinds import sampled
@@ -31,6 +32,13 @@ def model_of(net: Network) -> nn.Module:
 def inputs_of(net: Network, batch: int = 2) -> tuple[Any, ...]:
     found: tuple[Any, ...] = to_double(net.inputs(batch))
     return found
+
+
+@functools.cache
+def analyzed(net_id: str) -> Analysis:
+    """Of that network, what goes with what; no test may change it."""
+    net = NETWORKS[net_id]
+    return fxprune.analyze(model_of(net), inputs_of(net))
 
 
 @functools.cache
