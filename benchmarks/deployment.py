@@ -1,183 +1,178 @@
-"""What deployment does with dense and slim models, side by side: copies, compilers, exporters, precisions, quantisation.
+"""What deployment does with dense and slim models, side by side: copies, compilers, exporters, wrappers, precisions.
 
-    python benchmarks/deployment.py                                    # the families of the list below
-    python benchmarks/deployment.py --models timm:resnet18:64 --again
+    python benchmarks/deployment.py                                    # the 98 families of timm, smallest first
+    python benchmarks/deployment.py --list timm:resnet18 --again all
 
-A model is NAME:SIZE, with fresh random weights and square images of SIZE. Each figure is the relative difference of the outputs
-from those of the same model in eager PyTorch, on two random images; a sentence is why there is none. Each model's rows are
-appended to ``deployment.jsonl`` as soon as they are there, and a model that has them is skipped: stop and start as you like.
+Each model has random weights and small images, and three forms: dense, slim (`prune`) and slim in its own class (`shrink`).
+Each figure is the relative difference of the outputs from those of the same form in eager PyTorch; a sentence is why there is
+none. Each group of checks runs in a process of its own with a time limit. A model's row is appended to ``deployment.jsonl`` as
+soon as it is there, and checks that have a result are skipped: stop and start as you like. ``deployment.md`` is made from that.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import pickle
-import tempfile
+import multiprocessing
+import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lists
 import torch
-from measure import environment
-from torch import Tensor, nn
-
-import fxprune
-from fxprune.inputs.models import load_model
-from fxprune.proofs.errors import relative_error
-from fxprune.proofs.randomize import randomize
+from coverage import read_rows
+from deployment_checks import GROUPS, Result, checked, import_all
+from deployment_table import FORMS, table
+from measure import code_hash, environment, first_line
 
 HERE = Path(__file__).parent
-MODELS = """
-timm:resnet10t:64 timm:mobilenetv3_small_050:64 timm:efficientnet_lite0:64 timm:convnext_atto:64 timm:repvgg_a0:64
-timm:test_vit:160 timm:levit_128s:224 timm:regnetx_002:64 torchvision:squeezenet1_1:64 torchvision:shufflenet_v2_x0_5:64
-""".split()
+KEY = ("model", "ratio")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino", "torchao")
+
 Row = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure what has no result yet, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME:SIZE")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--list", nargs="+", default=["timm-families"], dest="models", metavar="LIST|MODEL")
+    parser.add_argument("--groups", nargs="+", default=[*GROUPS], choices=[*GROUPS])
+    parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=[*FORMS])
     parser.add_argument("--ratio", type=float, default=0.3)
-    parser.add_argument("--again", action="store_true", help="also models that have a result")
+    parser.add_argument("--seconds", type=float, default=600, help="time limit of one group of checks on one form")
+    parser.add_argument("--again", choices=["failed", "all"], help="also checks that have a result")
+    parser.add_argument("--report", action="store_true", help="run nothing: only write the table")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "deployment.jsonl"
-    done = read(store)
-    for name in options.models:
-        if name in done and not options.again:
-            continue
-        row = measured(name, options.ratio)
-        with store.open("a") as file:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
-        print(name, row["dense"], row["slim"], flush=True)
-    (options.out / "deployment.md").write_text(table(list(read(store).values())))
+    done = read_rows(store, KEY)
+    if not options.report:
+        import_all()
+    for model in [] if options.report else lists.names(options.models):
+        known = done.get(json.dumps([model, options.ratio]), {"model": model, "ratio": options.ratio, "forms": {}})
+        if wanted := _missing(known, options):
+            row = _measured(known, wanted, options)
+            with store.open("a") as file:
+                file.write(json.dumps(row, sort_keys=True) + "\n")
+            print(_line(row), file=sys.stderr, flush=True)
+    (options.out / "deployment.md").write_text(table([*read_rows(store, KEY).values()], environment(PACKAGES)))
 
 
-def read(store: Path) -> dict[str, Row]:
-    """The newest row of each model."""
-    lines = store.read_text().splitlines() if store.exists() else []
-    return {row["model"]: row for row in map(json.loads, lines)}
+def _missing(row: Row, options: argparse.Namespace) -> dict[str, list[str]]:
+    """The groups to run, by form."""
+    found: dict[str, list[str]] = {}
+    for form in options.forms:
+        had = row["forms"].get(form, {})
+        for group in options.groups:
+            results = [had.get(name) for name in GROUPS[group]]
+            failed = any(r is not None and "why" in r for r in results)
+            if options.again == "all" or None in results or (options.again == "failed" and failed):
+                found.setdefault(form, []).append(group)
+    return found
 
 
-def measured(name: str, ratio: float) -> Row:
-    """All checks of one model, dense and slim."""
-    spec, _, size = name.rpartition(":")
-    torch.manual_seed(0)
-    dense = randomize(load_model(spec, None)).eval()
-    x = torch.randn(2, 3, int(size), int(size))
-    slim = fxprune.prune(dense, ratio, x)
-    return {
-        "model": name,
-        "dense": {check: tried(way, dense, x) for check, way in CHECKS.items()},
-        "slim": {check: tried(way, slim, x) for check, way in CHECKS.items()},
-        "environment": environment(),
-    }
+def _measured(known: Row, wanted: dict[str, list[str]], options: argparse.Namespace) -> Row:
+    """A model's row with the results of some groups made anew, or ``failed``."""
+    start = time.perf_counter()
+    forms: dict[str, dict[str, Result]] = {form: dict(found) for form, found in known["forms"].items()}
+    row = {**known, "forms": forms, "code": code_hash(HERE.parent)}
+    row.pop("failed", None)
+    for name, value in in_a_process(_model, (known["model"], wanted, options), options.seconds * 12):
+        if name in FORMS:
+            forms.setdefault(name, {}).update(value)
+        else:
+            row[name] = value
+    row["seconds"] = round(time.perf_counter() - start)
+    return row
 
 
-def tried(way: Callable[[nn.Module, Tensor], Any], model: nn.Module, x: Tensor) -> float | str:
-    """The relative difference that a way of running the model makes, or why it does not run."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        expected = copy.deepcopy(model)(x)
+def in_a_process(run: Any, args: tuple[Any, ...], seconds: float) -> Iterator[tuple[str, Any]]:
+    """What a forked process sends, pair by pair; ``failed`` and why, if it does not come to its end."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(theirs, run, args))
+    child.start()
+    theirs.close()
+    end = time.monotonic() + seconds
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = way(copy.deepcopy(model), x)
-    except Exception as error:  # whatever each of them says
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return float(relative_error(found.float(), expected))
+        while True:
+            if not ours.poll(max(end - time.monotonic(), 0)):
+                yield "failed", f"more than {seconds:.0f} s"
+                break
+            name, value = ours.recv()
+            if name == "end":
+                break
+            yield name, value
+    except EOFError:
+        child.join()
+        yield "failed", f"its process ended with {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
 
 
-def _called(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        output: Tensor = model(x)
-    return output
+def _child(pipe: Any, run: Any, args: tuple[Any, ...]) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        run(lambda name, value: pipe.send((name, value)), *args)
+    except Exception as error:
+        pipe.send(("failed", first_line(error)[:300]))
+    pipe.send(("end", None))
 
 
-def _compiled(model: nn.Module, x: Tensor) -> Tensor:
-    torch.compiler.reset()
-    return _called(torch.compile(model, backend="aot_eager", fullgraph=True), x)  # type: ignore[arg-type]
+def _model(send: Any, spec: str, wanted: dict[str, list[str]], options: argparse.Namespace) -> None:
+    """All of one model: its forms, and a process for each group of checks on each form."""
+    import fxprune
+    from fxprune.proofs.randomize import randomize
+
+    dense, x = built(spec)
+    dense = randomize(dense).eval()
+    send("size", [*x.shape])
+    slim = None if {*wanted} == {"dense"} else fxprune.prune(dense, options.ratio, x, verify=False)
+    for form, groups in wanted.items():
+        if form == "own":
+            try:
+                model: Any = fxprune.shrink(dense, slim, verify=False)
+            except fxprune.PruneError as error:
+                send("own", {name: {"why": f"no own class: {first_line(error)}"} for group in groups for name in GROUPS[group]})
+                continue
+        else:
+            model = dense if form == "dense" else slim
+        for group in groups:
+            results: dict[str, Result] = {}
+            reason = "not reached"
+            for name, value in in_a_process(_group, (group, model, x), options.seconds):
+                if name == "failed":
+                    reason = value
+                else:
+                    results[name] = value
+            send(form, {name: results.get(name, {"why": reason}) for name in GROUPS[group]})
 
 
-def _file(suffix: str) -> Callable[[nn.Module, Tensor], Tensor]:
-    def run(model: nn.Module, x: Tensor) -> Tensor:
-        from fxprune.deployment.formats import FORMATS
-
-        with tempfile.TemporaryDirectory() as folder:
-            file = fxprune.export(model, Path(folder) / f"model{suffix}", x, optimize=False)
-            return FORMATS[suffix].load(file)([x])[0]
-
-    return run
+def _group(send: Any, group: str, model: Any, x: Any) -> None:
+    checked(group, model, x, send)
 
 
-def _parallel(model: nn.Module, x: Tensor) -> Tensor:
-    """A wrapper of one process, one step of training, and the outputs of the wrapper before it."""
-    import torch.distributed as dist
+def built(spec: str) -> tuple[Any, Any]:
+    """A model, and two random images as small as it takes them."""
+    from own_classes import _built
 
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
-        try:
-            wrapped = nn.parallel.DistributedDataParallel(model)
-            found = _called(wrapped, x)
-            wrapped.train()
-            wrapped(torch.cat([x, x])).sum().backward()
-            return found
-        finally:
-            dist.destroy_process_group()
+    try:
+        model, x = _built(spec, small=True)
+    except Exception:  # images of that size are not for this model
+        model, x = _built(spec, small=False)
+    return model, torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
 
 
-def _int8(model: nn.Module, x: Tensor) -> Tensor:
-    from torch.ao.quantization import quantize_dynamic
-
-    return _called(quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8), x)
-
-
-CHECKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "deepcopy": lambda m, x: _called(copy.deepcopy(m), x),
-    "pickle": lambda m, x: _called(pickle.loads(pickle.dumps(m)), x),
-    "optimize": lambda m, x: _called(fxprune.optimize(m, x), x),
-    "torch.compile": _compiled,
-    "torch.export": _file(".pt2"),
-    "ONNX Runtime": _file(".onnx"),
-    "DDP": _parallel,
-    "channels_last": lambda m, x: _called(
-        m.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        x.to(memory_format=torch.channels_last),
-    ),
-    "bf16": lambda m, x: _called(m.bfloat16(), x.bfloat16()),
-    "int8 dynamic": _int8,
-}
-
-
-def table(rows: list[Row]) -> str:
-    """A row for each model and form, a column for each check."""
-    lines = [
-        "# Deployment of dense and slim models",
-        "",
-        "`python benchmarks/deployment.py`: relative difference of the outputs from eager PyTorch on two random images,",
-        "random weights, 30 % of the channels gone; `no`: it does not run, and why stands below. torch.compile is Dynamo and",
-        "AOTAutograd (`aot_eager`, `fullgraph=True`), DDP one process with a step of training.",
-        "",
-        f"| Model | | {' | '.join(CHECKS)} |",
-        f"|---|---|{'---|' * len(CHECKS)}",
-    ]
-    reasons = []
-    for row in rows:
-        for form in ("dense", "slim"):
-            cells = []
-            for check in CHECKS:
-                value = row[form].get(check, "not measured")
-                cells.append("no" if isinstance(value, str) else f"{value:.0e}")
-                if isinstance(value, str):
-                    reasons.append(f"- {row['model']}, {form}, {check}: {value}")
-            lines.append(f"| {row['model']} | {form} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *reasons, ""])
+def _line(row: Row) -> str:
+    bad = {form: [n for n, r in found.items() if "why" in r] for form, found in row["forms"].items()}
+    return f"{row['seconds']:5} s  {row['model']}  {row.get('failed', '')} {dict((f, b) for f, b in bad.items() if b)}"
 
 
 if __name__ == "__main__":
