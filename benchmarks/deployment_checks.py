@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import pickle
 import tempfile
 import warnings
@@ -29,14 +30,16 @@ LIMIT = 300  # characters of a reason
 
 
 def import_all() -> None:
-    """Have the libraries in memory before processes are forked."""
+    """Have the libraries in memory, and their tables made, before processes are forked."""
     import onnxruntime  # noqa: F401
-    import onnxscript  # noqa: F401
-    import openvino  # noqa: F401
-    import torch._dynamo
-    import torch._functorch.aot_autograd
+    import openvino.frontend.pytorch.fx_decoder  # noqa: F401
     import torch.distributed.fsdp
-    import torchao.quantization  # noqa: F401
+    import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
+
+    net, x = nn.Sequential(nn.Linear(2, 2)).eval(), torch.ones(2, 2)
+    with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(torch.export.export(net, (x,)), f=f"{folder}/net.onnx", dynamo=True)
+        torch.compile(net, backend="aot_eager")(x)  # type: ignore[arg-type]
 
 
 def checked(group: str, model: nn.Module, x: Tensor, send: Callable[[str, Result], None]) -> None:

@@ -183,14 +183,14 @@ def test_openvino_computes_the_same(slim: Any, tmp_path: Path) -> None:
 
 
 class TwoInputs(nn.Module):
-    """Inputs whose order matters, one that is not read; two outputs, one of them whole numbers."""
+    """Inputs whose order matters, one that is not read, one that is no tensor; two outputs, one of them whole numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 6)
 
-    def forward(self, ids: Tensor, idle: Tensor, image: Tensor) -> dict[str, Tensor]:
-        y = self.fc(image) * ids.unsqueeze(1)
+    def forward(self, ids: Tensor, idle: Tensor, image: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        y = self.fc(image) * ids.unsqueeze(1) * scale
         return {"y": y, "best": y.argmax(1)}
 
 
@@ -200,12 +200,12 @@ def test_files_of_models_with_several_inputs_and_outputs(tmp_path: Path, suffix:
     for name in FORMATS[suffix].needs:
         pytest.importorskip(name, reason=f"needs the extra `{FORMATS[suffix].title.lower()}`")
     torch.manual_seed(0)
-    inputs = {"image": torch.randn(3, 4), "ids": torch.arange(3), "idle": torch.zeros(3, 1)}
+    inputs = {"scale": 3.0, "image": torch.randn(3, 4), "ids": torch.arange(3), "idle": torch.zeros(3, 1)}
     model = TwoInputs()
     file = fxprune.export(model, tmp_path / f"two{suffix}", inputs)
-    given = {"image": torch.randn(5, 4), "ids": torch.arange(1, 6), "idle": torch.zeros(5, 1)}
+    given = {"ids": torch.arange(1, 6), "idle": torch.zeros(5, 1), "image": torch.randn(5, 4)}  # as forward takes them
     y, best = FORMATS[suffix].load(file)([*given.values()])
-    expected = model(**given)
+    expected = model(**given, scale=3.0)
     torch.testing.assert_close(y, expected["y"], rtol=1e-4, atol=1e-4)
     assert best.tolist() == expected["best"].tolist()
 

@@ -121,7 +121,7 @@ def _program(made: nn.Module, given: Any, dynamic: bool) -> Any:
     if dynamic:
         batch = torch.export.Dim("batch", min=1)
         free = nested.map(lambda v: {0: batch} if isinstance(v, Tensor) else None, (args, named))
-        shapes = (*free[0], *free[1].values())
+        shapes = free[1] or free[0]  # example inputs come by place or by name, never both
     try:
         with torch.no_grad():
             return torch.export.export(made, args, named, dynamic_shapes=shapes, strict=False)

@@ -82,13 +82,23 @@ def _write_program(program: Any, path: Path) -> None:
     torch.export.save(program, path)
 
 
+def _inputs(program: Any) -> list[Any]:
+    """What a program takes, in order: the names of tensors, and constants (which have a value)."""
+    from torch.export.graph_signature import InputKind
+
+    return [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+
+
 def _load_program(path: Path) -> Runner:
-    module = torch.export.load(path).module()
+    program = torch.export.load(path)
+    module, inputs = program.module(), _inputs(program)
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         from torch.utils import _pytree
 
-        args, kwargs = _pytree.tree_unflatten([*tensors], module._in_spec)
+        rest = iter(tensors)
+        given = [one.value if hasattr(one, "value") else next(rest) for one in inputs]
+        args, kwargs = _pytree.tree_unflatten(given, module._in_spec)
         with torch.no_grad():
             return [t for t in _pytree.tree_leaves(module(*args, **kwargs)) if isinstance(t, Tensor)]
 
@@ -118,7 +128,25 @@ def _write_openvino(program: Any, path: Path) -> None:
     import openvino
 
     with _quiet():
-        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
+        model = openvino.convert_model(program)
+        _give_sizes(model, program)
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _give_sizes(model: Any, program: Any) -> None:
+    """Have the inputs of an OpenVINO model the sizes of those of its program: the converter leaves every axis open.
+
+    Sizes that were known when the model was exported are in its code, too; with others it would fail somewhere inside. Inputs
+    that are no tensors are constants of the program, and go.
+    """
+    known = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    shapes = {}
+    for port, one in zip(list(model.inputs), _inputs(program), strict=True):
+        if hasattr(one, "value"):
+            model.remove_parameter(port.get_node())
+        else:
+            shapes[port] = [size if isinstance(size, int) else -1 for size in known[one.name].shape]
+    model.reshape(shapes)
 
 
 def _load_openvino(path: Path) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -81,9 +82,17 @@ def optimize(model: nn.Module, example_inputs: Any = None, *, passes: Collection
 def inputs_of(model: nn.Module, example_inputs: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword inputs of a model: those given, those of its plan, or those that are inferred.
 
+    Those by keyword come in the order in which the model takes them, which is that of the inputs of a file.
+
     Raises:
         InputError: they are not known.
     """
+    args, named = _known_inputs(model, example_inputs)
+    order = {name: place for place, name in enumerate(inspect.signature(model.forward).parameters)}
+    return args, dict(sorted(named.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def _known_inputs(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     meta = getattr(model, "meta", None)
     known = meta.get(_META) if isinstance(meta, Mapping) else None
     report = report_of(model)
@@ -123,13 +132,21 @@ def _rewritten(module: fx.GraphModule, wanted: Sequence[str], args: Any, named: 
         said[step.name] = {name: count for name, count in result.counters.items() if count}
         if step.name == _FIRST:
             device, dtype = place_of(module)
-            _Shapes(module).run(*random_like((*args, *named.values()), device, dtype))
+            given = random_like((args, named), device, dtype)
+            _Shapes(module, given[1]).run(*given[0])
     module.recompile()
     return said
 
 
 class _Shapes(fx.Interpreter):
-    """Notes the shape of every node's value."""
+    """Notes the shape of every node's value, with some inputs by name."""
+
+    def __init__(self, module: fx.GraphModule, named: Mapping[str, Any]) -> None:
+        super().__init__(module)
+        self._named = named
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._named[target] if target in self._named else super().placeholder(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         with torch.no_grad(), entered(n, gradients=False):
