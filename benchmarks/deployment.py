@@ -12,6 +12,7 @@ soon as it is there, and checks that have a result are skipped: stop and start a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import resource
@@ -25,13 +26,12 @@ from typing import Any
 
 import lists
 import torch
-from coverage import read_rows
 from deployment_checks import GROUPS, Result, checked, import_all
 from deployment_table import FORMS, table
-from measure import code_hash, environment, first_line
+from measure import built, code_hash, environment, first_line
 
 HERE = Path(__file__).parent
-KEY = ("model", "ratio")
+SMALL = 128  # pixels
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino", "torchao")
 
 Row = dict[str, Any]
@@ -52,17 +52,27 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "deployment.jsonl"
-    done = read_rows(store, KEY)
+    done = read(store)
     if not options.report:
         import_all()
     for model in [] if options.report else lists.names(options.models):
-        known = done.get(json.dumps([model, options.ratio]), {"model": model, "ratio": options.ratio, "forms": {}})
+        known = done.get((model, options.ratio), {"model": model, "ratio": options.ratio, "forms": {}})
         if wanted := _missing(known, options):
             row = _measured(known, wanted, options)
             with store.open("a") as file:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
             print(_line(row), file=sys.stderr, flush=True)
-    (options.out / "deployment.md").write_text(table([*read_rows(store, KEY).values()], environment(PACKAGES)))
+    (options.out / "deployment.md").write_text(table([*read(store).values()], environment(PACKAGES)))
+
+
+def read(store: Path) -> dict[tuple[str, float], Row]:
+    """The last row of each model and ratio. A line cut short by an interruption is left out."""
+    rows: dict[tuple[str, float], Row] = {}
+    for line in store.read_text().splitlines() if store.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            rows[row["model"], row["ratio"]] = row
+    return rows
 
 
 def _missing(row: Row, options: argparse.Namespace) -> dict[str, list[str]]:
@@ -136,7 +146,7 @@ def _model(send: Any, spec: str, wanted: dict[str, list[str]], options: argparse
     import fxprune
     from fxprune.proofs.randomize import randomize
 
-    dense, x = built(spec)
+    dense, x = images_for(spec)
     dense = randomize(dense).eval()
     send("size", [*x.shape])
     slim = None if {*wanted} == {"dense"} else fxprune.prune(dense, options.ratio, x, verify=False)
@@ -164,14 +174,12 @@ def _group(send: Any, group: str, model: Any, x: Any) -> None:
     checked(group, model, x, send)
 
 
-def built(spec: str) -> tuple[Any, Any]:
+def images_for(spec: str) -> tuple[Any, Any]:
     """A model, and two random images as small as it takes them."""
-    from own_classes import _built
-
     try:
-        model, x = _built(spec, small=True)
+        model, x = built(spec, SMALL)
     except Exception:  # images of that size are not for this model
-        model, x = _built(spec, small=False)
+        model, x = built(spec)
     return model, torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fxprune.tracing.skeleton import skeleton_of, to_meta
 
 __all__ = [
+    "built",
     "code_hash",
     "count_macs",
     "environment",
@@ -29,6 +30,29 @@ __all__ = [
 ]
 
 _PACKAGES = ("fxprune", "torch", "torchvision", "timm", "torch-pruning")
+
+
+def built(spec: str, small: int = 0) -> tuple[nn.Module, Tensor]:
+    """A model, and one image for it; images have `small` pixels a side, if given and the model takes any size or `img_size`."""
+    from fxprune.inputs.models import load_model
+    from fxprune.inputs.sizes import infer_example_inputs
+
+    name = spec.partition(":")[2]
+    if spec.startswith("timm:") and small:
+        import timm
+
+        try:
+            return timm.create_model(name, img_size=small).eval(), torch.zeros(1, 3, small, small)
+        except Exception:  # a constructor may do anything with what it does not know
+            pass
+    model = load_model(spec).eval()
+    inputs: Any = infer_example_inputs(model) or ()
+    x = inputs[0][:1]
+    if small and x.dim() == 4 and x.shape[-1] > small:
+        x = torch.zeros(1, x.shape[1], small, small)
+        with torch.no_grad():
+            model(x)
+    return model, x
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -25,7 +25,7 @@ from typing import Any
 import lists
 import torch
 from coverage import read_rows
-from measure import code_hash, first_line
+from measure import built, code_hash, first_line
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -100,10 +100,10 @@ def trial(spec: str, scope: Any, ratio: float) -> Row:
 
     start = time.perf_counter()
     try:
-        model, x = _built(spec, small=True)
+        model, x = built(spec, SMALL)
         slim = fxprune.prune(model, ratio, x, scope=scope, verify=False)
     except Exception:  # images of that size are not for this model
-        model, x = _built(spec, small=False)
+        model, x = built(spec)
         slim = fxprune.prune(model, ratio, x, scope=scope, verify=False)
     pruned = time.perf_counter()
     try:
@@ -126,28 +126,6 @@ def trial(spec: str, scope: Any, ratio: float) -> Row:
         "methods": _methods(made, x),
         "plain_copy": plain_copy(model, slim, x),
     }
-
-
-def _built(spec: str, small: bool) -> tuple[nn.Module, Tensor]:
-    from fxprune.inputs.models import load_model
-    from fxprune.inputs.sizes import infer_example_inputs
-
-    name = spec.partition(":")[2]
-    if spec.startswith("timm:") and small:
-        import timm
-
-        try:
-            return timm.create_model(name, img_size=SMALL).eval(), torch.zeros(1, 3, SMALL, SMALL)
-        except Exception:  # a constructor may do anything with what it does not know
-            pass
-    model = load_model(spec).eval()
-    inputs: Any = infer_example_inputs(model) or ()
-    x = inputs[0][:1]
-    if small and x.dim() == 4 and x.shape[-1] > SMALL:
-        x = torch.zeros(1, x.shape[1], SMALL, SMALL)
-        with torch.no_grad():
-            model(x)
-    return model, x
 
 
 def _methods(made: nn.Module, x: Tensor) -> bool | None:

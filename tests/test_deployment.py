@@ -40,8 +40,22 @@ def test_a_slim_model_is_optimized_and_left_alone(slim: Any) -> None:
     x = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(fast(x), run(slim, (x,)), rtol=1e-4, atol=1e-4)
     assert not [m for m in fast.modules() if isinstance(m, (nn.BatchNorm2d, nn.Dropout))]
-    assert fast.meta["optimized"]["error"] < 1e-5 and "fxprune" not in fast.meta
+    assert fast.meta["optimized"]["error"] < 1e-5
     assert not {t.data_ptr() for t in fast.parameters()} & {t.data_ptr() for t in slim.parameters()}
+
+
+def test_the_report_stays_and_knows_that_the_plan_is_not_of_this_copy(slim: Any, tmp_path: Path) -> None:
+    fast = fxprune.optimize(slim)
+    report = fast.meta["fxprune"]
+    assert report.plan is slim.meta["fxprune"].plan and slim.meta["fxprune"].optimized is None
+    assert report.optimized["fold-norms"] == {"norms folded": 2} and report.to_dict()["optimized"] == report.optimized
+    fxprune.save(fast, tmp_path)
+    assert "then optimized for evaluation: 1 nodes removed" in (tmp_path / "slim.py").read_text()
+    images = [(torch.randn(4, 3, 8, 8), torch.zeros(4).long())]
+    for verb in (fxprune.verify, fxprune.shrink, lambda model, fast: fxprune.repair(fast, model, images)):
+        with pytest.raises(fxprune.InputError, match="was optimized for evaluation"):
+            verb(net(), fast)
+    assert fxprune.optimize(fast).meta["fxprune"].optimized["fold-norms"] == {"norms folded": 2}  # also the second time
 
 
 def test_it_refuses_to_train_also_when_written(slim: Any, tmp_path: Path) -> None:
@@ -194,8 +208,7 @@ class TwoInputs(nn.Module):
         return {"y": y, "best": y.argmax(1)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".xml"])
+@pytest.mark.parametrize("suffix", [".pt2", *(pytest.param(s, marks=pytest.mark.slow) for s in (".onnx", ".xml"))])
 def test_files_of_models_with_several_inputs_and_outputs(tmp_path: Path, suffix: str) -> None:
     for name in FORMATS[suffix].needs:
         pytest.importorskip(name, reason=f"needs the extra `{FORMATS[suffix].title.lower()}`")

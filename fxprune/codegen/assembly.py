@@ -185,6 +185,9 @@ def _figures(report: Any) -> list[str]:
             dense = report.validation.dense.top1.value
             images = f"{report.validation.images:,} images"
             lines.append(f"    accuracy    {dense:>16.2%} -> {found.value:>16.2%}  (top-1, {images})")
+    if report.optimized is not None:
+        did = ", ".join(f"{count} {what}" for counts in report.optimized.values() for what, count in counts.items())
+        lines.append(f"    then optimized for evaluation: {_plain(did or 'nothing to do')}")
     criterion = report.plan.options.get("criterion")
     if isinstance(criterion, str) and criterion.isidentifier():
         lines.append(f"    criterion   {criterion:>16}")

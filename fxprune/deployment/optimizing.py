@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def optimize(model: nn.Module, example_inputs: Any = None, *, passes: Collection
 
     Returns:
         A GraphModule in evaluation; ``meta["optimized"]`` says what each pass did (``passes``), and the relative difference of
-        the output from the model's (``error``), both computed in float64.
+        the output from the model's (``error``), both computed in float64. The report of a slim model stays, with what was done
+        in ``optimized``.
 
     Raises:
         InputError: a pass is not known, or the inputs are not.
@@ -75,7 +77,11 @@ def optimize(model: nn.Module, example_inputs: Any = None, *, passes: Collection
         raise NotEquivalent(f"the optimized model differs from the original by {error:.1e} (relative), more than {limit:.0e}")
     restrict(made.graph, ["training"], False, _WHY)
     made.recompile()
+    report = report_of(model)
     made.meta = {_META: {"passes": said, "error": error, "example": describe(args, named)}}
+    if report is not None:  # a copy: what is noted of this model from now on is not true of the other
+        before = report.optimized or {}
+        made.meta["fxprune"] = replace(report, optimized={**before, **{name: did for name, did in said.items() if did}})
     return made
 
 

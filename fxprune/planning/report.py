@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fxprune.errors import InputError
 from fxprune.planning.fidelity import Fidelity
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fxprune.planning.timed import Timed
     from fxprune.planning.validation import Validation
 
-__all__ = ["Checks", "Clock", "Report", "counted", "in_unit", "plan_of", "report_of"]
+__all__ = ["Checks", "Clock", "Report", "check_unchanged", "counted", "in_unit", "plan_of", "report_of"]
 
 _UNITS = ((1e5, 1e6, "M"), (1e3, 1e3, "k"))  # from which count, by what it is divided, its letter
 
@@ -96,6 +97,8 @@ class Report:
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
         step: which step of `fxprune.iterate` this is, if it is one.
         memory: bytes of the activations of one sample at the fullest moment, before and after (`fxprune.analysis.memory`).
+        optimized: what each pass of `fxprune.optimize` did, if this is a copy for evaluation; its tensors are no longer those
+            of the plan, whose MACs and parameters are those before it.
     """
 
     plan: Plan
@@ -113,6 +116,7 @@ class Report:
     step: Step | None = None
     own_class: OwnClass | None = None
     memory: tuple[int, int] | None = None
+    optimized: dict[str, dict[str, int]] | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -166,6 +170,7 @@ class Report:
             "latency": None if self.latency is None else self.latency.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
             "step": None if self.step is None else self.step.to_dict(),
+            "optimized": self.optimized,
         }
 
     def __str__(self) -> str:
@@ -190,6 +195,17 @@ def report_of(slim: Any) -> Report | None:
     meta = getattr(slim, "meta", None)
     report = meta.get("fxprune") if isinstance(meta, dict) else None
     return report if isinstance(report, Report) else None
+
+
+def check_unchanged(report: Report, verb: str) -> None:
+    """
+    Raises:
+        InputError: the report is that of a copy for evaluation, which is not what its plan makes.
+    """
+    if report.optimized is not None:
+        raise InputError(
+            f"slim was optimized for evaluation, and is no longer what its plan makes: {verb}, then optimize again"
+        )
 
 
 def in_unit(counts: Iterable[int], digits: int) -> tuple[list[str], str]:

@@ -13,7 +13,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.errors import InputError, NotEquivalent
 from fxprune.inputs.examples import example_of, settle_inputs
 from fxprune.planning.plan import fingerprint
-from fxprune.planning.report import Checks, Report, report_of
+from fxprune.planning.report import Checks, Report, check_unchanged, report_of
 from fxprune.proofs.fidelity import prove_fidelity
 from fxprune.proofs.masked import MaskedRun, SizesMixed, masked_run
 from fxprune.proofs.measure import count_macs, latency
@@ -139,4 +139,5 @@ def _report_of(slim: Any) -> Report:
     report = report_of(slim) if isinstance(slim, fx.GraphModule) else None
     if report is None:
         raise InputError("slim must be the GraphModule, or model with pruned submodules, of fxprune.prune or fxprune.apply")
+    check_unchanged(report, "verify the model that it was made from")
     return report

@@ -14,7 +14,7 @@ from fxprune.errors import InputError, TraceError, said, shown
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.options import check_flag, check_seed
 from fxprune.planning.plan import Plan, checked_plan
-from fxprune.planning.report import Checks, Clock, report_of
+from fxprune.planning.report import Checks, Clock, check_unchanged, report_of
 from fxprune.proofs.verify import verify_pair
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.building import build_own
@@ -64,6 +64,7 @@ def shrink(model: nn.Module, plan: Plan | nn.Module, *, verify: bool = True) -> 
             return plan  # it is in its own class
         if report is None:
             raise InputError(f"shrink takes a plan, or what prune or apply returned, not {shown(plan)}")
+        check_unchanged(report, "shrink the model that it was made from")
         slim, plan = plan, report.plan
     verify = check_flag(verify, "verify")
     check_values(model, "load weights before shrink")

@@ -18,7 +18,7 @@ from fxprune.labels.store import axes_in
 from fxprune.labels.table import key_of
 from fxprune.passes.do_conv import check_folded
 from fxprune.planning.plan import Plan, fingerprint
-from fxprune.planning.report import report_of
+from fxprune.planning.report import check_unchanged, report_of
 from fxprune.recovery.repair.calls import input_among
 from fxprune.state import clone_tensors, named_parts, named_tensors, place_of, set_modes, sliced
 from fxprune.tracing.graphs.module import build
@@ -129,4 +129,5 @@ def _plan_of(slim: Any) -> Plan:
         raise InputError("a repair needs the model as one graph, and slim is a model of which submodules were pruned")
     if any(t.is_meta for t in named_tensors(slim, once=True).values()):
         raise InputError("slim is on the meta device and has no values")
+    check_unchanged(report, "repair the model that it was made from")
     return report.plan
