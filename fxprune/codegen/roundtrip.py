@@ -17,7 +17,7 @@ from fxprune import nested
 from fxprune.codegen.writers import save
 from fxprune.errors import NotEquivalent
 
-__all__ = ["check_round_trip", "same_bits", "same_result"]
+__all__ = ["check_file", "check_round_trip", "same_bits", "same_result"]
 
 CHILD = """
 import importlib.abc, importlib.util, sys
@@ -51,6 +51,7 @@ torch.manual_seed(int(seed))
 with torch.no_grad():
     outputs = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 torch.save([tensor.cpu().contiguous() for tensor in flat(outputs)], f"{work}/outputs.pt")
+torch.save([*model.state_dict()], f"{work}/keys.pt")
 """
 
 
@@ -61,7 +62,7 @@ def check_round_trip(
     *,
     seed: int = 0,
 ) -> Path:
-    """Save `slim`, run the file in a fresh process without fxprune, and compare the outputs (`same_result`).
+    """Save `slim`, run the file in a fresh process without fxprune, and compare outputs (`same_result`) and names of its state.
 
     Args:
         slim: what `prune` or `trace` returned; it is copied before it runs, in the mode that it is in.
@@ -73,9 +74,17 @@ def check_round_trip(
         The generated Python file.
 
     Raises:
-        NotEquivalent: the file does not run without fxprune, or gives another output.
+        NotEquivalent: the file does not run without fxprune, or gives another output or state.
     """
-    file = save(slim, path)
+    return check_file(save(slim, path), slim, inputs, seed=seed)
+
+
+def check_file(file: Path, slim: torch.fx.GraphModule, inputs: Sequence[Any] | Mapping[str, Any], *, seed: int = 0) -> Path:
+    """The same for a file that was saved before.
+
+    Raises:
+        NotEquivalent: as `check_round_trip`.
+    """
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
         torch.save(dict(inputs) if isinstance(inputs, Mapping) else list(inputs), f"{work}/inputs.pt")
         device = next((str(t.device) for t in (*slim.parameters(), *slim.buffers())), "cpu")
@@ -85,9 +94,12 @@ def check_round_trip(
         if done.returncode:
             raise NotEquivalent(f"{file} does not run in a process without fxprune: {done.stderr.strip()[-2000:]}")
         found = torch.load(f"{work}/outputs.pt", weights_only=True)
+        keys = torch.load(f"{work}/keys.pt", weights_only=True)
         torch.manual_seed(seed)
         model = copy.deepcopy(slim)
         outputs = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    if other := set(keys) ^ set(slim.state_dict()):
+        raise NotEquivalent(f"{file} and the pruned model do not both have {min(other)!r} in their state")
     expected = list(nested.tensors(outputs))
     if len(found) != len(expected):
         raise NotEquivalent(f"{file} returns {len(found)} tensors, the pruned model {len(expected)}")

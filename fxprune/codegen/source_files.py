@@ -32,12 +32,17 @@ _serial = itertools.count()
 
 
 class SourceFiles(Writer):
-    """A Python file and its weights, which `fxprune.load` reads again."""
+    """A Python file and its weights, which `fxprune.load` reads again.
+
+    Attributes:
+        classes: whether the file has classes as the original's where they can be shown to do the same.
+    """
 
     suffixes = (".py", ".safetensors")
+    classes = True
 
     def contents(self, slim: torch.fx.GraphModule, stem: str) -> Sequence[Callable[[Path], object]]:
-        source, tensors = generated(slim, stem)
+        source, tensors = generated(slim, stem, classes=self.classes)
         self._mark = mark_of(source)
         return [
             lambda path: path.write_text(source, encoding="utf-8", newline="\n"),
@@ -75,8 +80,11 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path, mark: str) -> N
         file.write(header.replace(swapped, json.dumps(metadata, separators=(",", ":")).encode(), 1))
 
 
-def generated(slim: torch.fx.GraphModule, stem: str = "slim") -> tuple[str, dict[str, torch.Tensor]]:
+def generated(slim: torch.fx.GraphModule, stem: str = "slim", *, classes: bool = True) -> tuple[str, dict[str, torch.Tensor]]:
     """Return the source of `slim` and the weights that go with it, checked to have the same names and shapes.
+
+    Args:
+        classes: False for one forward, whatever the model.
 
     Raises:
         InputError, PruneError: as `source_of`; also where the generated model would have another state, or a tensor
@@ -85,7 +93,7 @@ def generated(slim: torch.fx.GraphModule, stem: str = "slim") -> tuple[str, dict
     check_folded(slim, "the generated file would need fxprune for it")
     note = ""
     try:
-        source = structured_source(slim, stem)
+        source = structured_source(slim, stem) if classes else None
         if source is not None:
             model = _skeleton(slim, source)
             tensors = _tensors(slim, model)
