@@ -18,13 +18,15 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lists
 
 Row = dict[str, Any]
-BATCH = 8  # models whose files go to the checkers together: a checker takes long to start
+Saved = tuple[Path, Any, tuple[Any, ...]]  # a file, what it was written from, and inputs of that
+BATCH = 12  # models whose files go to the checkers together: a checker takes long to start
 RESULTS = Path(__file__).parent / "results"
 FORMS = {"classes": "with classes", "flat": "as one forward"}
 CHECKS = {
@@ -50,8 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
         for start in range(0, len(todo), BATCH):
             folder = (options.keep or Path(work)) / str(start)
             folder.mkdir(parents=True)
-            rows = {spec: measured(spec, options.ratio, folder) for spec in todo[start : start + BATCH]}
+            saved: list[Saved] = []
+            rows = {spec: measured(spec, options.ratio, folder, saved) for spec in todo[start : start + BATCH]}
+            run(rows, saved)
             check([*rows.values()], folder, Path(work) / "mypy")
+            print(*rows.values(), sep="\n", flush=True)
             known |= rows
             with open(options.store, "a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows.values())
@@ -64,8 +69,8 @@ def read(store: Path) -> dict[str, Row]:
     return {row["model"]: row for row in map(json.loads, lines)}
 
 
-def measured(spec: str, ratio: float, folder: Path) -> Row:
-    """The row of one model; ``error`` where it cannot be pruned or written."""
+def measured(spec: str, ratio: float, folder: Path, saved: list[Saved]) -> Row:
+    """The row of one model; ``error`` where it cannot be pruned or written. Its files are added to `saved`."""
     import torch
 
     import fxprune
@@ -85,33 +90,30 @@ def measured(spec: str, ratio: float, folder: Path) -> Row:
             slim = fxprune.prune(model.eval(), ratio, inputs, verify=False)
             row["names"] = [*slim.state_dict()] == [*model.state_dict()]
             del model
-            files = {}
             for form, writer in (("classes", SourceFiles()), ("flat", Flat())):
                 start = time.process_time()
-                files[form] = writer.write(slim, folder / name_of(spec, form))
+                file = writer.write(slim, folder / name_of(spec, form))
                 row[f"{form}_seconds"] = round(time.process_time() - start, 2)
-                row[f"{form}_lines"] = len(model_lines(files[form].read_text()))
-            note = [line for line in files["classes"].read_text().splitlines() if line.startswith("Written as one forward")]
-            row |= {"why_flat": note[0]} if note else {}
-            for form, file in files.items():
-                row[form] = complaints(file, slim, inputs)
-                file.with_suffix(".safetensors").unlink()
+                text = file.read_text()
+                row[f"{form}_lines"], row[form] = len(model_lines(text)), {}
+                why = [line for line in text.splitlines() if line.startswith("Written as one forward")]
+                row |= {"why_flat": why[0]} if why else {}
+                saved.append((file, slim, (inputs,)))
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error!s:.200}"
-    print(row, flush=True)
     return row
 
 
-def complaints(file: Path, slim: Any, inputs: Any) -> dict[str, str]:
-    """How a file fails in a process that has torch alone; empty if it does not."""
-    from fxprune.codegen.roundtrip import check_file
-    from fxprune.errors import NotEquivalent
+def run(rows: Mapping[str, Row], saved: Sequence[Saved]) -> None:
+    """Add how files fail in a process that has torch alone to the rows of their models."""
+    from fxprune.codegen.roundtrip import check_files
 
-    try:
-        check_file(file, slim, (inputs,))
-    except NotEquivalent as error:
-        return {"round trip": f"{error!s:.300}"}
-    return {}
+    for (file, *_), problem in zip(saved, check_files(saved), strict=True):
+        for spec in rows:
+            for form in FORMS:
+                if problem and file.name == name_of(spec, form):
+                    rows[spec][form]["round trip"] = f"{problem:.300}"
+        file.with_suffix(".safetensors").unlink()
 
 
 def check(rows: list[Row], folder: Path, cache: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from fxprune import nested
 from fxprune.submodules.calls import Argument, ModuleCall, Recording, arguments, holds_tensors
 from fxprune.submodules.dressing import Part, dressed, part_of
 from fxprune.tracing.graphs.guarded_code import guard_modes
@@ -50,7 +51,9 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
         local = _Local(joint, root, name)
         for node in nodes:
             if node in body or node in read:
-                known[node] = _moved(graph, node, known, local)
+                known[node] = new = _moved(graph, node, known, local)
+                own = ((path, number) for path, number in node.meta.get("calls", ()) if path.startswith(f"{name}."))
+                new.meta["calls"] = tuple((path.removeprefix(f"{name}."), number) for path, number in own)
         graph.output(map_arg(output, known.__getitem__)).meta.update(scope="", source="")
         first = next(n for n in graph.nodes if n.op != "placeholder")
         with graph.inserting_before(first):
@@ -58,6 +61,8 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
                 _guard(graph, node, value, f"{name} was recorded with another value of {node.target}")
         guard_modes(graph)
         parts[name] = part = part_of(root, graph, original, name, recording.written)
+        part.meta["classes"] = _below(name, joint.meta.get("classes", {}))
+        part.meta["example"] = nested.map(_on_meta, (tuple(value for _, value in given), {}))
         if modes := {mode: _below(name, kept) for mode, kept in joint.meta.get("modes", {}).items()}:
             part.meta["modes"] = modes
     return parts
@@ -80,7 +85,8 @@ def join(parts: Mapping[str, fx.GraphModule], model: nn.Module, calls: Mapping[s
             if node.op == "output":
                 outputs.append(map_arg(node.args[0], known.__getitem__))
             elif node.op != "placeholder":
-                known[node] = _moved(graph, node, known, f"{name}.{{}}".format)
+                known[node] = new = _moved(graph, node, known, f"{name}.{{}}".format)
+                new.meta["calls"] = tuple((f"{name}.{path}", number) for path, number in node.meta.get("calls", ()))
     graph.output(tuple(outputs))
     guard_modes(graph)
     return fx.GraphModule(root, graph, type(model).__name__)
@@ -97,10 +103,14 @@ def attach(root: nn.Module, name: str, part: nn.Module, model: nn.Module) -> Non
     root.add_module(last, part)
 
 
-def _below(name: str, modes: Mapping[str, bool]) -> dict[str, bool]:
-    """The modes of a submodule's parts, by their names in it."""
-    own = {n: mode for n, mode in modes.items() if n == name or n.startswith(f"{name}.")}
-    return {n.removeprefix(name).removeprefix("."): mode for n, mode in own.items()}
+def _below(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a submodule's parts (their modes, their classes), by their names in it."""
+    own = {n: value for n, value in known.items() if n == name or n.startswith(f"{name}.")}
+    return {n.removeprefix(name).removeprefix("."): value for n, value in own.items()}
+
+
+def _on_meta(value: Any) -> Any:
+    return value.detach().to("meta") if isinstance(value, Tensor) else value
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------------

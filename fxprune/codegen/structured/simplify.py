@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
+from fxprune.codegen.values import called_by
 
 __all__ = ["Whole", "simplified"]
 
@@ -32,7 +33,7 @@ class Whole(nn.Module):
 
     def __init__(self, slim: fx.GraphModule) -> None:
         super().__init__()
-        shallow = _shallow(slim, {})
+        shallow = _shallow(slim, {}, {id(slim.get_submodule(path)) for node in slim.graph.nodes for path in called_by(node)})
         for table in ("_modules", "_parameters", "_buffers"):
             self.__dict__[table] = shallow.__dict__[table]
         self._non_persistent_buffers_set = slim._non_persistent_buffers_set
@@ -59,14 +60,25 @@ def simplified(slim: fx.GraphModule) -> Whole:
     return whole
 
 
-def _shallow(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
+def _shallow(module: nn.Module, memo: dict[int, nn.Module], leaves: set[int]) -> nn.Module:
+    """A copy over the same tensors; what no node calls only holds parts, whatever its class."""
     if id(module) not in memo:
-        new = nn.Module() if isinstance(module, fx.GraphModule) else copy.copy(module)
+        leaf = id(module) in leaves
+        new = copy.copy(module) if leaf or type(module) is nn.Module else _holder(module)
         memo[id(module)] = new
-        children = {k: None if m is None else _shallow(m, memo) for k, m in module._modules.items()}
+        inside = leaves | {id(m) for m in module._modules.values()} if leaf else leaves
+        children = {k: None if m is None else _shallow(m, memo, inside) for k, m in module._modules.items()}
         new.__dict__["_modules"] = children
         new.__dict__["_parameters"], new.__dict__["_buffers"] = dict(module._parameters), dict(module._buffers)
     return memo[id(module)]
+
+
+def _holder(module: nn.Module) -> nn.Module:
+    new = nn.Module()
+    new.training = module.training
+    new._non_persistent_buffers_set = module._non_persistent_buffers_set
+    new.__dict__.update({name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)})
+    return new
 
 
 def _idle(module: nn.Module) -> bool:
