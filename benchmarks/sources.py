@@ -166,7 +166,7 @@ def table(rows: list[Row]) -> str:
         text.append("")
     text += ["| model | one forward | with classes | share | seconds | |", "|---|---|---|---|---|---|"]
     for row in done:
-        said = [row.get("why_flat", "").partition("would not do the same: ")[2]]
+        said = [row.get("why_flat", "").partition(": ")[2]]
         said += [f"{FORMS[form]}: {check}" for form in FORMS for check in row[form]]
         what = "; ".join(filter(None, said)).replace("|", "/").replace("\n", " ")
         lines = f"{row['flat_lines']} | {row['classes_lines']} | {share(row):.0%} | {row['classes_seconds']}"

@@ -23,7 +23,7 @@ from torch import fx, nn
 import fxprune
 from fxprune.codegen.roundtrip import same_result
 from fxprune.codegen.source import source_of
-from fxprune.codegen.source_files import execute
+from fxprune.codegen.source_files import execute, generated
 from fxprune.codegen.structured.file import structured_source
 from fxprune.codegen.structured.same import difference
 
@@ -31,7 +31,6 @@ from fxprune.codegen.structured.same import difference
 def both_forms(slim: fx.GraphModule) -> dict[str, str]:
     """The sources of a model; that with classes is proved to do the same."""
     structured = structured_source(slim)
-    assert structured is not None
     made = execute(structured.encode(), "structured")
     with torch.device("meta"):
         assert not difference(slim, vars(made)["load"].__annotations__["return"]())
@@ -105,6 +104,11 @@ def test_many_networks_in_both_forms(tmp_path: Path) -> None:
         for form, source in sources.items():
             (tmp_path / f"{form}_of_{number}.py").write_text(source)
     assert_clean(tmp_path, typed=True)
+
+
+def test_the_header_says_why_there_are_no_classes() -> None:
+    source, _ = generated(fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4))))
+    assert "Written as one forward: the graph does not tell which module's call its nodes are of" in source
 
 
 class Steps(nn.Module):

@@ -126,6 +126,11 @@ def test_why_answers_by_names_of_the_whole_model() -> None:
 
 def test_a_submodule_is_saved_and_the_whole_says_how(tmp_path) -> None:
     slim = fxprune.prune(detector(), 0.5, images(), submodules=["body", "head"]).eval()
+    fxprune.save(slim.head, tmp_path)
+    source = (tmp_path / "slim.py").read_text()
+    assert source.count("self.branch = nn.Sequential(") == 1 and "Written as one forward" not in source
+    maps = [*slim.body(X).values()]
+    assert all(map(torch.equal, fxprune.load(tmp_path)(maps), slim.head(maps)))
     fxprune.save(slim.body, tmp_path)
     assert torch.equal(fxprune.load(tmp_path)(X)["fine"], slim.body(X)["fine"])
     with pytest.raises(fxprune.InputError, match=r"get_submodule\('body'\)"):

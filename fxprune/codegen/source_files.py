@@ -93,15 +93,18 @@ def generated(slim: torch.fx.GraphModule, stem: str = "slim", *, classes: bool =
     check_folded(slim, "the generated file would need fxprune for it")
     note = ""
     try:
-        source = structured_source(slim, stem) if classes else None
-        if source is not None:
+        if classes:
+            source = structured_source(slim, stem)
             model = _skeleton(slim, source)
             tensors = _tensors(slim, model)
-            note = difference(slim, model)
-            if not note:
+            departure = difference(slim, model)
+            if not departure:
                 return source, tensors
+            note = f"its classes would not do the same: {departure}"
+    except PruneError as error:
+        note = str(error)
     except Exception as error:  # of whatever kind: the flat form is written, and says what it can about the model
-        note = f"{type(error).__name__}: {error}"
+        note = f"its classes cannot be made: {type(error).__name__}: {error}"
     source = source_of(slim, stem, _why(note))
     return source, _tensors(slim, _skeleton(slim, source))
 
@@ -109,7 +112,7 @@ def generated(slim: torch.fx.GraphModule, stem: str = "slim", *, classes: bool =
 def _why(note: str) -> str:
     """What the header of the flat form says of the other one."""
     text = " ".join(note.split()).replace("\\", "/").replace('"', "'")
-    return f"Written as one forward, as its classes would not do the same: {text:.300}" if text else ""
+    return f"Written as one forward: {text:.300}" if text else ""
 
 
 def execute(source: bytes, filename: str) -> types.ModuleType:

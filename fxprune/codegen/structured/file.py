@@ -18,24 +18,25 @@ from fxprune.codegen.structured.paths import Paths
 from fxprune.codegen.structured.printer import lines_of
 from fxprune.codegen.structured.simplify import simplified
 from fxprune.codegen.structured.tables import Tables
+from fxprune.errors import PruneError
 from fxprune.tracing.patching import unpatched
 
 __all__ = ["structured_source"]
 
 
 @unpatched()
-def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str | None:
-    """Return the source of `slim` in classes; None where its nodes do not tell which module's call they are of.
+def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str:
+    """Return the source of `slim` in classes.
 
     Raises:
-        PruneError: something in it cannot be written.
+        PruneError: something in it cannot be written, or its nodes do not tell which module's call they are of.
     """
     check_graph(slim)
-    if "classes" not in slim.meta or "example" not in slim.meta or not any(n.meta.get("calls") for n in slim.graph.nodes):
-        return None
+    if "classes" not in slim.meta or "example" not in slim.meta:
+        raise PruneError("the graph does not tell which module's call its nodes are of: prune() and trace() record that")
     inputs = [node for node in slim.graph.nodes if node.op == "placeholder"]
-    if any(str(node.target).startswith("*") for node in inputs):
-        return None
+    if starred := [str(node.target) for node in inputs if str(node.target).startswith("*")]:
+        raise PruneError(f"forward takes any number of arguments: {starred[0]}")
     names = Names({str(node.target) for node in inputs})
     names.declared.add(HOLDER)
     name = model_name(slim, names)
