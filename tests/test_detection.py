@@ -151,3 +151,32 @@ def test_every_detector_of_torchvision(name: str) -> None:
     assert report.params_after < 0.7 * report.params_before
     assert_detects_as_masked(model, slim, images())
     assert_trains(slim, images(), targets(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [small_faster_rcnn, small_retinanet], ids=["Faster R-CNN", "RetinaNet"])
+def test_a_small_detector_whole(build: Any) -> None:
+    """In its own class, training included, with the channels between its parts."""
+    model = randomize(build())
+    slim = fxprune.prune(model, 0.5, (images(64), targets("", 64)), form="module")
+    report = slim.meta["fxprune"]
+    assert type(slim) is type(model) and report.checks.passed
+    assert {"the example", "the example in training", "a longer list"} <= set(report.own_class.errors)
+    assert parameters_of(slim) < 0.6 * parameters_of(model)
+    pyramid = "backbone.fpn.layer_blocks.0.0.weight"  # whose outputs submodules= keeps whole
+    assert any(g.status == "free" and (pyramid, 0, "producer") in g.members for g in report.plan.groups)
+    assert_detects_as_masked(model, slim, images(64))
+    assert_trains(slim, images(64), targets("", 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
+def test_a_detector_of_torchvision_whole(name: str) -> None:
+    heads = HEADS[name.partition("_")[0]][1]
+    model = get_model(name, weights=None, weights_backbone=None, **heads)
+    slim = fxprune.prune(model, 0.5, (images(), targets(name)), form="module")
+    report = slim.meta["fxprune"]
+    print(f"{name}: {report}")
+    assert report.macs_after < 0.6 * report.macs_before
+    assert_detects_as_masked(model, slim, images())
+    assert_trains(slim, images(), targets(name))

@@ -75,6 +75,11 @@ CASES: dict[str, tuple[Any, list[str], dict[str, str]]] = {
     "slice": (lambda x: x[:, 1:], ["n a3"], {"out 1": "a1 a2", "in 1": "a0 a1 a2"}),
     "index by numbers": (lambda x: x[:, numbers(2, 0)], ["n a3"], {"out 1": "a2 a0"}),
     "index_select": (lambda x: x.index_select(1, numbers(2, 2)), ["n a3"], {"out 1": "a2 a2"}),
+    "rows by number": (
+        lambda x, y: x.index_put((numbers(1, 0),), y),
+        ["n a3", "n b3"],
+        {"out 1": "a0 a1 a2", "in1 1": "a0 a1 a2", "out 0": "- -"},
+    ),
     "embedding": (lambda w: F.embedding(unknown_numbers(2, 5), w), ["a4 b3"], {"out 2": "b0 b1 b2"}),
     "flip": (lambda x: x.flip(1), ["n a3"], {"out 1": "a2 a1 a0"}),
     # shape
@@ -109,6 +114,13 @@ FREEZING: dict[str, tuple[Any, list[str], list[str], list[str], str]] = {
     "matmul with a constant": (torch.matmul, ["n a3", "3 c2"], ["in 1"], ["in1 1"], "matmul"),
     "kernel of a convolution": (F.conv2d, ["n a3 4 4", "o2 i3 k3 1"], ["in1 2"], ["in1 1"], "kernel size"),
     "conv2d over channels": (F.conv1d, ["n 2 a4", "o2 2 1"], ["in 1", "in 2"], ["in1 0"], "slides over this axis"),
+    "channels by number": (
+        lambda x, y: torch.ops.aten.index_put(x, [None, numbers(1, 0)], y),
+        ["n a3", "n b2"],
+        ["in 1", "in1 1"],
+        [],
+        BY_NUMBER,
+    ),
     "tril": (torch.tril, ["n a3 b3"], ["in 1", "in 2"], [], "order of entries"),
     "add of positions": (lambda x: x + torch.arange(3, device="meta"), ["n a3"], ["in 1"], [], "add"),
     "pad with what is there": (lambda x: F.pad(x, (1, 1), "reflect"), ["n a3 b4"], ["in 2"], ["in 1"], "pad"),

@@ -105,7 +105,25 @@ def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
     return tuple(int(s) for s in call.out.shape[at : at + width])
 
 
-@rule("index_put _unsafe_index_put masked_scatter index_add index_copy index_fill scatter scatter_add scatter_reduce")
+@rule("index_put _unsafe_index_put")
+def index_put(call: Call) -> None:
+    """index_put: [n, c], index, [m, c] -> [n, c] for one vector on the first axis; n and m are fixed; else all of it is
+
+    Rows are written as they are: what the entries of a row are stays.
+    """
+    into, values = call.axes(call["self"]), call.axes(call["values"])
+    indices = [i for i in call["indices"] if i is not None]
+    rows = len(indices) == 1 and call["indices"][0] is not None and indices[0].dim() == 1
+    if not rows or len(values) != len(into) or any(a.size != b.size for a, b in zip(into[1:], values[1:], strict=True)):
+        write(call)
+        return
+    for axis in (into[0], values[0], *call.axes(indices[0])):
+        call.fix(axis, _BY_NUMBER)
+    made = [call.unify(a, b) for a, b in zip(into[1:], values[1:], strict=True)]
+    call.set([Axis(into[0].size, None, into[0].dynamic), *made])
+
+
+@rule("masked_scatter index_add index_copy index_fill scatter scatter_add scatter_reduce")
 def write(call: Call) -> None:
     """index_put: [a], index, [b] -> [a]; all fixed
 

@@ -105,3 +105,25 @@ def transform(call: Call) -> None:
     (out,) = call.outputs
     sizes = enumerate(zip(source, out.shape, strict=True))
     call.set([Axis(int(size), None, axis.dynamic) if d in over else axis for d, (axis, size) in sizes])
+
+
+@rule("torchvision::roi_align torchvision::roi_pool torchvision::ps_roi_align torchvision::ps_roi_pool")
+def regions(call: Call) -> None:
+    """roi_align: [n, c, h, w], [k, 5] -> [k, c, h', w']; n, h, w, k are fixed
+
+    Pieces of maps, of which each channel is taken alone; the ``ps_`` forms tell channels apart by number.
+    """
+    batch, channels, *space = call.axes(call["input"])
+    rois = call.axes(call["rois"])
+    for axis in (batch, *space, *rois):
+        call.fix(axis)
+    for out in call.outputs:
+        if call.name.startswith("torchvision::ps_") or out.shape[1] != channels.size:
+            call.fix(channels, "channels are told apart by number")
+            made = Axis(int(out.shape[1]))
+        else:
+            made = channels
+        call.set(
+            [rois[0], made, *(Axis(int(s)) for s in out.shape[2:])] if out.dim() == 4 else [Axis(int(s)) for s in out.shape],
+            out,
+        )

@@ -114,11 +114,27 @@ def run(model: nn.Module, session: Session, hear: Callable[[Tensor], None] | Non
 
 def other_sessions(example: Example) -> Iterator[list[Session]]:
     """Alternatives for each kind of inputs that the analysis has not seen, of which the model may take none: other batches
-    (of a list of images, a longer one), then other sizes."""
-    batches = [("a longer list", longer)] if (longer := _longer(example.shapes)) is not None else []
-    batches += [(f"batch {n}", shapes) for n, shapes in batches_of(example.shapes, example.shapes)[1]]
-    for seed, found in enumerate((batches, list(other_sizes(example.shapes))), start=1):
-        yield [Session(name, ((example.random(shapes, seed), False),), own=False, seed=seed) for name, shapes in found]
+    (of a list of images, a longer one), then other sizes. Of random values, or of the user's where the shape is still theirs.
+    """
+    shapes = example.shapes
+    batches = [(f"batch {n}", other) for n, other in batches_of(shapes, shapes)[1]]
+    longer = _longer(shapes)
+    if longer is not None:
+        batches.insert(0, (_LONGER, longer))
+    for seed, found in enumerate((batches, list(other_sizes(shapes))), start=1):
+        made = [(name, example.random(other, seed)) for name, other in found]
+        if example.has_values:
+            mine = example.values(0)
+            made += [(name, _longer(mine) if name == _LONGER else _like(mine, values)) for name, values in made]  # type: ignore[misc]
+        yield [Session(name, ((inputs, False),), own=False, seed=seed) for name, inputs in made]
+
+
+_LONGER = "a longer list"
+
+
+def _like(given: Any, others: Any) -> Any:
+    """The given tensors, where the others have the same shape."""
+    return nested.map(lambda a, b: a if isinstance(a, Tensor) and a.shape == b.shape else b, given, others)
 
 
 def _longer(inputs: Inputs) -> Inputs | None:

@@ -26,6 +26,7 @@ from fxprune.shrinking.watched.operators import (
     Decisions,
     Operators,
     Scopes,
+    is_by_chance,
     name_of,
     number_of,
     numbers_apart,
@@ -149,7 +150,7 @@ class Masking(Operators):
         self.found.operators += 1
         if heard.out is None:  # a view: its memory was compared
             return
-        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = is_by_chance(func)
         for mine, its, axes in zip(nested.tensors(out), nested.tensors(heard.out), self.labels.seen[number].axes, strict=True):
             kept = kept_of(self.cut, axes)
             shape = [len(kept[d]) if d in kept else n for d, n in enumerate(mine.shape)]

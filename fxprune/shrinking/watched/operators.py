@@ -24,6 +24,7 @@ __all__ = [
     "Operators",
     "Scopes",
     "decomposes",
+    "is_by_chance",
     "is_silent",
     "name_of",
     "number_of",
@@ -56,6 +57,11 @@ def decomposes(func: Any) -> bool:
 def is_silent(func: Any) -> bool:
     """Whether an operator is not counted: PyTorch runs it by itself, where somebody holds what a factory made."""
     return func is torch.ops.aten.detach.default
+
+
+def is_by_chance(func: Any) -> bool:
+    """Whether what an operator returns is another thing each time: random numbers, or memory as it is."""
+    return torch.Tag.nondeterministic_seeded in func.tags or name_of(func).removeprefix("new_").startswith("empty")
 
 
 def name_of(func: Any) -> str:

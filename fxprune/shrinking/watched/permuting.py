@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from fxprune import nested
 from fxprune.errors import NotEquivalent
@@ -16,7 +15,7 @@ from fxprune.shrinking.watched.analysis import Watched, labels_on_path, twin
 from fxprune.shrinking.watched.calls import Session, run
 from fxprune.shrinking.watched.labels import Diverged, Heard, Seen
 from fxprune.shrinking.watched.lockstep import Hearing
-from fxprune.shrinking.watched.operators import Decisions, Operators, takes_number
+from fxprune.shrinking.watched.operators import Decisions, Operators, is_by_chance, takes_number
 
 __all__ = ["permuted_error"]
 
@@ -42,7 +41,7 @@ class _Following(Operators):
         if takes_number(func):
             return heard.out
         out = func(*args, **kwargs)
-        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = is_by_chance(func)
         for mine, its, axes in zip(nested.tensors(out), nested.tensors(heard.out), self.seen[number].axes, strict=False):
             if mine.shape != its.shape:
                 raise Diverged(number, f"it returns {list(mine.shape)}, where the original returns {list(its.shape)}")
