@@ -192,7 +192,7 @@ def test_every_option_has_a_key(command: str) -> None:
 
 def test_an_error_is_a_json_document_where_json_is_asked_for(run, net: str) -> None:
     for words, code, kind in (
-        (["prune", "timm:nothing", "--ratio", "0.5"], 2, "InputError"),
+        (["prune", "nowhere.py:net", "--ratio", "0.5"], 2, "InputError"),
         (["prune", net, "--ratio", "0.5", "--input-size", "4", "--ignore", "*"], 1, "NothingToPrune"),
         (["prune", net, "--attention", "all"], 2, "BadParameter"),
         (["finetune", net], 2, "MissingParameter"),

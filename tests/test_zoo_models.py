@@ -58,7 +58,8 @@ def test_factory_in_a_file(nets, factory):
         ("timm:hf-hub:timm/resnet50", "timm has no model"),
         ("torchvision:resnet_18", "torchvision has no model 'resnet_18' (did you mean 'resnet18'?)"),
         ("resnet18", "did you mean 'timm:resnet18'?"),
-        ("keras:resnet50", "not of the form timm:NAME, torchvision:NAME or file.py:factory"),
+        ("tim:resnet50", "No module named 'tim' (did you mean 'timm'?)"),
+        ("a b:resnet50", "not of the form timm:NAME, torchvision:NAME, file.py:factory or module:factory"),
         ("nowhere.py:small", "there is no file"),
         ("nets.py", "names no factory"),
         ("", "not of the form"),
@@ -68,6 +69,18 @@ def test_unknown_model(spec, said):
     with pytest.raises(InputError) as caught:
         load_model(spec)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("factory", ["small", "Tiny", "ready"])
+def test_factory_in_a_module(nets, factory, monkeypatch):
+    """Found in the present folder, as in the path of Python."""
+    before = list(sys.path)
+    monkeypatch.chdir(nets.parent)
+    monkeypatch.delitem(sys.modules, nets.stem, raising=False)
+    assert isinstance(load_model(f"{nets.stem}:{factory}"), nn.Module)
+    assert sys.path == before
+    with pytest.raises(InputError, match=f"module '{nets.stem}' has no 'smal'"):
+        load_model(f"{nets.stem}:smal")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_table", "values_of"]
+__all__ = ["kind_of", "read_table", "values_of"]
 
 
 def read_table(path: Path, command: str, commands: Iterable[str]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def values_of(table: Mapping[str, Any], kinds: Mapping[str, tuple[str, Any]], wh
         if key not in kinds:
             raise InputError(f"{where}: there is no option {key!r}{nearest(key, kinds)}: keys are long names of options")
         name, annotation = kinds[key]
-        kind, many = _kind(annotation)
+        kind, many = kind_of(annotation)
         if many:
             values = value if isinstance(value, list) else [value]
             found[name] = [_text(each, kind, f"{where}: {key!r}", "a list of ") for each in values]
@@ -79,17 +79,17 @@ def values_of(table: Mapping[str, Any], kinds: Mapping[str, tuple[str, Any]], wh
     return found
 
 
-def _kind(annotation: Any) -> tuple[Any, bool]:
+def kind_of(annotation: Any) -> tuple[Any, bool]:
     """The type of a parameter's values, and whether there may be several.
 
-    >>> _kind(Annotated[list[str] | None, "help"])
+    >>> kind_of(Annotated[list[str] | None, "help"])
     (<class 'str'>, True)
     """
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _kind(get_args(annotation)[0])
+        return kind_of(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        return _kind(next(part for part in get_args(annotation) if part is not type(None)))
+        return kind_of(next(part for part in get_args(annotation) if part is not type(None)))
     if origin is list:
         return get_args(annotation)[0], True
     return annotation, False

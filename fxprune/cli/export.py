@@ -19,7 +19,11 @@ __all__ = ["export"]
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="folder of a slim model, timm:NAME, torchvision:NAME or file.py:factory", show_default=False)
+        str,
+        typer.Argument(
+            help="What `fxprune prune` wrote (the folder, or the .py); or any model by name, as of other commands",
+            show_default=False,
+        ),
     ],
     onnx: Annotated[Path | None, typer.Option(help="Write ONNX to this file (.onnx).", show_default=False)] = None,
     exported_program: Annotated[

@@ -34,7 +34,7 @@ def finetune(
     model: Annotated[
         str,
         typer.Argument(
-            help="What `fxprune prune` wrote (the folder, or the .py); or timm:NAME, torchvision:NAME, file.py:factory.",
+            help="What `fxprune prune` wrote (the folder, or the .py); or any model by name, as of other commands.",
             show_default=False,
         ),
     ],
@@ -43,9 +43,7 @@ def finetune(
     test: Annotated[
         str | None, typer.Option(help="Held-out images, likewise: accuracy after each epoch.", show_default=False)
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="The dense model: timm:NAME, torchvision:NAME or file.py:factory.", show_default=False)
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="The dense model, by name.", show_default=False)] = None,
     teacher_checkpoint: given.Checkpoint = None,
     checkpoint: given.Weights = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")] = False,

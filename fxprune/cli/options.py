@@ -86,7 +86,9 @@ class Unit(str, Enum):
     LAYER = "layer"
 
 
-Model = Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or file.py:factory", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(help="timm:NAME, torchvision:NAME, file.py:factory or module:factory", show_default=False)
+]
 Ratio = Annotated[
     float | None,
     typer.Option(help="Fraction in (0, 1) of the prunable channels to remove.", show_default=False),

@@ -1,4 +1,4 @@
-"""Models by name: of timm, of torchvision, or from a file of yours.
+"""Models by name: of timm, of torchvision, or from a file or module of yours.
 
 >>> load_model("timm:resnet50")  # doctest: +SKIP
 >>> load_model("torchvision:vit_b_16", "vit.safetensors")  # doctest: +SKIP
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Iterable
 from itertools import chain
@@ -18,19 +19,21 @@ from torch import nn
 
 from fxprune.errors import InputError, nearest, said, shown
 from fxprune.inputs.checkpoints import load_into, read_state_dict
-from fxprune.inputs.user_code import called, named_in_file
+from fxprune.inputs.user_code import called, named_in_file, named_in_module
 
 __all__ = ["load_model"]
 
-_FORMS = "timm:NAME, torchvision:NAME or file.py:factory"
+_FORMS = "timm:NAME, torchvision:NAME, file.py:factory or module:factory"
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")  # a dotted name of Python
 
 
 def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
     """Build a model with fresh weights, or with those of `checkpoint`. Nothing is downloaded or unpickled.
 
     Args:
-        spec: ``timm:NAME``, ``torchvision:NAME``, or ``path/to/file.py:factory``; `factory` is a function or
-            class that takes no argument, or a module object. The file is run, like any script of yours.
+        spec: ``timm:NAME``, ``torchvision:NAME``, ``path/to/file.py:factory`` or ``package.module:factory``; `factory` is a
+            function or class that takes no argument, or a module object. The file is run, like any script of yours; a module
+            is imported, from the present folder, too.
         checkpoint: a ``.safetensors`` file, or a state_dict that ``torch.load(weights_only=True)`` reads.
 
     Raises:
@@ -47,9 +50,11 @@ def load_model(spec: str, checkpoint: str | Path | None = None) -> nn.Module:
         model = _torchvision(name, () if state is None else state)
     elif Path(spec.rpartition(":")[0]).suffix == ".py":
         path, _, factory = spec.rpartition(":")
-        model = _from_file(Path(path), factory)
+        model = _made(named_in_file(Path(path), factory), spec, Path(path))
     elif spec.endswith(".py"):
         raise InputError(f"{spec!r} names no factory: write {spec}:NAME, NAME being what builds the model")
+    elif _MODULE.fullmatch(kind) and name.isidentifier():
+        model = _made(named_in_module(kind, name, nearest(kind, ("timm", "torchvision"))), spec)
     else:
         hint = nearest(spec, _known_names()) if not colon else ""
         raise InputError(f"model {shown(spec)} is not of the form {_FORMS}{hint}")
@@ -100,10 +105,10 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"torchvision.models.{name}")
 
 
-def _from_file(path: Path, factory: str) -> nn.Module:
-    built = named_in_file(path, factory)
+def _made(built: Any, spec: str, file: Path | None = None) -> nn.Module:
+    """A user's module, or what a user's factory gives."""
     if not isinstance(built, nn.Module):
-        built = called(built, f"{path}:{factory}", path)
+        built = called(built, spec, file)
     if not isinstance(built, nn.Module):
-        raise InputError(f"{path}:{factory} gave a {type(built).__name__}, not an nn.Module")
+        raise InputError(f"{spec} gave a {type(built).__name__}, not an nn.Module")
     return built

@@ -37,11 +37,14 @@ def named_in_file(path: Path, name: str) -> Any:
     return _named(module, name, str(path))
 
 
-def named_in_module(module: str, name: str) -> Any:
+def named_in_module(module: str, name: str, hint: str = "") -> Any:
     """What an importable module calls `name`; modules in the present folder are found, too.
 
     >>> named_in_module("math", "tau") > 6
     True
+
+    Args:
+        hint: what the message says of a module that is not there.
 
     Raises:
         InputError: there is no such module or name, or the module cannot be imported.
@@ -50,7 +53,7 @@ def named_in_module(module: str, name: str) -> Any:
         try:
             found = importlib.import_module(module)
         except (Exception, SystemExit) as error:
-            raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {said(error)}") from error
+            raise InputError(f"module {module!r} cannot be imported: {type(error).__name__}: {said(error)}{hint}") from error
     return _named(found, name, f"module {module!r}")
 
 
