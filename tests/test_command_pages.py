@@ -32,6 +32,10 @@ def commands_in(text: str) -> Iterator[str]:
 SAID = [(page, call) for page, text in PAGES.items() for call in commands_in(text)]
 
 
+def test_no_page_holds_what_a_merge_left() -> None:
+    assert [name for name, text in PAGES.items() if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE)] == []
+
+
 def test_pages_show_every_command() -> None:
     shown = {shlex.split(call)[1] for page, call in SAID if page == "docs/pages/command-line.md"}
     assert shown == {*GROUP.commands}
