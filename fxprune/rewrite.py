@@ -21,6 +21,7 @@ from fxprune.planning.report import Report
 from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import in_its_mode
+from fxprune.tracing.uncollected import uncollected
 
 __all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
 
@@ -56,6 +57,7 @@ class Rewritten:
         return report
 
 
+@uncollected()
 def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]], passes: Collection[str] = ()) -> Rewritten:
     """Rewrite the traced graph on the meta device; a group that fails the shape check is left whole, and said so.
 
@@ -88,6 +90,7 @@ def rewrite(analysis: Analysis, gone: Mapping[str, np.ndarray | Sequence[int]], 
         return Rewritten(module, context, frozen)
 
 
+@uncollected()
 def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
     """Fill the slim model with the kept weights of `model`; nothing is shared with it."""
     module, kept = rewritten.module, rewritten.cut.tensors

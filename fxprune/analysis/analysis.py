@@ -24,6 +24,7 @@ from fxprune.labels.solver import Solution, solve
 from fxprune.options import AttentionPolicy
 from fxprune.tracing.graphs.modes import in_evaluation
 from fxprune.tracing.tracer import Traced, trace_graph
+from fxprune.tracing.uncollected import uncollected
 
 if TYPE_CHECKING:
     import networkx
@@ -279,6 +280,7 @@ def analyze_model(
     return group_channels(traced, attention, tuple(ignore), type(model).__name__)
 
 
+@uncollected()
 def group_channels(traced: Traced, attention: AttentionPolicy, ignore: tuple[str, ...], model_name: str) -> Analysis:
     """Solve the labels of a traced model and sort its channels into groups."""
     solution = solve(traced.mode.store, attention)

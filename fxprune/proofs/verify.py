@@ -22,6 +22,7 @@ from fxprune.proofs.precision import in_enough_precision
 from fxprune.proofs.randomize import randomize
 from fxprune.proofs.vacuous import hides_faults
 from fxprune.state import copied, named_tensors, replace_tensors, sliced
+from fxprune.tracing.uncollected import uncollected
 from fxprune.tracing.untouched import twin_of, untouched
 
 __all__ = ["check_rewrite", "verify_pair"]
@@ -50,6 +51,7 @@ def verify_pair(model: nn.Module, slim: Any, example_inputs: Any, *, timed: bool
     return checks
 
 
+@uncollected()
 def check_rewrite(cut: Cut, model: nn.Module, slim: fx.GraphModule) -> Checks:
     """Fidelity of the recording and masked equivalence, on the user's weights.
 
@@ -70,6 +72,7 @@ def check_rewrite(cut: Cut, model: nn.Module, slim: fx.GraphModule) -> Checks:
     return checks
 
 
+@uncollected()
 def _certified(
     cut: Cut, model: nn.Module, slim: fx.GraphModule, *, seed: int = 0, thorough: bool = False
 ) -> tuple[Checks, list[str]]:

@@ -46,6 +46,7 @@ from fxprune.tracing.state.held import plain_tensors_as_proxies
 from fxprune.tracing.state.hook_state import HookState
 from fxprune.tracing.state.python_state import State
 from fxprune.tracing.state.randomness import kept_apart, refuse_draws
+from fxprune.tracing.uncollected import uncollected
 from fxprune.tracing.undecided import Questions, check_either_way, same_graph
 from fxprune.tracing.values.proxy import IndexProxy, Proxy, value_of
 
@@ -108,6 +109,7 @@ class Traced:
         return order
 
 
+@uncollected()
 def trace_graph(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Traced:
     """Trace `model` on the given inputs: their values are not read, only shapes, dtypes and structure.
 
