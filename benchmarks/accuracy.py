@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py --data FOLDER --weights resnet20.safetensors vgg16bn.safetensors --targets 0.3 0.5
     python benchmarks/accuracy.py --data FOLDER --weights resnet20.safetensors --targets 2.1x --epochs 3 --seeds 3
+    python benchmarks/accuracy.py --data FOLDER --weights resnet56.safetensors --targets macs=0.5 --repairs full tried
 
 FOLDER is that of `criteria.py`. Rows are appended to ``accuracy.jsonl`` as they come, and what is there is not measured again
 (``--again stale``: what other code of the package gave is). Torch-Pruning's result is repaired by the same code, in the form
@@ -19,7 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_cuts import REPAIRS, TOOLS, Pruned, fits, known, macs, mended, ours, params, theirs
+from accuracy_cuts import (
+    BUDGET,
+    REPAIRS,
+    TOOLS,
+    TRIED,
+    Pruned,
+    chosen_by_images,
+    fits,
+    known,
+    macs,
+    mended,
+    ours,
+    params,
+    theirs,
+)
 from accuracy_peer import IMPORTANCES
 from accuracy_table import drawn, table
 from criteria_accuracy import accuracy
@@ -79,6 +94,8 @@ def _jobs(network: str, model: nn.Module, data: Cifar, options: argparse.Namespa
             for name in named[tool] if fits(model, target) else []:
                 cuts: dict[int, _Cut] = {}
                 for repair in options.repairs:
+                    if repair == TRIED and not (tool == "fxprune" and target.startswith(BUDGET)):
+                        continue
                     for epochs in options.epochs:
                         for seed in range(options.seeds if epochs or name == "random" else 1):
                             made = 0 if name != "random" else seed  # other cuts do not depend on chance
@@ -118,6 +135,7 @@ class _Cut:
     def __init__(self, work: _Work, tool: str, name: str, target: str, seed: int) -> None:
         self.work, self.tool, self.name, self.target, self.seed = work, tool, name, target, seed
         self._mended: dict[str, tuple[nn.Module, float]] = {}
+        self._choice: Row = {}
 
     @cached_property
     def pruned(self) -> Pruned:
@@ -134,13 +152,18 @@ class _Cut:
             row["train_seconds"] = round(time.perf_counter() - start, 1)
         row["accuracy"] = accuracy(model.eval(), self.work.test)
         whole = self.work.costs
+        row |= self._choice if repair == TRIED else {}
         return {**row, "macs": 1 - macs(model) / whole[0], "params": 1 - params(model) / whole[1]}
 
     def _repaired(self, repair: str) -> tuple[nn.Module, float]:
         if repair not in self._mended:
             images = self.work.data("train", self.work.options.images)[0]
-            pruned, start = self.pruned, time.perf_counter()
-            made = mended(pruned, repair, images, self.seed)
+            if repair == TRIED:
+                start, work = time.perf_counter(), self.work
+                made, self._choice = chosen_by_images(work.model, self.name, self.target, self.seed, work.calibration, images)
+            else:
+                pruned, start = self.pruned, time.perf_counter()
+                made = mended(pruned, repair, images, self.seed)
             self._mended[repair] = made, round(time.perf_counter() - start, 1)
         return self._mended[repair]
 
@@ -174,9 +197,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["0.3", "0.5"],
         metavar="CUT",
-        help=f"share of the MACs to remove, 2.1x (so many times fewer), macs=0.5 (to keep), or one of {', '.join(PRESETS)}",
+        help=f"share of the MACs to remove, 2.1x (so many times fewer), macs=0.5[+branches] (to keep), or one of {', '.join(PRESETS)}",
     )
-    parser.add_argument("--repairs", nargs="+", default=[*REPAIRS], choices=REPAIRS, help="norms: statistics alone")
+    parser.add_argument("--repairs", nargs="+", default=[*REPAIRS], choices=[*REPAIRS, TRIED], help="norms: statistics alone")
     parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="of training; 0: none")
     parser.add_argument("--seeds", type=int, default=5, help="of random, and of all that is trained")
     parser.add_argument("--images", type=int, default=640, help="training images that criteria and repairs see")

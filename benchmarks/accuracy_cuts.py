@@ -21,10 +21,26 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.options import PruneOptions
 from fxprune.planning.document import document_of
 
-__all__ = ["REPAIRS", "TOOLS", "Pruned", "fits", "known", "macs", "mended", "ours", "params", "recalibrated", "theirs"]
+__all__ = [
+    "BUDGET",
+    "REPAIRS",
+    "TOOLS",
+    "TRIED",
+    "Pruned",
+    "chosen_by_images",
+    "fits",
+    "known",
+    "macs",
+    "mended",
+    "ours",
+    "params",
+    "recalibrated",
+    "theirs",
+]
 
 TOOLS = ("fxprune", "torch-pruning")
 REPAIRS = ("none", "norms", "full")
+TRIED = "tried"  # under a budget, `fxprune.prune` chooses among plans by the repair's images
 
 
 @dataclass
@@ -42,11 +58,12 @@ class Pruned:
     whole: nn.Module
 
 
-BUDGET = "macs="
+BUDGET, BRANCHES = "macs=", "+branches"
 
 
 def share_of(target: str) -> float | None:
-    """The share of the MACs that a target takes: ``"0.3"``, ``"2.1x"`` fewer, or ``"macs=0.7"`` kept; None of a preset's name.
+    """The share of the MACs that a target takes: ``"0.3"``, ``"2.1x"`` fewer, or ``"macs=0.7"`` kept, or
+    ``"macs=0.7+branches"``; None of a preset's name.
 
     Raises:
         ValueError: this is none of them.
@@ -54,7 +71,7 @@ def share_of(target: str) -> float | None:
     if target in PRESETS:
         return None
     if target.startswith(BUDGET):
-        share = 1 - float(target[len(BUDGET) :])
+        share = 1 - float(target[len(BUDGET) :].removesuffix(BRANCHES))
     else:
         share = 1 - 1 / float(target[:-1]) if target.endswith("x") else float(target)
     if not 0 < share < 1:
@@ -86,12 +103,31 @@ def ours(model: nn.Module, name: str, target: str, seed: int, calibration: Batch
     if share is None or target.startswith(BUDGET):
         ratio = PRESETS[target].ratio if share is None else None
         budget = None if share is None else 1 - share
-        plan = fxprune.plan(model, ratio, torch.zeros(EXAMPLE), macs=budget, criterion=name, seed=seed, data=data)
+        branches = target.endswith(BRANCHES)
+        data = calibration if branches else data  # what the output loses with a branch is measured
+        asked = {"macs": budget, "criterion": name, "seed": seed, "data": data, "branches": branches}
+        plan = fxprune.plan(model, ratio, torch.zeros(EXAMPLE), **asked)
         slim = fxprune.apply(model, plan, verify=False)
     else:
         scores = criteria.score_groups(criterion, model, analysis, data=data)
         slim = _made(model, analysis, gone_for(analysis, scores, share))
     return Pruned(slim.eval(), slim, model)
+
+
+def chosen_by_images(
+    model: nn.Module, name: str, target: str, seed: int, calibration: Batches, images: Tensor
+) -> tuple[nn.Module, dict[str, Any]]:
+    """What `fxprune.prune` makes under a budget where a repair follows: of several plans, repaired from a part of the images,
+    that which does best on the others; then repaired from all. And each plan's error, and which was taken."""
+    share = share_of(target)
+    if share is None or not target.startswith(BUDGET):
+        raise ValueError(f"{target} is no budget: there is one plan")
+    branches = target.endswith(BRANCHES)
+    data = calibration if branches or getattr(criteria.resolve(name, seed=seed), "needs_data", False) else None
+    asked = {"macs": 1 - share, "criterion": name, "seed": seed, "data": data, "branches": branches}
+    slim: nn.Module = fxprune.prune(model, None, torch.zeros(EXAMPLE), repair=images, **asked)
+    trials = slim.meta["fxprune"].trials  # type: ignore[index]
+    return slim.eval(), {} if trials is None else {"plan": trials.chosen, "errors": {t.name: t.error for t in trials.trials}}
 
 
 def theirs(model: nn.Module, name: str, target: str, seed: int, calibration: Batches) -> Pruned:

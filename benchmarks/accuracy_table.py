@@ -12,7 +12,7 @@ from fxprune.recovery.repair.ranked import default_criterion
 __all__ = ["behind", "drawn", "table"]
 
 Row = dict[str, Any]
-_NAMES = {"none": "pruned", "norms": "norms recalibrated", "full": "repaired"}
+_NAMES = {"none": "pruned", "norms": "norms recalibrated", "full": "repaired", "tried": "plans tried, repaired"}
 
 
 def table(rows: list[Row]) -> Iterator[str]:
@@ -22,7 +22,8 @@ def table(rows: list[Row]) -> Iterator[str]:
         "CIFAR-10 (JPEG q75), per cent of the test images. fxprune and Torch-Pruning (TP) take the same share of the MACs, as "
         "nearly as bisection on the ratio finds it, in one ranking of all channels, or a preset's ratios by layer. *pruned*: "
         "as the tool leaves it. *norms recalibrated*: new statistics in the batch norms. *repaired*: after `fxprune.repair`, "
-        "Torch-Pruning's result too, from the same unlabelled training images. *MACs*, *params*: what went. Where there are "
+        "Torch-Pruning's result too, from the same unlabelled training images. *plans tried, repaired*: `fxprune.prune` under "
+        "a budget with a repair, which chooses among plans by those images. *MACs*, *params*: what went. Where there are "
         "several seeds: mean, standard deviation, and how many. A standard error of an accuracy of 90% on 10,000 images is 0.3 "
         "points, on 2,000 it is 0.7. Torch-Pruning's taylor and hessian see the labels of those images, and option A is "
         "written as a constant convolution for it.\n"

@@ -75,13 +75,12 @@ def prune(
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
-        data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
+        data, batches: for criteria that observe the model at work: an iterable of inputs (and labels); so many at most.
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
-        batches: observe so many batches at most.
         submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         branches: under a budget residual branches may go as a whole, too; or those of these names and globs alone.
-        repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
+        repair: unlabelled images, a tensor or batches, to which `fxprune.repair` fits what is left; budgets try plans on them.
         form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them; without a graph if need be.
         profile: for `latency` and ``round_to="auto"``: what `fxprune.profile` gave, or its file; else it is called (eager).
 
@@ -95,12 +94,13 @@ def prune(
         NotEquivalent: the result differs from the masked original (a bug in fxprune: please report it).
     """
     clock, verify, form, repair = Clock(), check_flag(verify, "verify"), check_form(form), checked_repair(repair, submodules)
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
+    rest = (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
+    by = ranked(criterion, data, repair, rest[2:6])
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     what, seen = (model, submodules, example_inputs), {"data": by.data, "loss": loss, "batches": batches}
 
     def graph(hints: bool = True) -> tuple[Any, ...]:
-        target, made, rewritten = decide((*what, hints), options, clock, profile, **seen)
+        target, made, rewritten = decide((*what, hints), options, clock, profile, by.images, **seen)
         return target, rewritten, repaired(by.told(finish(target, made, rewritten, verify, clock)), model, by.images)
 
     return graph()[2] if form == "graph" else pruned_own(graph, (what, options), (clock, verify, repair), seen)

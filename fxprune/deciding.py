@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import Criterion, normalization_of, resolve, score_groups
-from fxprune.errors import PlanMismatch
+from fxprune.errors import BudgetUnreachable, NothingToPrune, PlanMismatch
 from fxprune.inputs.acceptance import check_values
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
@@ -19,24 +20,30 @@ from fxprune.planning.accounting import account_of
 from fxprune.planning.document import document_of, listed
 from fxprune.planning.plan import Plan, checked_plan
 from fxprune.planning.policies import Policy, Scores, chosen, policy_of
+from fxprune.planning.policies.candidates import Candidate, candidates_beside
 from fxprune.planning.policies.with_branches import candidates, chosen_with_branches, scores_of_branches
 from fxprune.planning.report import Clock
 from fxprune.proofs.verify import check_rewrite
-from fxprune.rewrite import Rewritten, rewrite
+from fxprune.recovery.repair.trying import tried
+from fxprune.rewrite import Rewritten, rewrite, with_weights
 from fxprune.statistics.branch_effects import branch_effects
 from fxprune.submodules.target import Target
 
 __all__ = ["decide", "finish", "replay"]
 
+_TOO_FEW = "the images are too few to choose among several plans: what keeps the most saliency was taken"
+Planned = tuple[Plan, Rewritten]
+
 
 def decide(
-    what: tuple[Any, ...], options: PruneOptions, clock: Clock, profile: Any = None, **observed: Any
+    what: tuple[Any, ...], options: PruneOptions, clock: Clock, profile: Any = None, images: Any = None, **observed: Any
 ) -> tuple[Target, Plan, Rewritten]:
     """Analyze, score, select and rewrite on shapes.
 
     Args:
         what: model, submodules, example inputs, and whether errors name other submodules.
         profile: a table of latencies, or its file, where one is needed.
+        images: of the repair that follows, if one does; under budgets they choose among several plans.
         observed: what `fxprune.criteria.prepare` takes.
     """
     policy, criterion = policy_of(options), resolve(options.criterion, options.seed)
@@ -63,11 +70,60 @@ def decide(
     if options.budgets:
         rewritten, account = _within_budgets(rewritten, policy, analysis, scores, choose)
         clock("budgets")
-    rewritten.context.notes += criterion.notes if isinstance(criterion, Criterion) else ()
     stored = options.to_json() | {"normalization": normalization_of(criterion, options.normalization)} | target.described()
     shown = {**scores, **(scores_of_branches(analysis, scores, effects) if options.branches else {})}
-    plan = document_of(target.model, rewritten.cut, stored, shown, rewritten.frozen, account)
-    return target, plan, rewritten
+
+    def planned(rewritten: Rewritten, account: Account | None) -> Planned:
+        rewritten.context.notes += criterion.notes if isinstance(criterion, Criterion) else ()
+        return document_of(target.model, rewritten.cut, stored, shown, rewritten.frozen, account), rewritten
+
+    found = planned(rewritten, account)
+    if options.budgets and images is not None:
+        others = candidates_beside(policy)
+        plans = {"branches" if options.branches else "saliency": found}
+        plans |= {n: planned(*made) for n, made in _beside(others, analysis, scores)}
+        found = _best(plans, target, images, options)
+        clock("try plans")
+    return target, *found
+
+
+def _beside(
+    others: Mapping[str, Candidate], analysis: Analysis, scores: Scores
+) -> Iterator[tuple[str, tuple[Rewritten, Account]]]:
+    """Other plans within the same budgets, where there are any."""
+    for name, other in others.items():
+        with contextlib.suppress(BudgetUnreachable, NothingToPrune):
+            gone = other.choose(other.policy, analysis, scores)
+            rewritten = rewrite(analysis, gone, other.policy.options.passes)
+            yield name, _within_budgets(rewritten, other.policy, analysis, scores, other.choose)
+
+
+def _best(plans: Mapping[str, Planned], target: Target, images: Any, options: PruneOptions) -> Planned:
+    """Of several plans that whose slim model, once repaired, is nearest to the dense one on images that it did not see."""
+    first = next(iter(plans.values()))
+    different: dict[str, Planned] = {}
+    for name, found in plans.items():
+        if all(found[0].kept != other[0].kept for other in different.values()):
+            different[name] = found
+    if len(different) == 1:
+        return first
+
+    def slim(plan: Plan) -> fx.GraphModule:
+        analysis = first[1].cut.analysis.full
+        rewritten = rewrite(analysis, plan.cuts(analysis), options.passes)
+        module = with_weights(rewritten, target.model)
+        module.meta["fxprune"] = rewritten.report(plan, {})
+        return module
+
+    trials = tried({name: partial(slim, plan) for name, (plan, _) in different.items()}, target.model, images, options.seed)
+    if trials is None:
+        first[1].context.notes.append(_TOO_FEW)
+        return first
+    plan, rewritten = different[trials.chosen]
+    rewritten.trials = trials
+    assert plan.account is not None
+    plan.account.notes.append(str(trials))
+    return plan, rewritten
 
 
 def _effects(

@@ -18,6 +18,7 @@ from fxprune.passes.registry import pipeline
 from fxprune.planning.nothing import why_nothing
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Report
+from fxprune.planning.trials import Trials
 from fxprune.state import copied, named_parts, named_tensors, replace_tensors, set_modes, sliced
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import in_its_mode
@@ -34,11 +35,13 @@ class Rewritten:
         module: the slim GraphModule, its tensors on the meta device.
         context: of the passes; ``context.cut`` is what went in the end.
         frozen: groups that could not be rewritten -> the reason.
+        trials: of plans, of which this was the best.
     """
 
     module: fx.GraphModule
     context: Context
     frozen: dict[str, str]
+    trials: Trials | None = None
 
     @property
     def cut(self) -> Cut:
@@ -52,7 +55,7 @@ class Rewritten:
         notes = [*traced.notes, *filter(None, [why_nothing(plan)]), *self.context.notes]
         notes += plan.account.notes if plan.account else ()
         report = Report(plan, counters, self.frozen, seconds=seconds, notes=notes, refused={**traced.refused})
-        report.exact_norms = {**self.cut.exact_norms}
+        report.exact_norms, report.trials = {**self.cut.exact_norms}, self.trials
         report.memory = (self.cut.analysis.full.cut().memory, self.cut.memory)
         return report
 

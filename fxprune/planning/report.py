@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fxprune.planning.repaired import Repaired
     from fxprune.planning.stepped import Step
     from fxprune.planning.timed import Timed
+    from fxprune.planning.trials import Trials
     from fxprune.planning.validation import Validation
 
 __all__ = ["Checks", "Clock", "Report", "check_unchanged", "counted", "in_unit", "plan_of", "report_of"]
@@ -95,6 +96,7 @@ class Report:
         own_class: what a model in its own classes is made of, if it is one (`fxprune.shrink`).
         latency: what the table predicted, and what the slim model takes, where the plan was made with one.
         finetuning: what `fxprune.finetune` did with the slim model: options, epochs with their losses, and more.
+        trials: plans within the budgets that were tried out, where a repair's images chose among several.
         step: which step of `fxprune.iterate` this is, if it is one.
         memory: bytes of the activations of one sample at the fullest moment, before and after (`fxprune.analysis.memory`).
         optimized: what each pass of `fxprune.optimize` did, if this is a copy for evaluation; its tensors are no longer those
@@ -117,6 +119,7 @@ class Report:
     own_class: OwnClass | None = None
     memory: tuple[int, int] | None = None
     optimized: dict[str, dict[str, int]] | None = None
+    trials: Trials | None = None
 
     @property
     def modes(self) -> dict[str, str]:
@@ -169,6 +172,7 @@ class Report:
             "finetuning": self.finetuning,
             "latency": None if self.latency is None else self.latency.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
+            "trials": None if self.trials is None else self.trials.to_dict(),
             "step": None if self.step is None else self.step.to_dict(),
             "optimized": self.optimized,
         }

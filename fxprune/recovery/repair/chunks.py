@@ -14,7 +14,7 @@ from fxprune.errors import InputError, shown
 from fxprune.inputs.batches import Batch, read_batch
 from fxprune.statistics.running import each_batch
 
-__all__ = ["chunks_of", "held_back"]
+__all__ = ["chunks_of", "held_back", "parted"]
 
 _SIZE = 64
 _PARTS = 5  # one of so many chunks is held back
@@ -43,7 +43,7 @@ def chunks_of(images: Any, names: Sequence[str], device: torch.device) -> Iterat
         if len(first) == _PARTS:
             break
     few = len(first) < _PARTS
-    first = [part for batch in first for part in (_parted(batch) if few else [batch])]
+    first = [part for batch in first for part in (parted(batch) if few else [batch])]
     if len(first) < 2:
         raise InputError(
             "images hold fewer than two images: a repair learns from some and is tested on others (640 are plenty)"
@@ -65,7 +65,7 @@ def _checked(batch: Batch) -> Batch:
     return Batch(batch.inputs, None, batch.images)
 
 
-def _parted(batch: Batch) -> list[Batch]:
+def parted(batch: Batch) -> list[Batch]:
     """A batch in up to five parts, where each tensor has an entry an image."""
     tensors = nested.tensors(list(batch.inputs))
     if batch.images < 2 or any(t.dim() == 0 or len(t) != batch.images for t in tensors):

@@ -40,7 +40,7 @@ class Ranked:
         return slim
 
 
-def ranked(criterion: Criterion | None, data: Iterable[Any] | None, images: Any) -> Ranked:
+def ranked(criterion: Criterion | None, data: Iterable[Any] | None, images: Any, budgets: Iterable[Any] = ()) -> Ranked:
     """The criterion that is meant, and what it observes: `data`, or the images of the repair where there are none.
 
     >>> ranked(None, None, None).criterion
@@ -49,14 +49,15 @@ def ranked(criterion: Criterion | None, data: Iterable[Any] | None, images: Any)
     Args:
         criterion: None: `default_criterion`.
         images: of the repair, a tensor or batches; None: there is none.
+        budgets: that are given, or None: under any of them the images are read again, to choose among plans.
     """
+    if isinstance(images, Iterator) and (criterion is None or any(budget is not None for budget in budgets)):
+        images = list(images)  # which could be read once
     if criterion is not None or images is None:
         return Ranked(default_criterion(repaired=False) if criterion is None else criterion, data, images)
     name = default_criterion(repaired=True)
     if data is not None:
         return Ranked(name, data, images, CHOSEN)
-    if isinstance(images, Iterator):  # which can be read once
-        images = list(images)
     seen = [(part,) for part in images.split(_SIZE)] if isinstance(images, Tensor) and images.dim() else images
     return Ranked(name, seen, images, CHOSEN)
 
