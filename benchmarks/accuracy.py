@@ -197,7 +197,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["0.3", "0.5"],
         metavar="CUT",
-        help=f"share of the MACs to remove, 2.1x (so many times fewer), macs=0.5[+branches] (to keep), or one of {', '.join(PRESETS)}",
+        help=f"share of the MACs to remove, 2.1x (fewer), macs=0.5[+branches] (to keep), or one of {', '.join(PRESETS)}",
     )
     parser.add_argument("--repairs", nargs="+", default=[*REPAIRS], choices=[*REPAIRS, TRIED], help="norms: statistics alone")
     parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="of training; 0: none")

@@ -125,6 +125,6 @@ def test_what_is_behind_a_layer() -> None:
     assert {k: (t.norm is not None, t.other, t.bounds) for k, t in found.items()} == {
         "a": (True, None, (0.0, 6.0)),
         "b": (False, None, (0.0, math.inf)),
-        "c": (False, "add", (0.0, math.inf)),
+        "c": (False, ("add", "add"), (0.0, math.inf)),
         "d": (False, None, (0.0, math.inf)),
     }

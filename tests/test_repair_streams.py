@@ -90,7 +90,7 @@ class Blocks(nn.Module):
         return self.last(self.three(x) + x.relu_())
 
 
-def streams(slim: Any, model: nn.Module, x: Tensor) -> dict[str, str]:
+def streams(slim: Any, model: nn.Module, x: Tensor) -> dict[str, tuple[str, str]]:
     work = Repairing(pair := Pair.of(slim, model), Settings())
     work.read(chunks_of(x, ["x"], pair.device))
     found = {s.name: tail_of(pair.dense, pair.slim, work._names, s.node) for s in work.sites if isinstance(s, Layer)}
@@ -102,6 +102,36 @@ def test_a_shortcut_counts_once_it_is_settled() -> None:
     torch.manual_seed(0)
     model, x = Blocks().eval(), torch.randn(60, 3, 6, 6)
     slim = fxprune.prune(model, 0.4, x[:2], scope="layer")
-    assert streams(slim, model, x) == {"one.3": "pad", "side": "two_4"}
+    assert streams(slim, model, x) == {"one.3": ("pad", "pad"), "side": ("two_4", "two_4")}
     found = found_of(fxprune.repair(slim, model, x))
     assert found.after < found.before and "side" in {s.name for s in found.repaired}
+
+
+class Chain(nn.Module):
+    """A stream to which blocks add without a rectifier behind: where one went, the sums before and after it have one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.end(x)
+
+
+def test_the_stream_is_that_of_the_same_sum_where_a_branch_went() -> None:
+    torch.manual_seed(0)
+    model, x = Chain().eval(), torch.randn(400, 6)
+    half = {f"blocks.{number}.0": 0.25 for number in range(4)}
+    plan = fxprune.revise(model, fxprune.plan(model, half, x[:2], scope="layer"), {"blocks.1": False, "blocks.2": False})
+    slim = fxprune.apply(model, plan)
+    found = streams(slim, model, x)
+    assert found["blocks.3.2"] == ("add_2", "add")
+    assert found["blocks.0.2"] == ("start", "start")
+    fixed = fxprune.repair(slim, model, x[:300])
+    with torch.no_grad():
+        before, after = (float((made(x[300:]) - model(x[300:])).square().sum()) for made in (slim, fixed))
+    assert after < 0.5 * before

@@ -249,10 +249,11 @@ class Repairing:
             self._shelf.put(("inputs", chunk), env)
         return dense, slim
 
-    def _others(self, name: str, chunk: int, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _others(self, names: tuple[str, str], chunk: int, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """What `y` is added to, in the dense model and the slim; None where they are not of its shape."""
-        dense = self.pair.kept_of(name, self._dense.ahead(chunk, name))
-        slim = self._slim.ahead(chunk, name)
+        theirs, own = names
+        dense = self.pair.kept_of(theirs, self._dense.ahead(chunk, theirs))
+        slim = self._slim.ahead(chunk, own)
         return (dense, slim) if dense is not None and dense.shape == slim.shape == y.shape else None
 
     def _write(self, site: Layer, matrix: Tensor, change: Change, norm: Norm | None = None) -> None:

@@ -28,12 +28,13 @@ class Tail:
 
     Attributes:
         norm: a batch norm, in evaluation: ``slope = weight / sqrt(running_var + eps)``; None where there is none.
-        other: name of the node that gives the other operand of a sum, a residual stream, or None.
+        other: names of the nodes that give the other operand of a sum, a residual stream, in the dense model and in the slim;
+            None where there is none. They differ where a branch before it went: the slim one's stream lacks what that added.
         bounds: low and high end of a rectifier, or None.
     """
 
     norm: Norm | None = None
-    other: str | None = None
+    other: tuple[str, str] | None = None
     bounds: Bounds | None = None
 
     def line(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,12 +85,14 @@ def tail_of(dense: fx.GraphModule, slim: fx.GraphModule, names: set[str], layer:
         if (bounds := _bounds(slim, user)) is not None:
             return replace(tail, bounds=bounds)
         if _adds(user) and tail.other is None:
-            others = [n.name for n in user.all_input_nodes if n is not node]
-            if len(others) != 1 or others[0] not in names:
+            same = next(n for n in dense.graph.nodes if n.name == user.name)
+            others = [[n.name for n in each.all_input_nodes if n.name != node.name] for each in (same, user)]
+            if [len(each) for each in others] != [1, 1]:
                 return tail
-            if not all(_settled(graph, others[0], layer) for graph in (dense, slim)):
+            ((theirs,), (own,)) = others
+            if not (_settled(dense, theirs, layer) and _settled(slim, own, layer)):
                 return tail
-            tail = replace(tail, other=others[0])
+            tail = replace(tail, other=(theirs, own))
         elif found is not None and tail.norm is None and tail.other is None:
             tail = Tail(found)
         elif user.op != "call_module" or not isinstance(slim.get_submodule(str(user.target)), (nn.Identity, nn.Dropout)):
