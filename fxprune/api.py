@@ -75,12 +75,14 @@ def prune(
         attention: what attention gives up: ``"head_dim"``, ``"heads"``, ``"both"`` or ``"none"``.
         verify: compare the result with the masked original on the example input.
         seed: of the random choices; the same seed gives the same plan, byte for byte.
-        data, batches: for criteria that observe the model at work: an iterable of inputs (and labels); so many at most.
+        data: for criteria that observe the model at work: any iterable of batches (inputs, or inputs and labels).
         loss: for criteria that use gradients: a function of output and labels; cross entropy if not given.
+        batches: observe so many batches at most.
         submodules: names or globs of parts of a model that cannot be recorded whole (``["backbone"]``); outputs stay whole.
         exact_norms: layer, RMS and group norms count channels that went as zeros, and compute what they would if these were 0.
         branches: under a budget residual branches may go as a whole, too; or those of these names and globs alone.
-        repair: unlabelled images, a tensor or batches, to which `fxprune.repair` fits what is left; budgets try plans on them.
+        repair: unlabelled images, a tensor or batches, from which `fxprune.repair` (as it is by default) fits what is left.
+            Under budgets they also choose among several plans: that whose slim model, repaired from some, does best on others.
         form: ``"graph"``, or ``"module"``: the model's own classes, as `fxprune.shrink` makes them; without a graph if need be.
         profile: for `latency` and ``round_to="auto"``: what `fxprune.profile` gave, or its file; else it is called (eager).
 
