@@ -218,7 +218,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_two_processes_save_to_one_place_while_another_reads(tmp_path: Path) -> None:
     fxprune.save(model(1), tmp_path)
     with saving(tmp_path, 2):
-        end = time.monotonic() + 0.4
+        end = time.monotonic() + 0.2
         while time.monotonic() < end:
             assert number_of(tmp_path) in (1, 2)
     assert number_of(tmp_path) in (1, 2)

@@ -113,6 +113,7 @@ def measure(folder: Path, *more: object) -> list[dict]:
     return [json.loads(line) for line in (folder / "out" / "accuracy.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once(cifar: Path) -> None:  # noqa: F811
     found = measure(cifar)
     cells = [(r["tool"], r.get("repair"), r.get("seed")) for r in found]

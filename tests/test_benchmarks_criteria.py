@@ -43,6 +43,7 @@ def measure(out: Path, *arguments: object) -> list[dict]:
     return [json.loads(line) for line in (out / "criteria.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_cost_accuracy_and_stability(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criteria, "limited", lambda work, *limits: work())
     options = ["--data", cifar, "--weights", cifar / "resnet8.safetensors", "--cuts", 0.5, "--scopes", "layer"]

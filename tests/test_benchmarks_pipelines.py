@@ -38,6 +38,7 @@ def measure(out: Path, *arguments: object) -> list[dict]:
     return [json.loads(line) for line in (out / "pipelines.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_images(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     preset = Preset(CifarResNet, (3, 32, 32), {"layer*.conv1": 0.5})
     monkeypatch.setitem(PRESETS, "resnet8-half", preset)

@@ -17,6 +17,7 @@ from fxprune.codegen.roundtrip import same_bits
 from fxprune.errors import NotEquivalent, PruneError
 
 
+@pytest.mark.slow
 def test_fresh_process(tmp_path: Path) -> None:
     check_round_trip(symbolic_trace(Residual()), tmp_path, {"x": torch.randn(2, 3, 8, 8)})
 

@@ -93,7 +93,7 @@ def test_indented_refuses_what_json_does(wrong: Any) -> None:
 
 
 @given(PLANS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_a_plan_has_the_bytes_of_the_plain_way(plan: Plan) -> None:
     document = dataclasses.asdict(plan)
     document["kept"] = {name: {str(axis): ids for axis, ids in axes.items()} for name, axes in plan.kept.items()}

@@ -108,6 +108,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_forked_processes_prune_on() -> None:
     """As workers of a data loader or a server do."""

@@ -33,7 +33,7 @@ def test_small_models_of_timm(name: str, variant: str) -> None:
     ("name", "options"),
     [
         ("test_vit", {"img_size": (48, 80), "features": True}),
-        ("hiera_tiny_224", {"img_size": 64, "embed_dim": 16, "stages": (1, 1, 1, 1)}),
+        pytest.param(*("hiera_tiny_224", {"img_size": 64, "embed_dim": 16, "stages": (1, 1, 1, 1)}), marks=pytest.mark.slow),
         pytest.param(
             *("levit_128s", {"img_size": 96, "embed_dim": (32, 32, 32), "num_heads": (2, 2, 2), "depth": (1, 1, 1)}),
             marks=pytest.mark.slow,

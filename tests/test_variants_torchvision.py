@@ -15,6 +15,8 @@ from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+from tests.kinds import sampled
+
 
 def mvit() -> nn.Module:
     """MViTv2 in small: relative positions, residual pooling, channels expanded in attention."""
@@ -65,7 +67,7 @@ TORCHVISION: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(TORCHVISION))
+@pytest.mark.parametrize("name", sampled([pytest.param(name, id=name) for name in TORCHVISION], 2))
 def test_small_models_of_torchvision(name: str) -> None:
     build, shape = TORCHVISION[name]
     check(build(), (torch.empty(2, *shape, device="meta"),), fewer=0.2)

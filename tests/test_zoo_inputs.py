@@ -11,11 +11,16 @@ from torch import nn
 
 from fxprune.inputs.models import load_model
 from fxprune.inputs.sizes import infer_example_inputs
+from tests.kinds import sampled
+
+
+def each(*cases: tuple[object, ...]) -> list[object]:
+    return sampled([pytest.param(*case, id="-".join(map(str, case))) for case in cases], 2)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "shape"),
-    [
+    each(
         ("resnet18", {}, (2, 3, 224, 224)),
         ("resnet18", {"in_chans": 5}, (2, 5, 224, 224)),
         ("test_resnet", {}, (2, 3, 160, 160)),
@@ -31,7 +36,7 @@ from fxprune.inputs.sizes import infer_example_inputs
         # On the meta device it would take any size: its tables of relative positions are indexed.
         ("mvitv2_tiny", {"img_size": 160}, (2, 3, 160, 160)),
         ("tresnet_m", {"in_chans": 4}, (2, 4, 224, 224)),  # its first convolution sees 16 times as many
-    ],
+    ),
 )
 def test_inputs_of_timm(name, options, shape):
     model = on_meta(timm.create_model, name, **options)
@@ -43,7 +48,7 @@ def test_inputs_of_timm(name, options, shape):
 
 @pytest.mark.parametrize(
     ("name", "shapes"),
-    [
+    each(
         ("squeezenet1_1", [(2, 3, 224, 224)]),
         ("inception_v3", [(2, 3, 299, 299)]),
         ("vit_b_16", [(2, 3, 224, 224)]),
@@ -53,7 +58,7 @@ def test_inputs_of_timm(name, options, shape):
         ("swin3d_t", [(2, 3, 16, 224, 224)]),
         ("s3d", [(2, 3, 16, 224, 224)]),
         ("raft_small", [(2, 3, 128, 128)] * 2),
-    ],
+    ),
 )
 def test_inputs_of_torchvision(name, shapes):
     model = on_meta(load_model, f"torchvision:{name}")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Case", "Written", "images", "net", "rows"]
+__all__ = ["Case", "Written", "images", "net", "output_of_transformers", "rows", "with_transformers"]
+
+
+def output_of_transformers(name: str, **fields: Any) -> Any:
+    """An object of transformers.modeling_outputs, which takes a second to import."""
+    return getattr(importlib.import_module("transformers.modeling_outputs"), name)(**fields)
 
 
 @dataclass(frozen=True)
@@ -62,3 +69,18 @@ class Written(nn.Module):
 def net(between: Callable[[nn.Module, Tensor], Any], **parts: Any) -> Callable[[], nn.Module]:
     """Makes a `Written`; parts that are classes or functions are called for each model."""
     return lambda: Written(between, **{k: v() if callable(v) and not isinstance(v, nn.Module) else v for k, v in parts.items()})
+
+
+def with_transformers(cases: list[Case]) -> list[Case]:
+    """The cases, of which those that are named for its outputs import transformers first, or are left out where it is missing:
+    it is no dependency of the tests."""
+
+    def importing(case: Case) -> Case:
+        def make() -> nn.Module:
+            importlib.import_module("transformers.modeling_outputs")  # not while it is recorded
+            return case.make()
+
+        return replace(case, make=make)
+
+    there = find_spec("transformers") is not None
+    return [importing(c) if "ModelOutput" in c.name else c for c in cases if there or "ModelOutput" not in c.name]

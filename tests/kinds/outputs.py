@@ -11,12 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tests.kinds.base import Case, rows
-
-try:
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-except ImportError:  # it is no dependency of the tests
-    BaseModelOutputWithPooling = None
+from tests.kinds.base import Case, output_of_transformers, rows, with_transformers
 
 __all__ = ["CASES"]
 
@@ -133,7 +128,12 @@ def between(name: str, made: Callable[..., Any], read: Callable[[Any], Any]) -> 
 
 
 def hf(x: Tensor, h: Tensor | None = None) -> Any:
-    return BaseModelOutputWithPooling(last_hidden_state=x, hidden_states=None if h is None else (h, h))
+    states = None if h is None else (h, h)
+    return output_of_transformers("BaseModelOutputWithPooling", last_hidden_state=x, hidden_states=states)
+
+
+def pooled(y: Tensor) -> Any:
+    return output_of_transformers("BaseModelOutputWithPooling", pooler_output=y)
 
 
 class ByMode(nn.Module):
@@ -169,7 +169,7 @@ CASES = [
     returned("return type of torch in a dict", lambda y, x: {"max": y.max(1), "y": y}),
     returned("nested plain values", lambda y, x: [{"y": y, 3: (x, None)}, 1.5, "text", True, None, y.shape[0], ()]),
     returned("ModelOutput", lambda y, x: hf(y, x)),
-    returned("ModelOutput whose first is None", lambda y, x: BaseModelOutputWithPooling(pooler_output=y)),
+    returned("ModelOutput whose first is None", lambda y, x: pooled(y)),
     returned("ModelOutput in a list", lambda y, x: [hf(y), {"again": hf(y, x)}]),
     Case("another class in each mode", ByMode, rows),
     between("ModelOutput by attribute", hf, lambda o: o.last_hidden_state + o.hidden_states[0]),
@@ -182,5 +182,4 @@ CASES = [
     between("object", Object, lambda o: o.x + o.more * o.rate),
     between("user dict", lambda y, x: User(y=y, x=x), lambda o: sum(o.values())),
 ]
-if BaseModelOutputWithPooling is None:
-    CASES = [case for case in CASES if "ModelOutput" not in case.name]
+CASES = with_transformers(CASES)

@@ -10,12 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tests.kinds.base import Case
-
-try:
-    from transformers.modeling_outputs import BaseModelOutput
-except ImportError:  # it is no dependency of the tests
-    BaseModelOutput = None
+from tests.kinds.base import Case, output_of_transformers, with_transformers
 
 __all__ = ["CASES", "Takes"]
 
@@ -53,6 +48,10 @@ def takes(name: str, read: Callable[..., Tensor], *others: Any) -> Case:
     return Case(name, lambda: Takes(read), inputs)
 
 
+def base_output(x: Tensor) -> Any:
+    return output_of_transformers("BaseModelOutput", last_hidden_state=x)
+
+
 def only(name: str, read: Callable[[Any], Tensor], make: Callable[[Tensor], Any]) -> Case:
     """A case with one input, which holds all."""
     return Case(name, lambda: Takes(read), lambda batch: (make(torch.randn(batch, 8)),))
@@ -71,12 +70,15 @@ CASES = [
     takes("more by place", lambda x, *more: x + more[0] * more[1], lambda x: x * 2, 3),
     only("dataclass", lambda s: s.x * s.scale if s.more is None else s.x, Sample),
     only("dataclass with tensors inside", lambda s: s.x + s.more["y"][0], lambda x: Sample(x, 1.0, {"y": [x * 2]})),
-    only("ModelOutput", lambda o: o.last_hidden_state + o[0] + o["last_hidden_state"], lambda x: BaseModelOutput(x)),
+    only(
+        "ModelOutput",
+        lambda o: o.last_hidden_state + o[0] + o["last_hidden_state"],
+        lambda x: base_output(x),
+    ),
     only("dict", lambda d: torch.stack(list(d.values())).sum(0), lambda x: {"x": x, "y": x * 2}),
     only("dict unpacked", lambda d: (lambda x, y: x - y)(**d), lambda x: OrderedDict(x=x, y=x * 2)),
     only("list", lambda xs: sum(xs), lambda x: [x, x * 2, x * 3]),
     only("named tuple", lambda p: p.x + p[1] + p._asdict()["y"], lambda x: Pair(x, x * 2)),
     only("tuple in a list", lambda v: v[0][0] + v[0][1], lambda x: [(x, x)]),
 ]
-if BaseModelOutput is None:
-    CASES = [case for case in CASES if "ModelOutput" not in case.name]
+CASES = with_transformers(CASES)
