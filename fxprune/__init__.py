@@ -37,6 +37,8 @@ _LAZY = {
     "load": "fxprune.codegen",
     "save": "fxprune.codegen",
     "shrink": "fxprune.shrinking.verb",
+    "store": "fxprune.shrinking.storing",
+    "restore": "fxprune.shrinking.storing",
     "FinetuneOptions": "fxprune.recovery.finetune.options",
     "Analysis": "fxprune.analysis.analysis",
     "Group": "fxprune.analysis.groups",
@@ -91,11 +93,13 @@ __all__ = [
     "prune",
     "repair",
     "report",
+    "restore",
     "revise",
     "rule",
     "save",
     "sensitivity",
     "shrink",
+    "store",
     "study",
     "trace",
     "validate",
@@ -141,6 +145,7 @@ if TYPE_CHECKING:
     from fxprune.recovery.validation import validate
     from fxprune.reporting.verb import report
     from fxprune.revising import revise
+    from fxprune.shrinking.storing import restore, store
     from fxprune.shrinking.verb import shrink
     from fxprune.studies.curves import Sensitivity
     from fxprune.studies.results import Study

@@ -15,6 +15,8 @@ class OwnClass:
     Attributes:
         settings: module -> the numbers among its attributes that were set, ``{attribute: (before, after)}``.
         kept_true: module -> numbers that its code does not need, but others read: ``num_features``, ``in_channels``.
+        config: numbers of what the model was built from (``model.config``), ``{field: (before, after)}``: from it alone the
+            class makes this architecture. Empty where layers differ, or where there is no such object.
         folded: attention whose code names no scale -> the tensors into whose rows the factor went that keeps it.
         sized: modules whose own code has numbers of this model in the place of some expressions -> ``{expression: number}``.
         alternatives: modules -> other methods that computed what its forward does, and run its code now, since theirs no longer
@@ -26,6 +28,7 @@ class OwnClass:
 
     settings: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     kept_true: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
+    config: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     folded: dict[str, list[str]] = field(default_factory=dict)
     sized: dict[str, dict[str, Any]] = field(default_factory=dict)
     alternatives: dict[str, list[str]] = field(default_factory=dict)
@@ -45,6 +48,8 @@ class OwnClass:
     def __str__(self) -> str:
         numbers = sum(map(len, self.settings.values()))
         text = f"own class: {numbers} numbers set in {len(self.settings)} modules"
+        if self.config:
+            text += f", {len(self.config)} in its configuration"
         if self.folded:
             text += f", scales of {len(self.folded)} attentions folded"
         if self.sized:

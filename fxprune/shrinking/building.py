@@ -14,6 +14,7 @@ from fxprune.planning.own_class import OwnClass
 from fxprune.proofs.randomize import randomize
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.alternatives import follow
+from fxprune.shrinking.configuring import configured
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
 from fxprune.shrinking.fitting import Fit, fit
 from fxprune.shrinking.generated import generated_for, generated_part
@@ -71,7 +72,7 @@ class _Builder:
         for one in found.values():
             self.did.folded.setdefault(one.scope, []).extend(one.masks)
         wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
-        wrong = wrong or self._prove_with_numbers(_factors(found), verify)
+        wrong = wrong or self._prove_with_config(_factors(found), verify)
         if wrong:
             self._generate(wrong)
             left = self._prove({}) if verify else ""
@@ -84,6 +85,26 @@ class _Builder:
         modes = {name: part.training for name, part in self.model.named_modules()}
         set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
         return Built(self.copy, self.did)
+
+    def _prove_with_config(self, folded: Mapping[str, Tensor], verify: bool) -> str:
+        """Set what the model was built from, where that makes the slim one; not where its code then does something else."""
+
+        def proves(made: nn.Module) -> bool:
+            errors, tolerance = compare(made, self.random, self.traced, folded)
+            return max(errors.values(), default=1.0) <= tolerance
+
+        fields = configured(self.model, self.twin, self.rewritten, proves)
+        for field, (_, new) in fields.items():
+            for module in (self.copy, self.twin):
+                field.put(module, new)
+        wrong = self._prove_with_numbers(folded, verify)
+        if wrong and fields:
+            for field, (old, _) in fields.items():
+                for module in (self.copy, self.twin):
+                    field.put(module, old)
+            return self._prove_with_numbers(folded, verify)
+        self.did.config = {str(field): change for field, change in fields.items()}
+        return wrong
 
     def _prove_with_numbers(self, folded: Mapping[str, Tensor], verify: bool) -> str:
         """Set the numbers that others read; none of them where the model's own code then does something else."""
