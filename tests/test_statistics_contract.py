@@ -103,6 +103,18 @@ def test_batches_are_taken_apart() -> None:
     assert class_labels(read((x, y), "x"), 4).tolist() == [1, 2]
 
 
+def test_inputs_that_a_batch_does_not_name_have_their_defaults() -> None:
+    x, y = torch.randn(2, 3), torch.tensor([1, 6])
+    inputs: dict[str, tuple[Any, ...]] = {"x": (), "mask": (None,), "gain": (2.0,), "labels": (None,)}
+    found = read_batch({"x": x, "labels": y, "mask": x}, inputs, torch.device("cpu"))
+    assert found.inputs[0] is x and found.inputs[1] is x and found.inputs[2:] == (2.0, None) and found.labels is y
+    assert read_batch(x, inputs, torch.device("cpu")).inputs[1:] == (None, 2.0, None)
+    with pytest.raises(fxprune.InputError, match="2 inputs, but the model takes 4"):
+        read_batch((x, y), inputs, torch.device("cpu"))
+    with pytest.raises(fxprune.InputError, match="has no 'x', an input of the model"):
+        read_batch({"mask": x}, inputs, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

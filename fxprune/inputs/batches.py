@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune import nested
 from fxprune.errors import InputError
 from fxprune.inputs.examples import random_like, settle_inputs
 
-__all__ = ["LABELS", "Batch", "class_labels", "random_batches", "read_batch"]
+__all__ = ["LABELS", "Batch", "Names", "class_labels", "inputs_of", "random_batches", "read_batch"]
 
 LABELS = ("label", "labels", "target", "targets", "y")  # names of labels in a batch that is a mapping
 _RANDOM_BATCHES = 8
+
+Names = Mapping[str, tuple[Any, ...]] | Sequence[str]  # of inputs, perhaps with their defaults
 
 
 @dataclass(eq=False)
@@ -28,28 +30,39 @@ class Batch:
     images: int
 
 
-def read_batch(batch: Any, names: Sequence[str], device: torch.device) -> Batch:
+def inputs_of(graph: fx.Graph) -> dict[str, tuple[Any, ...]]:
+    """The inputs of a graph: their names, and their defaults if they have one."""
+    return {str(n.target): n.args for n in graph.nodes if n.op == "placeholder"}
+
+
+def read_batch(batch: Any, names: Names, device: torch.device) -> Batch:
     """Take a batch apart: a tensor; a sequence of the model's inputs, labels last if there is one more; or a mapping by
-    the `names` of the inputs, with labels under ``label(s)``, ``target(s)`` or ``y``.
+    the `names` of the inputs, with labels under ``label(s)``, ``target(s)`` or ``y``. What is not there has its default, as
+    labels have that the model would take, too.
 
     Raises:
         InputError: the batch has another structure.
     """
     labels = None
+    known = names if isinstance(names, Mapping) else dict.fromkeys(names, ())
     if isinstance(batch, Tensor):
         inputs: list[Any] = [batch]
     elif isinstance(batch, Mapping):
-        missing = [n for n in names if n not in batch]
+        missing = [n for n, default in known.items() if n not in batch and not default]
         if missing:
             raise InputError(f"a batch has no {missing[0]!r}, an input of the model: it has {', '.join(map(str, batch))}")
-        inputs = [batch[n] for n in names]
-        labels = next((batch[k] for k in LABELS if k in batch and k not in names), None)
+        left = {k for k in LABELS if known.get(k, (None,)) == (None,)}
+        labels = next((batch[k] for k in LABELS if k in batch and k in left), None)
+        inputs = [batch[n] if n in batch and n not in left else default[0] for n, default in known.items()]
     elif isinstance(batch, (list, tuple)):
         inputs = list(batch)
         if len(inputs) == len(names) + 1:
             labels = inputs.pop()
     else:
         raise InputError(f"a batch must be a tensor, a sequence or a mapping of tensors, not {type(batch).__name__}")
+    if len(inputs) == sum(not default for default in known.values()):
+        given = iter(inputs)
+        inputs = [default[0] if default else next(given) for default in known.values()]
     if len(inputs) != len(names):
         raise InputError(f"a batch holds {len(inputs)} inputs, but the model takes {len(names)} ({', '.join(names)})")
     first = next((v for v in nested.tensors(inputs) if v.dim()), None)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from fxprune import nested
 from fxprune.analysis.analysis import Analysis
 from fxprune.errors import InputError
-from fxprune.inputs.batches import Batch, read_batch
+from fxprune.inputs.batches import Batch, Names, inputs_of, read_batch
 from fxprune.state import clone_tensors, place_of
 from fxprune.statistics.running import each_batch
 from fxprune.statistics.walk import failing
@@ -50,7 +50,7 @@ def branch_effects(model: nn.Module, analysis: Analysis, data: Iterable[Any], ba
     clone_tensors(module)
     module = without_checks(module).eval()
     names = {new.name: old.name for new, old in origin.items()}
-    inputs = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
+    inputs = inputs_of(module.graph)
     lost, spread, seen = dict.fromkeys((b.id for b in branches), 0.0), 0.0, 0
     with torch.no_grad():
         for batch in _batches(data, inputs, place_of(model)[0], batches):
@@ -86,7 +86,7 @@ class _Without(fx.Interpreter):
             return super().run_node(n)
 
 
-def _batches(data: Iterable[Any], names: list[str], device: torch.device, most: int | None) -> Iterator[Batch]:
+def _batches(data: Iterable[Any], names: Names, device: torch.device, most: int | None) -> Iterator[Batch]:
     for number, batch in enumerate(each_batch(data)):
         if number == most:
             return

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.groups import Member
 from fxprune.errors import InputError, PruneError, said
-from fxprune.inputs.batches import Batch, class_labels, read_batch
+from fxprune.inputs.batches import Batch, class_labels, inputs_of, read_batch
 from fxprune.progress import length, track
 from fxprune.statistics.contract import ActivationObserver, GradientObserver, Key, Observer, Sums
 from fxprune.statistics.gradients import Gradients, Loss
@@ -69,7 +69,7 @@ class Statistics:
         self._wanted = {i: self._speaking(c) for i, c in self._differentiating}
         names = {m.name for members in self._wanted.values() for m in members.values()}
         self._weights = {name: self.runner.tensors[name] for name in sorted(names)}
-        self._inputs = [str(n.target) for n in analysis.traced.graph.nodes if n.op == "placeholder"]
+        self._inputs = inputs_of(analysis.traced.graph)
 
     def _speaking(self, observer: GradientObserver) -> dict[Key, Member]:
         """The weights whose gradients an observer wants; a buffer has none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fxprune import nested
 from fxprune.errors import InputError, shown
-from fxprune.inputs.batches import Batch, read_batch
+from fxprune.inputs.batches import Batch, Names, read_batch
 from fxprune.statistics.running import each_batch
 
 __all__ = ["chunks_of", "held_back", "parted"]
@@ -20,13 +20,13 @@ _SIZE = 64
 _PARTS = 5  # one of so many chunks is held back
 
 
-def chunks_of(images: Any, names: Sequence[str], device: torch.device) -> Iterator[Batch]:
+def chunks_of(images: Any, names: Names, device: torch.device) -> Iterator[Batch]:
     """Chunks of images: a tensor in parts of 64, or fewer where there are few; batches as they come, but that fewer than
     five of them are parted further.
 
     Args:
         images: a tensor ``[n, ...]``, or an iterable of batches as `fxprune.prune` takes them as data.
-        names: of the model's inputs.
+        names: of the model's inputs, with their defaults.
 
     Raises:
         InputError: there are too few, they do not fit the model, or hold values that are not finite.

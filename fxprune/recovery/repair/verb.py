@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, shown
+from fxprune.inputs.batches import inputs_of
 from fxprune.options import check_flag, check_seed, real
 from fxprune.planning.repaired import Repaired
 from fxprune.planning.report import Report
@@ -99,7 +100,7 @@ def repair(
     file = Checkpoint(checkpoint, checkpoint_every, slim)
     pair = Pair.of(slim, model)
     work = Repairing(pair, settings)
-    inputs = [str(n.target) for n in pair.dense.graph.nodes if n.op == "placeholder"]
+    inputs = inputs_of(pair.dense.graph)
     work.read(file.watched(chunks_of(images, inputs, pair.device)))
     options = {"ridge": settings.ridge, "norms": norms, "positions": settings.positions, "seed": settings.seed, "amp": amp}
     key = {**options, "plan": hashlib.sha256(pair.plan.to_json().encode()).hexdigest()[:16]}
