@@ -8,6 +8,8 @@ examples and compares. Two comments in a page say more of it:
 
     <!-- exact -->  figures are compared, too (else they may differ between processors)
     <!-- slow -->   the page takes more than a few seconds
+
+and one, before them or after, which libraries it needs beside those of the tests: ``<!-- needs: timm, onnxruntime -->``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _EXAMPLE = re.compile(
     r"^```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<output>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
+_NEEDS = re.compile(r"<!-- needs: (.*?) -->")
 _FIGURES = re.compile(r"\d[\d.,]*(e[+-]?\d+)?")
 
 
@@ -59,6 +62,11 @@ def examples(text: str) -> list[Example]:
         Example(m["code"], 1 + text.count("\n", 0, m.start("code")), m["output"], m.span("output"))
         for m in _EXAMPLE.finditer(text)
     ]
+
+
+def needs(text: str) -> list[str]:
+    """Libraries that a page says it needs."""
+    return [name.strip() for found in _NEEDS.findall(text) for name in found.split(",")]
 
 
 def run(page: Path) -> Iterator[tuple[Example, str]]:

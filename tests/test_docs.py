@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
+from support.libraries import library
 from support.operators import operators_put_back
 
 from fxprune.codegen import writers
@@ -53,6 +54,8 @@ def test_examples_print_what_the_page_says(name: str, tmp_path: Path, monkeypatc
     """Figures may differ in the last digits between processors; words and layers may not."""
     for module, attribute in REGISTRIES:
         monkeypatch.setattr(module, attribute, dict(getattr(module, attribute)))
+    for needed in docs.needs(PAGES[name]):
+        library(needed, monkeypatch)
     monkeypatch.chdir(tmp_path)
     exact = "<!-- exact -->" in PAGES[name]
     with operators_put_back():

@@ -151,10 +151,11 @@ def test_a_bias_that_a_layer_got_since_is_stored(tmp_path: Path) -> None:
 
 
 class Keeping(nn.Module):
-    """Stores itself, in several files."""
+    """Stores itself, in several files, perhaps under other names."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
         super().__init__()
+        self.prefix = prefix
         self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,14 +166,19 @@ class Keeping(nn.Module):
 
         path.mkdir(exist_ok=True)
         for part in ("first", "last"):
-            save_file({n: t for n, t in self.state_dict().items() if n.startswith(part)}, path / f"{part}.safetensors")
+            save_file(
+                {self.prefix + n: t for n, t in self.state_dict().items() if n.startswith(part)}, path / f"{part}.safetensors"
+            )
 
 
-def test_a_model_that_stores_itself_does_so(tmp_path: Path) -> None:
-    own = fxprune.prune(Keeping().eval(), 0.5, X, form="module")
-    folder = fxprune.store(own, tmp_path / "slim")
-    assert sorted(f.name for f in folder.iterdir()) == ["first.safetensors", "fxprune_plan.json", "last.safetensors"]
-    assert torch.equal(fxprune.restore(Keeping().eval(), folder)(X), own(X))
+@pytest.mark.parametrize(("prefix", "more"), [("", []), ("old.", ["fxprune.safetensors"])])
+def test_a_model_that_stores_itself_does_so(prefix: str, more: list[str], tmp_path: Path) -> None:
+    for _ in range(2):  # what lies there from before is replaced
+        own = fxprune.prune(Keeping(prefix).eval(), 0.5, X, form="module")
+        folder = fxprune.store(own, tmp_path / "slim")
+        files = ["first.safetensors", *more, "fxprune_plan.json", "last.safetensors"]
+        assert sorted(f.name for f in folder.iterdir()) == files
+        assert torch.equal(fxprune.restore(Keeping().eval(), folder)(X), own(X))
 
 
 def test_what_cannot_be_stored_or_made_again_is_said(tmp_path: Path) -> None:

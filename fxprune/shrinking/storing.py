@@ -23,13 +23,15 @@ from fxprune.state import deep_copy, named_parts, named_tensors
 __all__ = ["PLAN", "restore", "store"]
 
 PLAN = "fxprune_plan.json"
+WEIGHTS = "fxprune.safetensors"
 
 
 def store(slim: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a slim model in its own class, trained or not, into a folder: weights, and ``fxprune_plan.json`` beside them.
 
     A model that has a method ``save_pretrained`` writes its weights, and what it was built from, by that; another one's are
-    ``model.safetensors``. Nothing is pickled. `restore` reads it.
+    ``model.safetensors``. Where that method stores them under other names than the model's, ``fxprune.safetensors`` has them
+    once more. Nothing is pickled. `restore` reads it.
 
     >>> from fxprune import prune
     >>> store(prune(net, 0.5, x, form="module"), "folder").as_posix()
@@ -54,9 +56,10 @@ def store(slim: nn.Module, path: str | os.PathLike[str]) -> Path:
     files, contents = [folder / PLAN], [lambda file: file.write_text(report.plan.to_json(), encoding="utf-8")]
     own = getattr(slim, "save_pretrained", None)
     if callable(own):
+        (folder / WEIGHTS).unlink(missing_ok=True)
         own(folder)
-    else:
-        files.append(folder / "model.safetensors")
+    if not callable(own) or not _names_in(folder) <= set(named_tensors(slim)):
+        files.append(folder / (WEIGHTS if callable(own) else "model.safetensors"))
         contents.append(lambda file: _save_tensors(slim, file))
     replace(files, contents)
     return folder
@@ -76,7 +79,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], *, verify: bool = Tr
     Args:
         model: as it is before pruning, whatever its weights, and untouched; or of the slim sizes already, as a class makes it
             from a configuration that says them: then a copy gets the weights.
-        path: the folder: ``fxprune_plan.json``, and all ``.safetensors`` files in it.
+        path: the folder: ``fxprune_plan.json``, and ``fxprune.safetensors`` or else all ``.safetensors`` files in it.
         verify: prove the copy as `shrink` does.
 
     Raises:
@@ -107,13 +110,24 @@ def _plan_of(folder: Path) -> Plan:
 
 
 def _weights_of(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).exists() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"there are no weights in {folder}: no file ends in .safetensors")
     state: dict[str, Tensor] = {}
     for file in files:
         state |= read_state_dict(file)
     return state
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Of the tensors that lie in a folder."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    return names
 
 
 def _save_tensors(slim: nn.Module, file: Path) -> None:
