@@ -181,6 +181,20 @@ def test_a_model_that_stores_itself_does_so(prefix: str, more: list[str], tmp_pa
         assert torch.equal(fxprune.restore(Keeping().eval(), folder)(X), own(X))
 
 
+class Branching(Keeping):
+    """No graph can hold it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y.relu() if y.max() > 0 else y)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_no_graph_holds_is_stored(tmp_path: Path) -> None:
+    own = fxprune.prune(Branching().eval(), 0.5, X, form="module")
+    again = fxprune.restore(Branching().eval(), fxprune.store(own, tmp_path))
+    assert again.first.out_features == 8 and torch.equal(again(X), own(X))
+
+
 def test_what_cannot_be_stored_or_made_again_is_said(tmp_path: Path) -> None:
     model, own = pruned({"*.up": 0.25})
     for wrong in (model, fxprune.prune(model, {"*.up": 0.25}, X), None):

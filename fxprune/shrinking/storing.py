@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.codegen.replacing import checked_path, replace
-from fxprune.deciding import replay
 from fxprune.errors import InputError, shown
 from fxprune.inputs.acceptance import check_model
 from fxprune.inputs.checkpoints import load_into, read_state_dict
 from fxprune.options import check_flag
 from fxprune.planning.plan import Plan
 from fxprune.planning.report import Clock, report_of
-from fxprune.shrinking.verb import own_class
+from fxprune.shrinking.verb import applied_own
 from fxprune.state import deep_copy, named_parts, named_tensors
 
 __all__ = ["PLAN", "restore", "store"]
@@ -90,11 +89,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], *, verify: bool = Tr
     verify = check_flag(verify, "verify")
     folder = checked_path(path)
     plan, state = _plan_of(folder), _weights_of(folder)
-    if _fits(model, state):
-        made = deep_copy(model)
-    else:
-        target, rewritten = replay(model, plan, clock := Clock())
-        made = own_class(target, rewritten, None, (plan, clock), verify=verify)
+    made = deep_copy(model) if _fits(model, state) else applied_own(model, plan, Clock(), verify)
     _add_biases(made, state)
     load_into(made, _completed(made, state), str(folder))
     return made
