@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import types
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -45,9 +46,15 @@ class Schedule:
         variables: node -> its name. Nodes that are written inside others, or have no value, have none.
     """
 
-    def __init__(self, slim: torch.fx.GraphModule, names: Names) -> None:
+    def __init__(self, slim: torch.fx.GraphModule, names: Names, nest: int = 1) -> None:
+        """
+        Args:
+            nest: how many calls may stand inside one another: ``self.act(self.norm(self.conv(x)))`` are three.
+        """
         self.slim = slim
         self.names = names
+        self.nest = nest
+        self.depth: dict[Node, int] = {}  # of calls that are written inside others: how many stand inside one another
         self.nodes = list(slim.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.nodes)}
         self.reshaping = any(node.op == "call_method" and node.target in RESHAPING for node in self.nodes)
@@ -130,6 +137,9 @@ class Schedule:
             return 0
         if self._chained(node, user):
             return size
+        if self._nested(node, user):
+            self.depth[node] = 1 + max((self.depth.get(argument, 0) for argument in node.all_input_nodes), default=0)
+            return size
         if user.op == "output" and user.args[0] is node and self.position[user] == self.position[node] + 1:
             return 0 if is_augmented(node) else size
         container = is_record(node.target) or is_select_mode(node)
@@ -149,6 +159,23 @@ class Schedule:
             return False
         between = self.nodes[self.position[node] + 1 : self.position[user]]
         return all(other.op == "get_attr" or is_metadata(other) for other in between)
+
+    def _nested(self, node: Node, user: Node) -> bool:
+        """Return True for a call inside that of the next line, ``self.norm(self.conv(x))``, or after its operator."""
+        depth = 1 + max((self.depth.get(argument, 0) for argument in node.all_input_nodes), default=0)
+        if depth >= self.nest or not self._is_call(node):
+            return False
+        last = user.target in (operator.add, operator.mul) and user.args[1] is node and user.args[0] is not node
+        if not last and not (self._is_call(user) and user.all_input_nodes == [node]):
+            return False
+        between = self.nodes[self.position[node] + 1 : self.position[user]]
+        return all(other.op == "get_attr" or is_metadata(other) for other in between)
+
+    def _is_call(self, node: Node) -> bool:
+        """Return True for a call of a module or function that makes one tensor."""
+        function = node.op == "call_function" and type(node.target) is types.FunctionType
+        named = function and not is_loop(node) and not is_record(node.target) and not is_statement(node)
+        return (node.op == "call_module" or named) and not self._is_tuple(node)
 
     def _width(self, node: Node) -> int:
         """Return the number of arguments in the expression of `node`."""

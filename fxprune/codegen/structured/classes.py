@@ -78,6 +78,8 @@ class Classes:
         """Write all classes."""
         for group in self._groups():
             plain = [path for path in group if self._plain(path)]
+            if len(plain) < len(group):  # one class serves all better than a class and nn.Sequential
+                plain = [path for path in plain if self.kinds.get(path) == "Sequential"]
             for path in plain:
                 self.made[path] = self._sequential(path)
             rest = [path for path in group if path not in plain]
@@ -104,7 +106,9 @@ class Classes:
 
     def _groups(self) -> list[list[str]]:
         """Modules of one class each, after those whose classes they need; by height where classes need each other."""
-        keys = {path: path if self._plain(path) else f"class {self.kinds.get(path, 'Part')}" for path in self.order}
+        kinds = {path: f"class {self.kinds.get(path, 'Part')}" for path in self.order}
+        mixed = {kinds[path] for path in self.order if not self._plain(path)} - {"class Sequential"}
+        keys = {p: p if self._plain(p) and kinds[p] not in mixed else kinds[p] for p in self.order}
         children = {path: self.children(path) for path in self.order}
         height: dict[str, int] = {}
         for path in sorted(self.order, key=lambda p: -p.count(".")):

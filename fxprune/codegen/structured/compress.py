@@ -30,10 +30,14 @@ class _Compress(ast.NodeTransformer):
         name = ast.unparse(node.func)
         if name == "nn.Sequential" and len(node.args) > 1:
             made = self._comprehension(node.args)
-            return node if made is None else ast.Call(node.func, [ast.Starred(made, ast.Load())], [])
+            if made is not None:
+                return ast.Call(node.func, [ast.Starred(made, ast.Load())], [])
+            node.args = self._runs(node.args)
+            return node
         listed = node.args[0] if len(node.args) == 1 else None
         if name == "nn.ModuleList" and isinstance(listed, ast.List):
             made = self._comprehension(listed.elts)
+            listed.elts = self._runs(listed.elts) if made is None else listed.elts
             return node if made is None else ast.Call(node.func, [made], [])
         if name == "OrderedDict" and isinstance(listed, ast.List):
             return self._named(node, listed.elts)
@@ -59,6 +63,21 @@ class _Compress(ast.NodeTransformer):
             loop.iter = ast.Call(ast.Name("enumerate"), [loop.iter], [])
         made.elt = ast.Tuple([key, made.elt], ast.Load())
         return ast.Call(node.func, [made], [])
+
+    def _runs(self, parts: Sequence[ast.expr]) -> list[ast.expr]:
+        """The parts, in which three or more that follow one another and are alike are comprehensions."""
+        found: list[ast.expr] = []
+        start = 0
+        while start < len(parts):
+            stop, made = start + 1, None
+            for end in range(start + 3, len(parts) + 1):
+                longer = self._comprehension(parts[start:end])
+                if longer is None:
+                    break
+                stop, made = end, longer
+            found.append(parts[start] if made is None else ast.Starred(made, ast.Load()))
+            start = stop
+        return found
 
     def _comprehension(self, parts: Sequence[ast.expr]) -> ast.ListComp | None:
         names = {ast.unparse(part.func) if isinstance(part, ast.Call) else "" for part in parts}

@@ -21,6 +21,9 @@ from fxprune.codegen.tree import Tree
 __all__ = ["Part", "Text"]
 
 
+NEST = 3  # how many calls may stand inside one another
+
+
 class Part(nn.Module):
     """The modules below one module, with the graph of its call; what is folded below is written as one call.
 
@@ -75,7 +78,7 @@ class Text:
     def __init__(self, part: Part, names: Names, records: Records, twin: nn.Module | None = None) -> None:
         self.part, self.names, self.records = part, names, records
         self.tree = Tree(part, names, twin)  # type: ignore[arg-type]
-        self.schedule = Schedule(part, names)  # type: ignore[arg-type]
+        self.schedule = Schedule(part, names, nest=NEST)  # type: ignore[arg-type]
         names.arguments.update(self.schedule.variables.values())
         inputs = [node for node in part.graph.nodes if node.op == "placeholder"]
         self.arguments = {str(n.target): n.meta.get("tensor", True) for n in inputs}
