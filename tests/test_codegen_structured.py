@@ -333,3 +333,22 @@ def test_a_part_that_only_some_have_is_an_argument() -> None:
     assert "def __init__(self, act: type[nn.Module], down: bool = False) -> None:" in source
     assert "self.down = nn.Conv2d(4, 4, 1) if down else nn.Identity()" in source
     assert_equal_bits(slim, torch.randn(2, 4, 8, 8))
+
+
+class Stage(nn.Module):
+    def __init__(self, down: bool) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(4, 4, 1) if down else nn.Identity()
+        self.blocks = nn.Sequential(Block(4, 6), Block(4, 5), Block(4, 7), nn.ReLU())
+
+    def forward(self, x: Any) -> Any:
+        return self.blocks(self.down(x))
+
+
+def test_a_class_stays_one_where_an_instance_has_one_part_and_runs_of_parts_are_loops() -> None:
+    slim = fxprune.trace(nn.Sequential(Stage(False), Stage(True)), torch.randn(2, 4, 8, 8))
+    source = generated(slim)[0]
+    assert source.count("class Stage") == 1 and "OrderedDict" not in source
+    assert "*[Block(n) for n in [6, 5, 7]], nn.ReLU()" in source
+    assert "return self.blocks(self.down(x))" in source
+    assert_equal_bits(slim, torch.randn(2, 4, 8, 8))

@@ -108,7 +108,7 @@ class Unifier:
 
     def _part(self, name: str, values: Sequence[ast.expr | None]) -> ast.expr:
         """What is assigned to an attribute; where it differs in more than numbers, an argument stands for it."""
-        before = copy.deepcopy((self.holes, self.parts))
+        before = [Hole([*hole.values], [*hole.sites], hole.default) for hole in self.holes], {**self.parts}
         try:
             return self.one(values, Site(owner=name))  # type: ignore[return-value]
         except Mismatch:
