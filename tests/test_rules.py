@@ -80,6 +80,11 @@ CASES: dict[str, tuple[Any, list[str], dict[str, str]]] = {
         ["n a3", "n b3"],
         {"out 1": "a0 a1 a2", "in1 1": "a0 a1 a2", "out 0": "- -"},
     ),
+    "one row by number": (
+        lambda x, y: x.index_put((numbers(1),), y),
+        ["n a3", "b3"],
+        {"out 1": "a0 a1 a2", "in1 0": "a0 a1 a2"},
+    ),
     "embedding": (lambda w: F.embedding(unknown_numbers(2, 5), w), ["a4 b3"], {"out 2": "b0 b1 b2"}),
     "flip": (lambda x: x.flip(1), ["n a3"], {"out 1": "a2 a1 a0"}),
     # shape

@@ -113,13 +113,14 @@ def index_put(call: Call) -> None:
     """
     into, values = call.axes(call["self"]), call.axes(call["values"])
     indices = [i for i in call["indices"] if i is not None]
-    rows = len(indices) == 1 and call["indices"][0] is not None and indices[0].dim() == 1
-    if not rows or len(values) != len(into) or any(a.size != b.size for a, b in zip(into[1:], values[1:], strict=True)):
+    inner = values[max(0, len(values) - len(into) + 1) :]  # one row may come without its axis
+    alike = len(inner) == len(into) - 1 and all(a.size == b.size for a, b in zip(into[1:], inner, strict=True))
+    if not alike or len(indices) != 1 or call["indices"][0] is None or indices[0].dim() != 1:
         write(call)
         return
-    for axis in (into[0], values[0], *call.axes(indices[0])):
+    for axis in (into[0], *values[: len(values) - len(inner)], *call.axes(indices[0])):
         call.fix(axis, _BY_NUMBER)
-    made = [call.unify(a, b) for a, b in zip(into[1:], values[1:], strict=True)]
+    made = [call.unify(a, b) for a, b in zip(into[1:], inner, strict=True)]
     call.set([Axis(into[0].size, None, into[0].dynamic), *made])
 
 
