@@ -148,6 +148,20 @@ class Normed(Branch):
         return self.head(self.over(x.mean((2, 3))).softmax(-1))
 
 
+class Experts(nn.Module):
+    """Which layer a row goes through is decided by its values."""
+
+    def __init__(self, never: int = 0) -> None:
+        super().__init__()
+        self.stem, self.choose, self.head = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4 + never))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        chosen = self.choose(x).argmax(1).tolist()
+        return self.head(torch.stack([self.experts[k](row) for k, row in zip(chosen, x, strict=True)]))
+
+
 IMAGES = torch.randn(2, 3, 8, 8)
 # network, inputs, layers that lose channels, numbers that are set
 CASES: dict[str, tuple[type[nn.Module], Any, set[str], dict[str, set[str]]]] = {
@@ -192,6 +206,19 @@ def test_a_model_that_no_graph_holds_is_pruned_in_its_own_class(name: str) -> No
     assert nested.tensors(copy.deepcopy(slim).train()(*given))  # trainable
     if name == "a size that decides":
         assert "runs aten" in " ".join(g.reason for g in report.plan.groups)
+
+
+def test_layers_that_few_inputs_use_follow_too() -> None:
+    torch.manual_seed(0)
+    _, slim = pruned(Experts, torch.randn(2, 8))
+    wide = slim.stem.out_features
+    assert wide < 16 and {expert.in_features for expert in slim.experts} == {wide}
+    assert slim(torch.randn(64, 8)).shape == (64, 3)
+
+
+def test_a_layer_that_no_input_uses_is_refused_by_name() -> None:
+    with pytest.raises(fxprune.errors.InputError, match=r"uses 'experts\.4\.weight'.* and 1 more"):
+        fxprune.prune(Experts(never=1).eval(), 0.5, torch.randn(2, 8), form="module")
 
 
 def test_what_the_model_keeps_is_its_own() -> None:

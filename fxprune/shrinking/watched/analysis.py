@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from fxprune import nested
 from fxprune.analysis.analysis import Analysis, group_channels
 from fxprune.errors import InputError, PruneError, said
 from fxprune.options import AttentionPolicy
@@ -18,11 +19,13 @@ from fxprune.shrinking.watched.calls import Example, Session, run
 from fxprune.shrinking.watched.labels import Diverged, Heard, Watching, label_calls
 from fxprune.shrinking.watched.operators import Decisions
 from fxprune.tracing.places import line_of_error
+from fxprune.tracing.skeleton import Names
 from fxprune.tracing.tracer import Traced
 from fxprune.tracing.untouched import twin_of
 
-__all__ = ["Watched", "analysis_of", "labels_on_path", "twin", "watch"]
+__all__ = ["Watched", "analysis_of", "labels_on_path", "random_session", "twin", "unread_parameters", "watch"]
 
+_TRIES = 8  # of random inputs, to use all of the model
 _FLIPS = 4  # lines of code that ask for a truth value, whose other branches run, too
 
 
@@ -94,14 +97,45 @@ def watch(
         notes.append(f"{len(asked)} lines of code branch on values, of which {_FLIPS} were tried both ways")
     notes += _training(copy, mode, inputs, sessions)
     del mode.macs[terms:]
-    used = len(mode.seen)
+    sessions += _more(copy, mode, example, own=True)
     randomize(copy)
-    _tried(copy, mode, Session("", ((example.random(example.shapes, 1), False),)))
+    sessions += _more(copy, mode, example, own=False, least=1)
     del mode.macs[terms:]
-    traced = _as_traced(copy, mode, example, counted, used)
+    if unread := unread_parameters(mode.names, mode.order):
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise InputError(
+            f"no run of {type(model).__name__} that was watched uses {unread[0]!r}{more}, so that what goes with it is not "
+            "known: give example_inputs that use it (for training, with what that needs), or take it out of the model"
+        )
+    traced = _as_traced(copy, mode, example, counted, len(mode.seen))
     analysis = group_channels(traced, attention, tuple(ignore), type(model).__name__)
-    notes += _unread(mode)
     return Watched(model, example, analysis, sessions, mode.layers, notes)
+
+
+def random_session(example: Example, own: bool, seed: int) -> Session:
+    """Random inputs of the example's shapes, of several amplitudes."""
+    inputs = nested.map(
+        lambda v: v * (1, 4)[seed % 2] if isinstance(v, Tensor) and v.is_floating_point() else v,
+        example.random(example.shapes, seed),
+    )
+    return Session(f"random inputs {seed}", ((inputs, False),), own=own, seed=seed)
+
+
+def _more(copy: nn.Module, mode: Watching, example: Example, own: bool, least: int = 0) -> list[Session]:
+    """Sessions that use parameters which none did before; `least` are run in any case."""
+    found = []
+    for seed in range(2, 2 + _TRIES):
+        if seed - 2 >= least and not unread_parameters(mode.names, mode.order):
+            break
+        before, session = len(mode.order), random_session(example, own, seed)
+        if _tried(copy, mode, session) and len(mode.order) > before:
+            found.append(session)
+    return found
+
+
+def unread_parameters(names: Names, read: Container[str]) -> list[str]:
+    """Parameters that no operator reads."""
+    return [n for n, t in names.tensors.items() if isinstance(t, nn.Parameter) and n not in read]
 
 
 def _run(copy: nn.Module, mode: Watching, session: Session) -> list[Any]:
@@ -110,13 +144,14 @@ def _run(copy: nn.Module, mode: Watching, session: Session) -> list[Any]:
 
 
 def _tried(copy: nn.Module, mode: Watching, session: Session) -> bool:
-    """Whether the model took the calls; what they showed until they failed counts, too."""
-    mode.decisions = Decisions(session.flipped)
+    """Whether the model took the calls; the labels that they showed until they failed count, too."""
+    mode.decisions, before = Decisions(session.flipped), dict(mode.order)
     try:
         _run(copy, mode, session)
     except PruneError:
         raise
     except Exception:  # whatever a model raises on an input or a branch that it does not take
+        mode.order = before
         return False
     return True
 
@@ -124,24 +159,17 @@ def _tried(copy: nn.Module, mode: Watching, session: Session) -> bool:
 def _training(copy: nn.Module, mode: Watching, inputs: Any, sessions: list[Session]) -> list[str]:
     """Watch a call in training; else say why it was not."""
     mode.decisions = Decisions()
-    session = Session("the example in training", ((inputs, True),))
+    session, before = Session("the example in training", ((inputs, True),)), dict(mode.order)
     try:
         _run(copy, mode, session)
     except Exception as error:
+        mode.order = before
         return [
             f"training was not watched, since the model does not take the example there ({type(error).__name__}: "
             f"{said(error)[:120]}): its groups are those of evaluation"
         ]
     sessions.append(session)
     return []
-
-
-def _unread(mode: Watching) -> list[str]:
-    names = [n for n, t in mode.names.tensors.items() if isinstance(t, nn.Parameter) and n not in mode.order]
-    if not names:
-        return []
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"no operator that was watched reads {names[0]!r}{more}: what uses it elsewhere was not compared"]
 
 
 def labels_on_path(model: nn.Module, session: Session, path: list[Heard]) -> tuple[Watching, Diverged | None]:

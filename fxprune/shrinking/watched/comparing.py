@@ -76,7 +76,7 @@ def compare(watched: Watched, cut: Cut, chosen: Chosen, session: Session) -> Out
             results = run(slim, session)
     except Exception as error:  # whatever the model raises
         failed = f"the slim model fails there: {type(error).__name__}: {said(error)[:160]}"
-        if not session.own and not _takes(watched, session):
+        if not _takes(watched, session):
             return outcome
     dense = twin(watched.model, watched.example, own=session.own)
     labels, diverged = labels_on_path(dense, session, hearing.heard)

@@ -12,7 +12,7 @@ from fxprune.analysis.cut import Cut
 from fxprune.errors import NotEquivalent, NothingToPrune
 from fxprune.passes.base import Mismatch
 from fxprune.shrinking.slots import Setting, settings
-from fxprune.shrinking.watched.analysis import Watched
+from fxprune.shrinking.watched.analysis import Watched, random_session, unread_parameters
 from fxprune.shrinking.watched.calls import Session, other_sessions
 from fxprune.shrinking.watched.comparing import Outcome, groups_of_fault, in_enough_precision
 from fxprune.shrinking.watched.lockstep import Fault
@@ -22,6 +22,7 @@ __all__ = ["Fitted", "Gone", "compared", "fit_watched"]
 
 _TRIES = 24  # numbers that are tried at one operator
 _ROUNDS = 200
+_MORE = 12  # sessions, until every parameter was used
 _END = 1 << 60  # of all operators
 Gone = Mapping[str, np.ndarray]
 Choose = Callable[[Mapping[str, str]], Gone]
@@ -102,20 +103,40 @@ def _evened(watched: Watched, gone: Gone, wrong: set[str], lowest: Lowest) -> Go
 def compared(watched: Watched, cut: Cut, chosen: Chosen) -> Fitted:
     """The sessions that were compared until one of them showed what has to stay whole: then ``frozen`` says what."""
     fitted = Fitted(cut, chosen)
-    kinds: list[list[Session]] = [[session] for session in watched.sessions]
-    for alternatives in [*kinds, *other_sessions(watched.example)]:
-        for session in alternatives:
-            outcome = _settled(watched, cut, chosen, session)
-            if outcome.compared is None:
-                continue
-            if outcome.faults:
-                fitted.frozen = _culprits(outcome, cut, watched)
-                return fitted
-            fitted.outcomes.append(outcome)
-            break
-        else:
+    for alternatives in [*([session] for session in watched.sessions), *other_sessions(watched.example)]:
+        taken = _one_of(watched, fitted, alternatives)
+        if fitted.frozen:
+            return fitted
+        if not taken:
             fitted.skipped += [session.name for session in alternatives if session.seed == 1][:1]
-    return fitted
+    names = watched.analysis.traced.names
+    read: dict[str, None] = {}
+    for seed in range(_MORE):  # what the slim model did not use, on paths of its own
+        for outcome in fitted.outcomes:
+            read |= {} if outcome.labels is None else outcome.labels.order
+        if not (left := unread_parameters(names, read)):
+            return fitted
+        _one_of(watched, fitted, [random_session(watched.example, own=seed % 4 < 2, seed=20 + seed)])
+        if fitted.frozen:
+            return fitted
+    raise NotEquivalent(
+        f"{watched.analysis.model_name} cannot be pruned in its own class: no run of the slim model uses {left[0]!r}, so that "
+        "it was not compared; give example_inputs that use it"
+    )
+
+
+def _one_of(watched: Watched, fitted: Fitted, alternatives: list[Session]) -> bool:
+    """Compare the first session that the model takes; whether there is one."""
+    for session in alternatives:
+        outcome = _settled(watched, fitted.cut, fitted.chosen, session)
+        if outcome.compared is None:
+            continue
+        if outcome.faults:
+            fitted.frozen = _culprits(outcome, fitted.cut, watched)
+        else:
+            fitted.outcomes.append(outcome)
+        return True
+    return False
 
 
 def _settled(watched: Watched, cut: Cut, chosen: Chosen, session: Session) -> Outcome:
