@@ -253,7 +253,14 @@ def test_signals_and_pipes(tmp_path: Path, net: str) -> None:
     """Ctrl-C while a model's file runs; a reader that goes away."""
     (tmp_path / "slow.py").write_text("import time, pathlib\npathlib.Path(__file__ + '.on').touch()\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "fxprune.cli", "inspect"]
-    with subprocess.Popen([*command, f"{tmp_path / 'slow.py'}:net"], stderr=subprocess.PIPE, text=True) as process:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it, as would its children
+    try:
+        process = subprocess.Popen([*command, f"{tmp_path / 'slow.py'}:net"], stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         while not (tmp_path / "slow.py.on").exists():
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

@@ -117,11 +117,11 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(table)
     _more(console, len(pruned))
     for line in branch_lines(plan, _ROWS):
-        console.print(line.strip(), markup=False, highlight=False)
+        console.print(line.strip(), markup=False, highlight=False, soft_wrap=True)
     lost = lost_groups(plan)
     whole = Counter(_whole(g) for g in plan.groups if len(g.kept) == g.size and g.id not in lost)
     for reason, count in whole.most_common():
-        console.print(f"{count} whole: {reason}", markup=False, highlight=False)
+        console.print(f"{count} whole: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _group_column() -> Column:
@@ -134,7 +134,7 @@ def _whole(group: GroupPlan) -> str:
 
 def _more(console: Console, count: int) -> None:
     if count > _ROWS:
-        console.print(f"... and {count - _ROWS} more: --json lists all", highlight=False)
+        console.print(f"... and {count - _ROWS} more: --json lists all", highlight=False, soft_wrap=True)
 
 
 def show_cost(
@@ -156,7 +156,7 @@ def show_cost(
 def show_account(console: Console, account: Account | None) -> None:
     """How budgets were met, if there are any."""
     for text in [] if account is None else [str(account), *account.notes]:
-        console.print(text, markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _share(values: tuple[float, float]) -> str:
@@ -172,24 +172,23 @@ def show_errors(console: Console, checks: Checks) -> None:
         ("pruned against masked original", checks.masked_error),
     ):
         if error is not None:
-            verdict = "ok" if error <= checks.tolerance else "[bold red]FAILED[/]"
-            console.print(
-                f"{verdict}: {name}, relative error {error:.1e} (limit {checks.tolerance:.0e})",
-                highlight=False,
-            )
+            _verdict(console, error <= checks.tolerance, f"{name}, relative error {error:.1e} (limit {checks.tolerance:.0e})")
     if checks.unreferenced:
         count = f"{len(checks.unreferenced)} of {checks.statistics} statistics over channels"
-        console.print(f"not checked: the settings of {count}, which have no reference", highlight=False)
+        console.print(f"not checked: the settings of {count}, which have no reference", highlight=False, soft_wrap=True)
+
+
+def _verdict(console: Console, good: bool, text: str) -> None:
+    console.print(f"{'ok' if good else 'FAILED'}: {text}", style=None if good else "bold red", highlight=False, soft_wrap=True)
 
 
 def _show_fidelity(console: Console, found: Fidelity) -> None:
-    verdict = "ok" if found.passed else "[bold red]FAILED[/]"
     text = f"recording against the model itself in {len(found.errors)} calls, relative error {found.error:.1e}"
-    console.print(f"{verdict}: {text} (limit {found.tolerance:.0e})", highlight=False)
+    _verdict(console, found.passed, f"{text} (limit {found.tolerance:.0e})")
     for name, why in found.refused.items():
-        console.print(f"not recorded: {name}: {why}", markup=False, highlight=False)
+        console.print(f"not recorded: {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     for why in found.vacuous:
-        console.print(f"tried on random weights, too: {why}", markup=False, highlight=False)
+        console.print(f"tried on random weights, too: {why}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_written(console: Console, files: Iterable[Path]) -> None:
@@ -201,7 +200,7 @@ def note(text: str) -> None:
     """A sentence on stderr; none with ``--quiet``."""
     if hushed():
         return
-    Console(stderr=True).print(f"note: {text}", style="yellow", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def note_replaced(files: Iterable[Path]) -> None:

@@ -51,7 +51,7 @@ def show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) 
     show_cost(console, plan.macs, plan.params, "planned" if report is None else "pruned")
     show_account(console, plan.account)
     if report is not None and report.latency is not None:
-        console.print(str(report.latency), markup=False, highlight=False)
+        console.print(str(report.latency), markup=False, highlight=False, soft_wrap=True)
     if report is not None and report.checks is not None:
         show_errors(console, report.checks)
     show_repair(console, None if report is None else report.repair)

@@ -92,7 +92,9 @@ def finetune(
     if resume and folder is None:
         raise InputError("resume=True needs the folder of the run: give out")
     if found is not None and found.exists() and not resume:
-        raise InputError(f"{str(folder)!r} holds the checkpoint of a run: go on with resume=True, or give another out")
+        raise InputError(
+            f"{str(folder)!r} holds the checkpoint of a run: go on with resume=True (--resume in a shell), or give another out"
+        )
     task = Task(slim, loader, teacher, loss, chosen, folder, callback, evaluate, check_flag(progress, "progress"), sparsity)
     with chance.kept(), accelerator_of(chosen) as accelerator:
         training = Training(task, accelerator)
