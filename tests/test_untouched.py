@@ -72,3 +72,25 @@ def test_a_refused_model_is_as_it_was() -> None:
     with pytest.raises(fxprune.Unfaithful, match="the buffer average"):
         check_fidelity(traced, model)
     assert state_of(model) == before and generators() == drawn
+
+
+def test_what_is_watched_within_what_is_watched_is_put_back_at_its_own_end() -> None:
+    """One mode serves both; each puts back what was written since it began, and a mode that failed leaves nothing behind."""
+    outer, inner, other = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    ones = [torch.ones(2, 2) for _ in range(2)]
+    before = [model.weight.detach().clone() for model in (outer, inner, other)]
+    with torch.no_grad(), untouched(outer):
+        outer.weight.add_(1)
+        with pytest.raises(ValueError, match="inside"), untouched(inner, outer):
+            inner.weight.add_(1)
+            outer.weight.add_(1)
+            raise ValueError("inside")
+        assert torch.equal(inner.weight, before[1]) and torch.equal(outer.weight, before[0] + 1)
+        with untouched(other):
+            other.weight.mul_(torch.stack(ones).sum(0))
+        assert torch.equal(other.weight, before[2])
+        inner.weight.add_(1)  # nobody watches it any more
+    assert torch.equal(outer.weight, before[0]) and torch.equal(inner.weight, before[1] + 1)
+    with torch.no_grad(), untouched(inner):
+        inner.weight.zero_()
+    assert torch.equal(inner.weight, before[1] + 1)

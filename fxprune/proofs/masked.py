@@ -174,7 +174,9 @@ class _Masked(fx.Interpreter):
                     continue
                 if v.shape[dim] != axis.size:
                     raise SizesMixed
-                gone = torch.from_numpy(np.setdiff1d(np.arange(axis.size), kept)).to(v.device)
+                lost = np.ones(axis.size, bool)
+                lost[kept] = False
+                gone = torch.from_numpy(np.flatnonzero(lost)).to(v.device)
                 if 0 in v.stride():  # entries of an expanded tensor share memory
                     v = v.clone()
                 v.index_fill_(dim, gone, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -126,8 +127,24 @@ def _same_items(now: Any, before: Any) -> bool:
     return bool(now == before)
 
 
+class _Watching(threading.local):
+    """Of each thread, what watches its operators."""
+
+    memory: _Memory | None = None
+
+
+_WATCHING = _Watching()
+
+
 class _Memory(DispatchMode):
-    """Copies the memory of some tensors before an operator of this thread writes into it."""
+    """Copies the memory of some tensors before an operator of this thread writes into it.
+
+    One mode is enough for a thread, and each takes as long as a small operator: what is to be watched within what is watched
+    already is told to the mode that is there.
+
+    Attributes:
+        watched: of the one that is the thread's mode, all that is to be watched.
+    """
 
     supports_higher_order_operators = True
 
@@ -136,6 +153,23 @@ class _Memory(DispatchMode):
         self.tensors = tensors
         self.known = {t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided and not t.is_meta}
         self.kept: dict[int, tuple[Any, Any]] = {}
+        self.watched: list[_Memory] = []
+
+    def __enter__(self) -> Any:
+        outer = _WATCHING.memory
+        if outer is not None:
+            outer.watched.append(self)
+            return self
+        _WATCHING.memory, self.watched = self, [self]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        outer = _WATCHING.memory
+        if outer is not None and outer is not self:
+            outer.watched.remove(self)
+            return
+        _WATCHING.memory = None
+        super().__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -145,7 +179,9 @@ class _Memory(DispatchMode):
             written = _WRITTEN[func] = _written_by(func)
         if written:
             for place, name in written:
-                self._keep(args[place] if place < len(args) else (kwargs or {}).get(name))
+                value = args[place] if place < len(args) else (kwargs or {}).get(name)
+                for memory in self.watched:
+                    memory._keep(value)
         return func(*args, **(kwargs or {}))
 
     def _keep(self, value: Any) -> None:
