@@ -180,5 +180,6 @@ def test_import_is_light() -> None:
 
 
 def test_the_command_runs_as_a_module() -> None:
-    found = subprocess.run([sys.executable, "-m", "fxprune.cli", "--help"], check=True, capture_output=True, text=True)
-    assert "Usage: fxprune" in found.stdout
+    for name in ("fxprune", "fxprune.cli"):
+        found = subprocess.run([sys.executable, "-m", name, "--help"], check=True, capture_output=True, text=True)
+        assert "Usage: fxprune" in found.stdout

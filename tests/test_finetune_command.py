@@ -45,6 +45,25 @@ def run(capsys):
     return call
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--test", "wide.npz"], "--test does not fit the model"),
+        (["--test", "unlabelled.npz"], "--test needs images and labels"),
+        (["--teacher-checkpoint", "dense.safetensors"], "--teacher-checkpoint belongs to --teacher"),
+        (["--batch-size", "99999999999999999999"], "batch_size is too large"),
+    ],
+)
+def test_what_would_fail_later_is_said_before_anything_is_trained(run, files: Path, monkeypatch, options, said) -> None:
+    import numpy as np
+
+    monkeypatch.chdir(files)
+    np.savez("wide.npz", inputs=np.zeros((6, 5, 6, 6), np.float32), labels=np.zeros(6, np.int64))
+    np.savez("unlabelled.npz", inputs=np.zeros((6, 2, 6, 6), np.float32))
+    code, out, err = run("finetune", "slim", "--data", "data.npz", "--out", "tuned", "--epochs", "1", *options)
+    assert code == 2 and out == "" and said in err and err.count("\n") == 1 and not Path("tuned").exists()
+
+
 SHORT = ["--epochs", "2", "--batch-size", "6", "--lr", "0.05", "--set", "device=cpu"]
 
 

@@ -38,6 +38,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Only the table of operators names the rules that it loads, and only the package itself finds its passes.
 LOOSE_FILES = {
     "__init__",
+    "__main__",
     "_layout",
     "api",
     "costing",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from fxprune.cli import options as given
 from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, same_folder, stored_inputs
 from fxprune.cli.output import Steps, note, note_replaced, print_json, show_written
-from fxprune.errors import InputError, shown
+from fxprune.errors import InputError, said, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,6 +96,8 @@ def finetune(
     sparse = _extra(sparsity_extra or (), "--sparsity-set", ())
     if sparse and sparsity is None:
         raise InputError("--sparsity-set belongs to --sparsity: say which, as --sparsity admm")
+    if teacher is None and teacher_checkpoint is not None:
+        raise InputError("--teacher-checkpoint belongs to --teacher: say which model it is of")
     import fxprune
     from fxprune.recovery.finetune.options import options_of
 
@@ -118,7 +121,7 @@ def finetune(
             return fxprune.sparsity.make(sparsity, trained, example, **sparse)
 
         loader = read(data)
-        evaluate = None if test is None else _top1(read(test))
+        evaluate = None if test is None else _top1(read(test), slim)
         if main:
             for text in getattr(loader, "notes", ()):
                 note(text)
@@ -167,25 +170,41 @@ def slim_of(spec: str, checkpoint: Path | None, seed: int) -> tuple[nn.Module, P
     return slim, path / "slim.py" if path.is_dir() else path
 
 
-def _top1(loader: Any) -> Any:
-    """A function of a model: the share of held-out images that it names rightly."""
+def _top1(loader: Any, slim: nn.Module) -> Any:
+    """A function of a model: the share of held-out images that it names rightly.
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        import torch
+    Raises:
+        InputError: `slim` cannot be evaluated on the first of them: better now than after an epoch.
+    """
 
-        from fxprune.state import place_of
+    mode = slim.training
+    try:
+        _share_of_hits(slim.eval(), islice(loader, 1))
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise InputError(f"--test does not fit the model: {said(error)}") from error
+    finally:
+        slim.train(mode)
+    return lambda model: {"top-1": _share_of_hits(model, loader)}
 
-        hits = images = 0
-        device, _ = place_of(model)
-        with torch.no_grad():
-            for batch in loader:
-                if len(batch) != 2:
-                    raise InputError("--test needs images and labels")
-                x, y = (value.to(device) for value in batch)
-                hits, images = hits + int((model(x).argmax(1) == y).sum()), images + len(x)
-        return {"top-1": hits / images}
 
-    return evaluate
+def _share_of_hits(model: nn.Module, batches: Iterable[Any]) -> float:
+    """
+    Raises:
+        InputError: there are no labels.
+    """
+    import torch
+
+    from fxprune.state import place_of
+
+    hits = images = 0
+    device, _ = place_of(model)
+    with torch.no_grad():
+        for batch in batches:
+            if len(batch) != 2:
+                raise InputError("--test needs images and labels")
+            x, y = (value.to(device) for value in batch)
+            hits, images = hits + int((model(x).argmax(1) == y).sum()), images + len(x)
+    return hits / images
 
 
 def _keep(trained: Any, source: Path | None, out: Path) -> list[Path]:

@@ -67,9 +67,9 @@ def iterate(
     3 8
 
     Args:
-        model, ratio, example_inputs, macs, params, memory, criterion, scope, normalization, ignore, max_ratio, round_to,
-        min_width, attention, verify, data, loss, batches, exact_norms: as in `fxprune.prune`; ratio and budgets are those of
-            the end, of the original model. Data and images are read in every step.
+        model, example_inputs, criterion, scope, normalization, ignore, max_ratio, round_to, min_width: as in `fxprune.prune`.
+        attention, verify, data, loss, batches, exact_norms: likewise. Data and images are read in every step.
+        ratio, macs, params, memory: likewise: what the end should be, in terms of the original model.
         steps: how many; 5, or as many as the schedule has numbers.
         schedule: ``"cubic"``, most at first (Zhu & Gupta 2017); ``"linear"``; ``"geometric"``, the same share of what is left;
             or the share that is gone after each step, as ``[0.5, 0.8, 1]``: `fxprune.iterating.schedule.Schedule`.

@@ -204,4 +204,6 @@ def _within(name: str, value: Any) -> float:
 def _count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise InputError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
+    if int(value) >= 2**31:
+        raise InputError(f"{name} is too large: {shown(value)}")
     return int(value)
