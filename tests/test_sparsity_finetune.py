@@ -51,6 +51,29 @@ def test_a_killed_run_resumes_to_the_same_weights(name: str, tmp_path) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in whole.modules())
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_what_is_measured_after_an_epoch_wears_the_masks(ema: float) -> None:
+    """With a gate that drops whatever is silent at all, every image gets the same; without masks they differ."""
+    pytest.importorskip("accelerate", reason="needs the extra `train`")
+    one, other = torch.randn(2, 2, 2, 6, 6)
+    measured: list[nn.Module] = []
+
+    def apart(model: nn.Module) -> dict[str, float]:
+        measured.append(model)
+        with torch.no_grad():
+            return {"apart": float((model(one) - model(other)).abs().max())}
+
+    def masked(model: nn.Module) -> sparsity.Sparsity:
+        return sparsity.SCP(model, X, gate=sparsity.Gate(center=1e-6))
+
+    options = {**QUICK, "ema": ema, "evaluate": apart}
+    trained = fxprune.finetune(Net(), data(), sparsity=masked, **options)
+    assert [epoch["apart"] for epoch in trained.meta["finetuning"]["epochs"]] == [0.0, 0.0]
+    assert all(apart(model.eval())["apart"] > 1e-3 for model in (trained, *measured[:2]))  # which no longer wear them
+    plain = fxprune.finetune(Net(), data(), sparsity=METHODS["group"], **options)
+    assert min(epoch["apart"] for epoch in plain.meta["finetuning"]["epochs"]) > 1e-3
+
+
 @pytest.mark.parametrize(("given", "message"), [("group", "sparsity must be a function"), (lambda m: 3, "that gives a method")])
 def test_what_is_no_sparse_learning_is_said(given: object, message: str) -> None:
     pytest.importorskip("accelerate", reason="needs the extra `train`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,9 @@ class Training:
         self.history.append(entry)
         if self.task.evaluate is not None and self.accelerator.is_main_process:
             try:
-                entry.update(_measured(self.task.evaluate(self.result().to(self.accelerator.device).eval())))
+                model = self.result().to(self.accelerator.device).eval()
+                with nullcontext() if self.sparsity is None else self.sparsity.evaluated(model):
+                    entry.update(_measured(self.task.evaluate(model)))
             except BaseException:
                 self._write()  # what was trained is not lost with it; the others wait below
                 raise

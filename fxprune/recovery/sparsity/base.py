@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -98,6 +99,11 @@ class Sparsity:
         With gradient accumulation it goes into one of the losses.
         """
         raise NotImplementedError
+
+    @contextmanager
+    def evaluated(self, copy: nn.Module) -> Iterator[None]:
+        """Inside, a copy of the model gives what the model gives in evaluation, also where that takes more than its weights."""
+        yield
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,6 +124,15 @@ class SCP(Sparsity):
     def settings(self) -> dict[str, Any]:
         return {"strength": self.strength, "seed": self.seed, **self.gate.to_json()}
 
+    @contextmanager
+    def evaluated(self, copy: nn.Module) -> Iterator[None]:
+        handles = [copy.get_submodule(name).register_forward_hook(mask.evaluated) for name, mask in self.masks.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def remove(self) -> None:
         """Take the masks off the model: it then gives what it would without them."""
         for handle in self._handles:
@@ -155,13 +166,17 @@ class _Mask:
             self._before[id(norm)] = (norm.running_mean.clone(), norm.running_var.clone())
 
     def _apply(self, norm: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        held = self.held.to(output.device)
-        if norm.training:
-            mask = self._drawn(norm)
-            self._hold_back(norm, (mask.detach() > 0.5) | ~held)
-        else:
-            mask = (self.method.gate.drop(norm.weight, norm.bias) < 0.5).to(norm.weight.dtype)
-        mask = torch.where(held, mask, torch.ones_like(mask))
+        if not norm.training:
+            return self.evaluated(norm, args, output)
+        mask = self._drawn(norm)
+        self._hold_back(norm, (mask.detach() > 0.5) | ~self.held.to(output.device))
+        return self._masked(mask, output)
+
+    def evaluated(self, norm: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._masked((self.method.gate.drop(norm.weight, norm.bias) < 0.5).to(norm.weight.dtype), output)
+
+    def _masked(self, mask: Tensor, output: Tensor) -> Tensor:
+        mask = torch.where(self.held.to(output.device), mask, torch.ones_like(mask))
         return output * mask.to(output.dtype).reshape([-1 if d == 1 else 1 for d in range(output.dim())])
 
     def _drawn(self, norm: Any) -> Tensor:
