@@ -349,6 +349,7 @@ def test_a_class_stays_one_where_an_instance_has_one_part_and_runs_of_parts_are_
     slim = fxprune.trace(nn.Sequential(Stage(False), Stage(True)), torch.randn(2, 4, 8, 8))
     source = generated(slim)[0]
     assert source.count("class Stage") == 1 and "OrderedDict" not in source
+    assert "def __init__(self, down: bool = False) -> None:" in source
     assert "*[Block(n) for n in [6, 5, 7]], nn.ReLU()" in source
     assert "return self.blocks(self.down(x))" in source
     assert_equal_bits(slim, torch.randn(2, 4, 8, 8))

@@ -46,9 +46,14 @@ def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[
     renamed: dict[str, str] = {}
     arguments: list[Argument] = []
     kept: list[str] = []
+    for name in unifier.flags:  # first, so that they bear the names of the parts that they are about
+        renamed[f"?{name}"] = _free(name, used, names)
+        used.add(renamed[f"?{name}"])
     for number, hole in enumerate(unifier.holes):
         stored = any(site.method for site in hole.sites)
-        name = _free(_wanted(hole, unifier.holes), used | (taken if stored else set()), names)
+        wanted = _wanted(hole, unifier.holes)
+        wanted = "size" if stored and wanted in taken else wanted
+        name = _free(wanted, used | (taken if stored else set()), names)
         used.add(name)
         renamed[f"?{number}"] = name
         kept += [name] if stored else []
@@ -61,10 +66,7 @@ def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[
         renamed[f"?{name}"] = own
         arguments.append(Argument(own, "nn.Module", list(parts)))
     for name, flags in unifier.flags.items():
-        own = _free(name, used, names)
-        used.add(own)
-        renamed[f"?{name}"] = own
-        arguments.append(Argument(own, "bool", [ast.Constant(flag) for flag in flags], ast.Constant(False)))
+        arguments.append(Argument(renamed[f"?{name}"], "bool", [ast.Constant(flag) for flag in flags], ast.Constant(False)))
     assert all(len(argument.values) == count for argument in arguments)
     arguments.sort(key=lambda argument: argument.default is not None)
     return arguments, renamed, kept

@@ -44,12 +44,14 @@ class Hole:
     Attributes:
         values: one for each text; None where a text has no such place.
         sites: where it stands.
-        optional: a keyword argument of a layer, which has a default.
+        default: of a keyword argument of a layer, at all of its sites.
+        before: the default that it had before the last site was found.
     """
 
     values: list[ast.expr | None]
     sites: list[Site] = field(default_factory=list)
     default: ast.expr | None = None
+    before: ast.expr | None = None
 
     def key(self) -> list[str | None]:
         return [None if value is None else ast.dump(value) for value in self.values]
@@ -108,7 +110,7 @@ class Unifier:
 
     def _part(self, name: str, values: Sequence[ast.expr | None]) -> ast.expr:
         """What is assigned to an attribute; where it differs in more than numbers, an argument stands for it."""
-        before = [Hole([*hole.values], [*hole.sites], hole.default) for hole in self.holes], {**self.parts}
+        before = [Hole([*hole.values], [*hole.sites], hole.default, hole.before) for hole in self.holes], {**self.parts}
         try:
             return self.one(values, Site(owner=name))  # type: ignore[return-value]
         except Mismatch:
@@ -125,7 +127,7 @@ class Unifier:
             if _same_kind(known.sites[0], site) and _agree(known, new):
                 known.values = [b if a is None else a for a, b in zip(known.values, new.values, strict=True)]
                 known.sites.append(site)
-                known.default = known.default if default is not None else None
+                known.before, known.default = known.default, None
                 return ast.Name(f"?{number}")
         self.holes.append(new)
         return ast.Name(f"?{len(self.holes) - 1}")
@@ -197,7 +199,8 @@ class Unifier:
             made = self.one(values, inner)
             if isinstance(made, ast.Name) and made.id.startswith("?") and default is not None:
                 hole = self.holes[int(made.id[1:])]
-                if hole.sites[-1] == inner and len(hole.sites) == 1:
+                shared = hole.before is not None and ast.dump(hole.before) == ast.dump(default)
+                if hole.sites[-1] == inner and (len(hole.sites) == 1 or shared):
                     hole.default = default
             keywords.append(ast.keyword(word, made))  # type: ignore[call-overload]
         return ast.Call(function, args, keywords)  # type: ignore[arg-type]
