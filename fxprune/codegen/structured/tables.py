@@ -38,7 +38,9 @@ class Tables(ast.NodeTransformer):
             if len(name) + 3 + len(shown) <= WIDTH:
                 lines.append(f"{name} = {shown}")
             elif all(map(_is_row, node.elts)):
-                lines += [f"{name} = [", *(f"    {text(row)}," for row in node.elts), "]"]
+                rows = [f"{name} = [", *(f"    {text(row)}," for row in node.elts), "]"]
+                long = max(map(len, rows)) > WIDTH  # a formatter would give each number its line
+                lines += ["# fmt: off", *rows, "# fmt: on"] if long else rows
             else:
                 lines += ["# fmt: off", f"{name} = [", *_filled([text(e) for e in node.elts]), "]", "# fmt: on"]
         return [*lines, "", ""] if lines else []
