@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import io
 import itertools
@@ -21,11 +22,13 @@ from support.codegen import run_once
 from torch import fx, nn
 
 import fxprune
+from fxprune.codegen.names import Names
 from fxprune.codegen.roundtrip import same_result
 from fxprune.codegen.source import source_of
 from fxprune.codegen.source_files import execute, generated
 from fxprune.codegen.structured.file import structured_source
 from fxprune.codegen.structured.same import difference
+from fxprune.codegen.structured.tables import Tables
 
 
 def both_forms(slim: fx.GraphModule) -> dict[str, str]:
@@ -147,6 +150,18 @@ def test_idioms(tmp_path: Path) -> None:
     for form, source in sources.items():
         (tmp_path / f"{form}.py").write_text(source)
     assert_clean(tmp_path)
+
+
+def test_tables_are_laid_out(tmp_path: Path) -> None:
+    lists = [[*range(20)], [*range(200)], [(n, n * 1e-7) for n in range(9)], [tuple(range(40)), tuple(range(1, 41))]]
+    tables = Tables(Names())
+    shown = [tables.visit(ast.parse(repr(numbers), mode="eval").body) for numbers in (*lists, lists[0])]
+    assert [ast.unparse(name) for name in shown] == ["WIDTHS", "WIDTHS_2", "WIDTHS_3", "WIDTHS_4", "WIDTHS"]
+    (tmp_path / "tables.py").write_text("\n".join([*tables.lines()[:-2], ""]))
+    assert_clean(tmp_path)
+    space: dict[str, Any] = {}
+    exec((tmp_path / "tables.py").read_text(), space)
+    assert [space[name] for name in ("WIDTHS", "WIDTHS_2", "WIDTHS_3", "WIDTHS_4")] == lists
 
 
 LINES = [
