@@ -111,3 +111,67 @@ def test_sizes_that_one_number_said_are_written_apart() -> None:
     assert (
         [int(n) for n in sized.split(", ")] == [own.last.in_channels, own.first.out_channels - own.last.in_channels] == [6, 3]
     )
+
+
+class Stage(nn.Module):
+    """Writes into the list that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.branches = 8, nn.ModuleList([nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)])
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        for i, branch in enumerate(self.branches):
+            x[i] = branch(x[i])
+        return x[0][:, : self.c] + x[1]
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage, self.last = nn.Conv2d(3, 4, 1), Stage(), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(self.stage([x, x.relu()]))  # type: ignore[no-any-return]
+
+
+def test_a_part_that_writes_into_its_list_is_fitted() -> None:
+    own = fxprune.prune(Listed().eval(), 0.5, X, scope="layer", form="module")
+    report = own.meta["fxprune"].own_class
+    assert own.stage.c == 4 and not report.generated and own(X).shape == (2, 2, 5, 5)
+
+
+class Table(nn.Module):
+    """Positions, which a method gives: no call of it is heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.periods = 8, nn.Parameter(torch.rand(4))
+
+    def embed(self) -> Tensor:
+        assert self.periods.numel() == self.dim // 2
+        return torch.cat([self.periods.sin(), self.periods.cos()])
+
+
+class Prefixed(nn.Module):
+    """Two numbers are to be set at once, among others: one of its own, and one of a part whose method it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = [8] * 12
+        self.prefix, self.tokens, self.table = 4, nn.Parameter(torch.randn(1, 4, 8)), Table()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.tokens.expand(len(x), -1, -1), self.first(x) * self.table.embed()], 1)
+        return self.last(x.softmax(1))[:, self.prefix :]  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_numbers_of_a_module_and_of_a_part_are_set_together() -> None:
+    torch.manual_seed(0)
+    own = fxprune.prune(Prefixed().eval(), 0.5, torch.randn(2, 5, 3), scope="layer", form="module")
+    report = own.meta["fxprune"].own_class
+    assert not report.generated and not report.sized and own.table.dim < 8, report
+    assert set(report.settings[""]) == {"prefix", "table.dim"}

@@ -223,7 +223,9 @@ class _Fitter:
         yield from combinations(wide[:_TOGETHER])
         known = sizes | self.numbers.get(name, {})
         for part in self._unheard(name, module):  # whose methods the module calls, past their forward
-            yield from combinations(settings(module, known, part)[: _TOGETHER // 2])
+            there = settings(module, known, part)[: _TOGETHER // 2]
+            yield from combinations(there)
+            yield from combinations(near[: _TOGETHER // 2] + there) if there else ()
         below = [s for child, _ in module.named_children() for s in settings(module, known, child)]
         yield from combinations((wide + below)[:_TOGETHER])
 

@@ -67,14 +67,15 @@ class ModuleCalls:
         outer = self.running
         self.running = (*outer, (name, self._counts[name]))
         self._counts[name] += 1
+        given = self.parts.given(args, kwargs)
         try:
             if own and isinstance(module, nn.modules.batchnorm._BatchNorm) and self._lowers(module, args, kwargs):
                 result = self._batch_norm_forward(module, args, kwargs)
-                self.parts.note(name, args, kwargs, result)
+                self.parts.note(name, given, result)
                 return result
             lowered = None if "forward" in module.__dict__ else lowered_forward(module)
             result = module.forward(*args, **kwargs) if lowered is None else lowered(module, *args, **kwargs)
-            self.parts.note(name, args, kwargs, result)
+            self.parts.note(name, given, result)
             return result
         finally:
             self.scopes.pop()

@@ -13,6 +13,8 @@ from fxprune.tracing.values.proxy import is_proxy
 
 __all__ = ["PartCall", "PartCalls"]
 
+_UNKNOWN = object()
+
 
 @dataclass(frozen=True, eq=False)
 class PartCall:
@@ -44,10 +46,19 @@ class PartCalls:
     def __init__(self) -> None:
         self.calls: list[PartCall] = []
 
-    def note(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        """Keep a call, with nodes in the place of proxies."""
-        try:
-            parts = nested.map(lambda v: v.node if is_proxy(v) else v, (args, kwargs, output))
-        except Exception:  # objects of the model's own classes may refuse to be walked over: such a call is not known
-            return
-        self.calls.append(PartCall(name, *parts))
+    def given(self, args: Any, kwargs: Any) -> Any:
+        """What a call gets, with nodes in the place of proxies: before its code runs, which may write into a list of these."""
+        return _nodes_of((args, kwargs))
+
+    def note(self, name: str, given: Any, output: Any) -> None:
+        """Keep a call."""
+        output = _nodes_of(output)
+        if given is not _UNKNOWN and output is not _UNKNOWN:
+            self.calls.append(PartCall(name, given[0], given[1], output))
+
+
+def _nodes_of(value: Any) -> Any:
+    try:
+        return nested.map(lambda v: v.node if is_proxy(v) else v, value)
+    except Exception:  # objects of the model's own classes may refuse to be walked over: such a call is not known
+        return _UNKNOWN
