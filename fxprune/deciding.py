@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import Criterion, normalization_of, resolve, score_groups
-from fxprune.errors import BudgetUnreachable, NothingToPrune, PlanMismatch
+from fxprune.errors import BudgetUnreachable, InputError, NothingToPrune, PlanMismatch
 from fxprune.inputs.acceptance import check_values
 from fxprune.options import PruneOptions
 from fxprune.planning.account import Account
@@ -153,7 +153,12 @@ def replay(model: Any, plan: Plan, clock: Clock) -> tuple[Target, Rewritten]:
 
     Raises:
         PlanMismatch: the plan was made for another model, or contradicts itself.
+        InputError: it was made without a graph.
     """
+    if checked_plan(plan).options.get("watched"):
+        raise InputError(
+            "no graph can hold the model that the plan was made for: give form='module' (in a shell, --form module)"
+        )
     target = Target.of_plan(model, checked_plan(plan))
     analysis = target.analyze(plan.settings.attention, plan.settings.ignore)
     clock("analyze")

@@ -177,7 +177,7 @@ CASES: dict[str, tuple[type[nn.Module], Any, set[str], dict[str, set[str]]]] = {
 }
 
 
-SLOW = {"boxes", "slices", "norms", "a size that decides"}
+SLOW = {"cache", "boxes", "slices", "norms", "a size as a number", "a size that decides"}
 
 
 def pruned(kind: type[nn.Module], inputs: Any) -> tuple[nn.Module, Any]:
@@ -221,6 +221,7 @@ def test_a_layer_that_no_input_uses_is_refused_by_name() -> None:
         fxprune.prune(Experts(never=1).eval(), 0.5, torch.randn(2, 8), form="module")
 
 
+@pytest.mark.slow
 def test_what_the_model_keeps_is_its_own() -> None:
     model, slim = of_case("cache")
     assert model.cache == {} and slim.cache == {}
@@ -250,13 +251,17 @@ def test_masked_by_hand_the_original_gives_the_same() -> None:
     assert found
 
 
-def test_frozen_channels_have_their_reason() -> None:
-    for name, words in (("numpy", "leave PyTorch"), ("a size as a number", "div computes something else")):
-        _, slim = of_case(name)
-        reasons = " ".join(g.reason for g in slim.meta["fxprune"].plan.groups)
-        assert words in reasons, reasons
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("numpy", "leave PyTorch"), pytest.param("a size as a number", "div computes something else", marks=pytest.mark.slow)],
+)
+def test_frozen_channels_have_their_reason(name: str, words: str) -> None:
+    _, slim = of_case(name)
+    reasons = " ".join(g.reason for g in slim.meta["fxprune"].plan.groups)
+    assert words in reasons, reasons
 
 
+@pytest.mark.slow
 def test_a_plan_makes_the_model_again() -> None:
     model, slim = of_case("loop")
     plan = fxprune.Plan.from_json(slim.meta["fxprune"].plan.to_json())
@@ -320,6 +325,7 @@ def test_what_needs_a_graph_is_refused_in_a_sentence() -> None:
         fxprune.prune(model, 0.5, IMAGES, form="module", repair=IMAGES)
 
 
+@pytest.mark.slow
 def test_budgets_hold() -> None:
     torch.manual_seed(0)
     slim = fxprune.prune(Branch().eval(), example_inputs=IMAGES, form="module", macs=0.5, params=0.6)

@@ -21,6 +21,7 @@ def apply(
         Path, typer.Argument(help="plan.json, as `fxprune prune` writes it; or the folder that it is in.", show_default=False)
     ],
     checkpoint: given.Weights = None,
+    form: given.FormOption = given.Form.GRAPH,
     out: given.Out = None,
     verify: given.Verify = True,
     seed: given.Seed = 0,
@@ -33,7 +34,7 @@ def apply(
     with Steps(as_json, total=2 + (out is not None)) as step:
         stored = read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
-        slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
+        slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify, form=form.value))
         if out is not None:
             written = step("writing", lambda: save(stored, slim, out))
     show(slim.meta["fxprune"].plan, slim.meta["fxprune"], written, as_json)

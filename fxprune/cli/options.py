@@ -27,6 +27,8 @@ __all__ = [
     "Device",
     "Engine",
     "ExactNorms",
+    "Form",
+    "FormOption",
     "Ignore",
     "InputSize",
     "Json",
@@ -67,6 +69,13 @@ class Attention(str, Enum):
     HEADS = "heads"
     BOTH = "both"
     NONE = "none"
+
+
+class Form(str, Enum):
+    """What the slim model is: see `fxprune.prune`."""
+
+    GRAPH = "graph"
+    MODULE = "module"
 
 
 class Normalization(str, Enum):
@@ -208,6 +217,13 @@ Batches = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for slim.py, slim.safetensors and plan.json.", show_default=False)]
 Verify = Annotated[bool, typer.Option(help="Compare the result with the masked original.")]
+FormOption = Annotated[
+    Form,
+    typer.Option(
+        "--form",
+        help="graph: source and weights; module: the model's own class, as plan and weights, also where no graph can hold it.",
+    ),
+]
 RepairCheckpoint = Annotated[
     Path | None,
     typer.Option(help="File from which a repair that was killed goes on; written on the way.", show_default=False),

@@ -54,6 +54,7 @@ def prune(
     submodule: given.Submodule = None,
     exact_norms: given.ExactNorms = False,
     branches: given.Branches = False,
+    form: given.FormOption = given.Form.GRAPH,
     data: given.Data = None,
     batches: given.Batches = None,
     mean: given.Mean = None,
@@ -82,8 +83,13 @@ def prune(
 
     check_repair(repair, data, submodule or plan_only, repair_checkpoint)
     check_report(report)
+    own = form is given.Form.MODULE
+    if own and (repair is not None or plan_only):
+        raise InputError(
+            "--form module comes last: make the plan, and repair the graph; then `fxprune apply` takes --form module"
+        )
     timed = latency is not None or round_to == "auto"
-    alone = plan or plan_only or submodule or branches or repair_checkpoint or timed
+    alone = plan or plan_only or submodule or branches or repair_checkpoint or timed or own
     several = stepping.Stepping(steps, schedule, steps_folder, alone)
     wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
@@ -115,9 +121,9 @@ def prune(
             if several.wanted:
                 slim = several(net, None if images is None else images.loader(net), step, options | {"verify": verify})
             elif stored is not None:
-                slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify))
+                slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify, form=form.value))
             else:
-                slim = step("pruning", lambda: api.prune(net, verify=verify, **options))
+                slim = step("pruning", lambda: api.prune(net, verify=verify, form=form.value, **options))
             if images is not None and not several.wanted:
                 slim = step("repairing", lambda: repaired(net, slim, images, repair_checkpoint))
             if by_images:

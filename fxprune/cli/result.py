@@ -24,7 +24,11 @@ def save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
     """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
     from fxprune import codegen
     from fxprune.codegen.files import write_text
+    from fxprune.planning.report import report_of
 
+    report = report_of(slim)
+    if slim is not None and report is not None and report.own_class is not None:
+        return _store(plan, slim, out)
     sources: dict[str, Path] = {}
     if slim is not None:
         names = [entry["name"] for entry in plan.options.get("submodules", ())]
@@ -37,6 +41,17 @@ def save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
         codegen.save(found[name], file)
     write_text(files[-1], plan.to_json())
     return files
+
+
+def _store(plan: Plan, slim: nn.Module, out: Path) -> list[Path]:
+    """Write a model in its own class, as `fxprune.store` does, and its plan where the other commands look for it."""
+    from fxprune.codegen.files import write_text
+    from fxprune.shrinking.storing import PLAN, store
+
+    note_replaced([out / "plan.json", out / PLAN])
+    store(slim, out)
+    write_text(out / "plan.json", plan.to_json())
+    return [out / PLAN, *sorted(out.glob("*.safetensors")), out / "plan.json"]
 
 
 def show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:
@@ -54,5 +69,8 @@ def show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) 
         console.print(str(report.latency), markup=False, highlight=False, soft_wrap=True)
     if report is not None and report.checks is not None:
         show_errors(console, report.checks)
+    if report is not None and report.own_class is not None:
+        for text in (str(report.own_class), *report.notes):
+            console.print(text, markup=False, highlight=False)
     show_repair(console, None if report is None else report.repair)
     show_written(console, written)

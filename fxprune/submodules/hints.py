@@ -34,7 +34,7 @@ def naming_submodules(model: nn.Module, args: Sequence[Any], named: Mapping[str,
             names = []
         if not names:
             raise
-        hint, text = f"submodules={names!r}", str(error)
+        hint, text = f"submodules={names!r}, or all of it in its own class with form='module'", str(error)
         if "submodules=[...]" in text:
             raise TraceError(text.replace("submodules=[...]", hint)) from error
         raise TraceError(f"{text}; prune the parts that can be traced with {hint}") from error
