@@ -1,10 +1,9 @@
-"""`fxprune.repair`: least squares layer by layer, batch norms, what is held back, and what is refused."""
+"""`fxprune.repair`: exact where it can be, batch norms, and networks of several kinds."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.planning.repaired import Repaired
-from fxprune.recovery.repair.moments import Moments
 from fxprune.recovery.repair.norms import Spread, distance, matched
-from fxprune.recovery.repair.patches import as_matrix, as_weight, drawn, outputs_at, patches_at, positions
 from fxprune.recovery.repair.shelf import Shelf
 
 torch.set_num_threads(1)
@@ -29,93 +26,6 @@ def found_of(slim: nn.Module) -> Repaired:
 
 def error(a: Tensor, b: Tensor) -> float:
     return float(((a - b).norm() / b.norm()).detach())
-
-
-# -- rows: what a layer computes, as a product of matrices -----------------------------------------------------------------
-
-LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = [
-    ("linear", lambda: nn.Linear(6, 4), (3, 5, 6)),
-    ("conv1d", lambda: nn.Conv1d(4, 6, 3, 2, 1), (2, 4, 9)),
-    ("conv2d", lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (2, 1)), (2, 4, 9, 8)),
-    ("conv3d", lambda: nn.Conv3d(2, 3, 2, 1, 1), (2, 2, 4, 4, 4)),
-    ("grouped", lambda: nn.Conv2d(6, 9, 3, padding=1, groups=3), (2, 6, 5, 5)),
-    ("depthwise", lambda: nn.Conv2d(6, 12, 3, groups=6, bias=False), (2, 6, 5, 5)),
-    ("same", lambda: nn.Conv2d(2, 3, 4, padding="same", dilation=2), (2, 2, 8, 8)),
-    ("valid", lambda: nn.Conv2d(2, 3, 3, padding="valid"), (2, 2, 8, 8)),
-    ("circular", lambda: nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), (2, 2, 6, 6)),
-    ("one image", lambda: nn.Conv2d(2, 3, 3, padding=1), (2, 6, 6)),
-    ("transposed", lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1), (2, 4, 5, 5)),
-    ("transposed, grouped", lambda: nn.ConvTranspose2d(4, 6, (4, 3), (2, 1), (1, 0), groups=2, dilation=(1, 2)), (2, 4, 5, 5)),
-    ("transposed 1d", lambda: nn.ConvTranspose1d(3, 2, 5, 3, bias=False), (2, 3, 7)),
-]
-
-
-@pytest.mark.parametrize(("make", "shape"), [case[1:] for case in LAYERS], ids=[case[0] for case in LAYERS])
-def test_rows_times_the_matrix_are_what_the_layer_puts_out(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    layer, x = make().double(), torch.randn(shape).double()
-    convolution = None if isinstance(layer, nn.Linear) else layer
-    y = layer(x).detach()
-    weight: Any = layer.weight
-    matrix = as_matrix(convolution, weight.detach())
-    sizes = positions(convolution, y)
-    chosen = drawn(sizes, 11, torch.Generator().manual_seed(1))
-    rows = patches_at(convolution, x, sizes, chosen)
-    got = torch.einsum("ngd,gdo->ngo", rows, matrix).flatten(1) + (0 if layer.bias is None else layer.bias)  # type: ignore[operator]
-    assert torch.allclose(got, outputs_at(convolution, y, chosen), atol=1e-12)
-    assert torch.equal(as_weight(convolution, matrix, weight), weight)
-    assert len(set(chosen.tolist())) == min(11, math.prod(sizes))
-
-
-def test_a_convolution_whose_padding_was_set_later() -> None:
-    layer, x = nn.Conv2d(2, 3, 3), torch.randn(2, 2, 6, 6)
-    layer.padding = (1, 1)
-    y = layer(x).detach()
-    sizes = positions(layer, y)
-    rows = patches_at(layer, x, sizes, torch.arange(72))
-    got = torch.einsum("ngd,gdo->ngo", rows, as_matrix(layer, layer.weight.detach())).flatten(1) + layer.bias
-    assert torch.allclose(got, outputs_at(layer, y, torch.arange(72)), atol=1e-5)
-
-
-# -- sums ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("bias", "normed"), [(False, False), (True, False), (False, True), (True, True)])
-def test_the_fit_is_that_of_the_rows_themselves(bias: bool, normed: bool) -> None:
-    """Against ridge regression on all rows at once, group by group, and the errors against predictions."""
-    torch.manual_seed(0)
-    x, r, y = torch.randn(60, 2, 5) + 3, torch.randn(60, 2, 4) + 1, torch.randn(60, 2, 4)
-    sums = Moments(bias, normed)
-    for part in range(0, 60, 25):
-        sums.add(x[part : part + 25], r[part : part + 25], y[part : part + 25])
-    change = sums.solve(0.1)
-    assert change is not None and (change.bias is not None) == bias
-    x, r, y = x.double(), r.double(), y.double()
-    total = none = 0.0
-    for g in range(2):
-        a, b = x[:, g], r[:, g]
-        ca, cb = (a - a.mean(0), b - b.mean(0)) if bias or normed else (a, b)
-        gram = ca.T @ ca
-        expected = torch.linalg.solve(gram + 0.1 * gram.diagonal().mean() * torch.eye(5).double(), ca.T @ cb)
-        assert torch.allclose(change.weight[g], expected, atol=1e-10)
-        rest = b - a @ expected
-        if change.bias is not None:
-            assert torch.allclose(change.bias[g], rest.mean(0), atol=1e-10)
-            rest = rest - change.bias[g]
-        total += float(((rest - rest.mean(0)) if normed else rest).square().sum())
-        none += float((b - b.mean(0) if normed else b).square().sum())
-    assert sums.error(change) == pytest.approx(total, rel=1e-9) and sums.error(None) == pytest.approx(none, rel=1e-9)
-    assert sums.spread == pytest.approx(float((y - y.mean(0)).square().sum()))
-
-
-def test_inputs_that_are_always_zero_or_alike_leave_finite_weights() -> None:
-    x = torch.randn(40, 1, 1).expand(40, 1, 6).clone()
-    for rows in (x, torch.zeros_like(x)):
-        sums = Moments(True, False)
-        sums.add(rows, torch.randn(40, 1, 3), torch.randn(40, 1, 3))
-        change = sums.solve(1e-3)
-        assert change is not None and bool(torch.isfinite(change.weight).all())
-    assert not Moments(True, False).finite
 
 
 # -- exactness -------------------------------------------------------------------------------------------------------------
@@ -366,121 +276,3 @@ def test_networks_without_batch_norms(kind: type[nn.Module], shape: tuple[int, .
     assert error(fixed(x[-30:]), model(x[-30:])) < 0.9 * error(slim(x[-30:]), model(x[-30:]))
     names = {site.name for site in found.repaired}
     assert names >= ({"attention.out_proj.weight", "mlp.2"} if kind is Mixer else {"parts.5", "parts.8"})
-
-
-# -- what is held back, and what is refused --------------------------------------------------------------------------------
-
-
-def linear(inputs: int = 6) -> tuple[nn.Module, Any, Tensor]:
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 3)), torch.randn(200, inputs)
-    return model, fxprune.prune(model, 0.5, x[:2]), x
-
-
-def test_a_layer_that_does_worse_on_images_held_back_keeps_its_weights() -> None:
-    """The images that are held back are others than those it learns from."""
-    model, slim, x = linear()
-    x = x[:10].clone()
-    x[2:4] += 100
-    fixed = fxprune.repair(slim, model, x, ridge=1e-9)
-    (site,) = found_of(fixed).sites
-    assert "held back" in site.kept and site.before == site.after
-    assert all(torch.equal(a, b) for a, b in zip(fixed.parameters(), slim.parameters(), strict=True))
-
-
-def test_a_model_whose_output_does_worse_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, slim, x = linear()
-    monkeypatch.setattr("fxprune.recovery.repair.repairing.Repairing.output_errors", lambda self: (0.1, 0.2))
-    fixed = fxprune.repair(slim, model, x)
-    found = found_of(fixed)
-    assert "from 0.1 to 0.2" in found.kept and found.before == found.after == 0.1 and not found.repaired
-    assert "not repaired" in str(fixed.meta["fxprune"])
-    assert fixed is not slim and all(torch.equal(a, b) for a, b in zip(fixed.parameters(), slim.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("count", [2, 5, 9])
-def test_few_images_do_no_harm(count: int) -> None:
-    model, slim, x = linear(40)
-    found = found_of(fixed := fxprune.repair(slim, model, x[:count]))
-    assert sum(found.images) == count and found.images[1] > 0 and found.after <= found.before
-    assert all(bool(torch.isfinite(p).all()) for p in fixed.parameters())
-
-
-def test_batches_of_any_form() -> None:
-    model, slim, x = linear()
-    labels = torch.zeros(20, dtype=torch.long)
-
-    def generated() -> Iterator[Any]:
-        yield from ((part, labels) for part in x.split(20))
-
-    weights = [
-        fxprune.repair(slim, model, images).state_dict()["2.weight"]
-        for images in (list(x.split(20)), generated(), [{"input": part} for part in x.split(20)])
-    ]
-    assert all(torch.equal(weights[0], other) for other in weights[1:])
-    assert found_of(fxprune.repair(slim, model, [(x[:9], labels[:9])])).images == (7, 2)
-    assert found_of(fxprune.repair(slim, model, x[:150])).images == (120, 30)
-
-
-def test_what_cannot_be_repaired_is_refused_in_a_sentence() -> None:
-    model, slim, x = linear()
-    bad = x.clone()
-    bad[3, 2] = float("nan")
-    cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
-        ((model, model, x), {}, "slim must be what"),
-        ((slim, nn.Linear(6, 3), x), {}, "not made from a model like this one"),
-        ((slim, model, bad), {}, "NaN or infinite"),
-        ((slim, model, x[:1]), {}, "fewer than two"),
-        ((slim, model, []), {}, "fewer than two"),
-        ((slim, model, 3), {}, "images must be a tensor"),
-        ((slim, model, "images"), {}, "images must be a tensor"),
-        ((slim, model, torch.randn(20, 7)), {}, "failed on a batch"),
-        ((slim, model, x), {"ridge": 0}, "ridge must be"),
-        ((slim, model, x), {"norms": "fold"}, "norms must be"),
-        ((slim, model, x), {"positions": 0}, "positions must be"),
-        ((slim, model, x), {"memory": -1}, "memory must be"),
-        ((slim, model, x), {"seed": -1}, "seed must be"),
-    ]
-    for given, options, words in cases:
-        with pytest.raises(fxprune.InputError, match=words):
-            fxprune.repair(*given, **options)
-
-
-def test_values_that_are_not_finite_inside_leave_the_layer_alone() -> None:
-    """The images are fine, and so is what comes out."""
-    torch.manual_seed(0)
-
-    class Bounded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.c(self.b(self.a(x).exp()).nan_to_num().tanh())
-
-    model, x = Bounded(), torch.randn(50, 4)
-    x[0] = 1e30
-    fixed = fxprune.repair(fxprune.prune(model, 0.4, x[:2], scope="layer", verify=False), model, x)
-    found = {site.name: site for site in found_of(fixed).sites}
-    assert "not finite" in found["b"].kept and not found["c"].kept
-    assert all(bool(torch.isfinite(p).all()) for p in fixed.parameters())
-
-
-def test_the_report_is_shown_and_written() -> None:
-    model, slim, x = linear()
-    report = fxprune.repair(slim, model, x).meta["fxprune"]
-    document = report.to_dict()["repair"]
-    assert document["images"] == [160, 40]
-    assert document["sites"][0]["name"] == "2" and document["options"]["ridge"] == 1e-3
-    assert "repaired 1 layers and 0 norms" in str(report) and report.seconds["repair"] > 0
-    assert slim.meta["fxprune"].to_dict()["repair"] is None
-
-
-def test_prune_repairs_at_once() -> None:
-    model, slim, x = linear()
-    fixed = fxprune.prune(model, 0.5, x[:2], repair=x, criterion="l2")
-    assert torch.equal(fixed.state_dict()["2.weight"], fxprune.repair(slim, model, x).state_dict()["2.weight"])
-    assert fixed.meta["fxprune"].checks.passed and fixed.meta["fxprune"].repair.after < fixed.meta["fxprune"].repair.before
-    for given, words in (({"repair": 5}, "repair must be images"), ({"repair": x, "submodules": "0"}, "as one graph")):
-        with pytest.raises(fxprune.InputError, match=words):
-            fxprune.prune(model, 0.5, x[:2], **given)

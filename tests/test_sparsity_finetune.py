@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.finetuning import Net, data, same
+from support.finetuning import QUICK, Net, data, same
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,7 +13,6 @@ from fxprune import sparsity
 from fxprune.errors import InputError
 from fxprune.inputs.digits import digits
 
-QUICK = {"batch_size": 6, "epochs": 2, "lr": 0.1, "device": "cpu", "progress": False}
 X = torch.zeros(2, 2, 6, 6)
 METHODS = {
     "group": lambda m: sparsity.GroupPenalty(m, X, strength=0.05),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 CLASSES = 3
+QUICK = {"batch_size": 6, "epochs": 2, "lr": 0.1, "device": "cpu", "progress": False}
 
 
 class Net(nn.Module):
