@@ -58,8 +58,9 @@ def table(rows: list[Row], environment: dict[str, str]) -> str:
         "Figures are relative differences from eager PyTorch of the same form; **no**: it does not run. `torch.compile` is",
         "Dynamo and AOTAutograd (`aot_eager`, `fullgraph=True`); `torch.export` is of any batch, compared on two sizes (`*`:",
         "of this one batch), and ONNX Runtime and OpenVINO (float32) run files made of it; DDP and FSDP2 (`fully_shard`",
-        "of each child) are one process on gloo with a step of training; `int8 dynamic`: torchao's `quantize_`, `int8 static`:",
-        "its PT2E for x86. These and bf16 round by design: what counts is that they run. `optimize` is `fxprune.optimize`.",
+        "of each child that is called) are one process on gloo with a step of training; `int8 dynamic`: torchao's `quantize_`,",
+        "`int8 static`: its PT2E for x86. These and bf16 round by design: what counts is that they run. `optimize` is",
+        "`fxprune.optimize`.",
         "",
         ", ".join(f"{name} {version}" for name, version in environment.items()),
         "",
@@ -78,6 +79,8 @@ def table(rows: list[Row], environment: dict[str, str]) -> str:
     for row in rows:
         for form in FORMS:
             found = row["forms"].get(form, {})
+            if not found:
+                continue
             lines.append(f"| {row['model']} | {form} | {' | '.join(_cell(found.get(check)) for check in CHECKS)} |")
             whys = {check: found[check]["why"] for check in CHECKS if "why" in found.get(check, {})}
             reasons += [f"- {row['model']}, {form}, {check}: {why}" for check, why in whys.items()]

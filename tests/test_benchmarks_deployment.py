@@ -55,6 +55,13 @@ def test_the_table_says_what_differs_and_why(monkeypatch: pytest.MonkeyPatch, tm
     assert "- timm:a, slim, pickle: TypeError: no" in text
 
 
+def test_every_difference_that_is_stored_has_a_note() -> None:
+    """No slim model does what its original does not, or the reverse, without a line in the table."""
+    rows = deployment.read(deployment.HERE / "results" / "deployment.jsonl").values()
+    notes = json.loads(tables.NOTES.read_text())
+    assert rows and [d for d in tables.differences(rows) if tables.note_of(*d, notes) is None] == []
+
+
 @pytest.mark.slow
 def test_the_command_measures_what_has_no_result_yet(tmp_path: Path) -> None:
     for name in ("onnxruntime", "onnxscript", "openvino", "torchao"):
