@@ -60,7 +60,13 @@ def certificates_of(report: Report | None) -> list[Row]:
     if report.own_class is not None and report.own_class.errors:
         own = report.own_class
         details = [[name, _error(error)] for name, error in own.errors.items()]
-        row = _compared("The model's own classes compute the same", own.error, own.tolerance, "Beside the slim graph.", "")
+        row = _compared(
+            "The model's own classes compute the same",
+            own.error,
+            own.tolerance,
+            "In each call that was compared, in both modes.",
+            "",
+        )
         found.append(row | {"details": details})
     if checks.statistics:
         found.append(_statistics(checks))

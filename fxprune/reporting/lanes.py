@@ -173,14 +173,20 @@ def _line(rows: Sequence[_Row], spans: Sequence[tuple[int, int]], lanes: Sequenc
     """A path from the group that is read to the one that is made, at a layer's column; with a tip."""
     column, source, target = ends
     row = next(row for row in rows if row.first <= column <= row.last)
-    middle = row.x(column)
-    x0 = middle - _PAD if spans[source][1] == column and spans[source][0] < column else middle
-    x1 = middle + _PAD if spans[target][0] == column and spans[target][1] > column else middle
+    x0, x1 = (_side(row.x(column), column, spans[number]) for number in (source, target))
     y0, y1 = (row.y(lanes[number]) + _BAR / 2 for number in (source, target))
     if x0 == x1 and y0 != y1:  # straight from bar to bar
         away = _BAR / 2 if y1 > y0 else -_BAR / 2
         return _path((x0, y0 + away), (x1, y1 - away))
     return _path((x0, y0), (x1, y1))
+
+
+def _side(middle: float, column: int, span: tuple[int, int]) -> float:
+    """Where a line meets a bar: at its end, if it ends at this layer, and else in the layer's column."""
+    start, end = span
+    if start == end:
+        return middle
+    return middle + _PAD if start == column else middle - _PAD if end == column else middle
 
 
 def _path(start: tuple[float, float], end: tuple[float, float]) -> str:
@@ -193,4 +199,4 @@ def _fitted(name: str, width: float) -> str:
     """The end of a name, which tells it from its neighbours, as far as it fits."""
     name = name.removesuffix(".weight")
     most = max(3, int(width / _LETTER))
-    return name if len(name) <= most else "…" + name[len(name) - most + 1 :]
+    return name if len(name) <= most else "…" + name[len(name) - most + 1 :].lstrip(".")
