@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from report_opening import thousand  # of benchmarks/
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planning.plan import GroupPlan, Plan
 
 pytestmark = pytest.mark.slow
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -251,31 +251,6 @@ def test_finds_layers_in_the_list(browser: Any, look: Callable[..., dict[str, An
     css(browser, "#find").send_keys("OUTER")
     shown = [row.get_attribute("data-g") for row in every(browser, "#rows tr") if row.is_displayed()]
     assert shown == ["0", "1"] and css(browser, "#found").text == "2 of 3"
-
-
-def thousand() -> Plan:
-    """Of 250 residual blocks in 10 stages: 1,000 groups, with scores."""
-    numbers = torch.Generator().manual_seed(0)
-    groups: list[GroupPlan] = []
-
-    def group(name: str, size: int, members: list[tuple[str, int, str]]) -> None:
-        scores = torch.rand(size, generator=numbers).tolist()
-        kept = [c for c in range(size) if scores[c] > 0.5] or [0]
-        groups.append(GroupPlan(name, size, "free", "", True, members, kept, scores))
-
-    for stage in range(10):
-        stream = f"stage{stage}.stem.weight"
-        inner = [f"stage{stage}.block{block}.conv" for block in range(33)]
-        makers = [(f"{name}3.weight", 0, "producer") for name in inner]
-        group(stream, 512, [(stream, 0, "producer"), *makers, *((f"{name}1.weight", 1, "consumer") for name in inner)])
-        for name in inner:
-            for number in (1, 2, 3):
-                ends = [(f"{name}{number}.weight", 0, "producer"), (f"{name}{number}.bias", 0, "affine")]
-                after = f"{name}{number + 1}.weight" if number < 3 else f"{name}3.extra.weight"
-                group(f"{name}{number}.weight", 128, [*ends, (after, 1, "consumer")])
-    assert len(groups) == 1000
-    options = {"ratio": 0.5, "criterion": "l2", "scope": "global", "normalization": "max"}
-    return Plan("Thousand", "0" * 16, options, groups, {}, (10**10, 4 * 10**9), (10**8, 4 * 10**7))
 
 
 def test_a_thousand_groups_open_within_a_second(browser: Any, look: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """From the document of a report to its page: a template, a style sheet and a script, all in one file.
 
-No chart library is in it. Plotly's script is 4.8 MB, and a page with the bars of 1,000 groups opens in one to three seconds
-with it (Chromium, two cores); Vega's is 0.9 MB and takes half a second to one and a half. The charts here are a few SVG paths
-that jinja2 writes from the document: they are there when the page opens, before any script runs; style sheets make them light
-or dark, wide or narrow, and print them; and they need no package that torch does not need itself.
+No chart library is in it. Plotly's script is 4.8 MB, and three charts of 1,000 groups take it four times as long to open as
+this page takes for all; Vega's is 0.9 MB, and takes nearly twice as long (`benchmarks/report_opening.py`). The charts here are
+a few SVG paths that jinja2 writes from the document: they are there when the page opens, before any script runs; style sheets
+make them light or dark, wide or narrow, and print them; and they need no package that torch does not need itself.
 
 What names of modules may hold is escaped by jinja2, in text and attributes alike; the document is embedded as JSON without
 ``<``, ``>`` and ``&``. Should that ever fail, the page's own policy (`Content-Security-Policy`) still runs no script but its

@@ -134,7 +134,7 @@ def _accuracy(validation: Validation | None) -> list[Tile]:
     if dense.top1 is not None and slim.top1 is not None:
         apart = slim.top1.value - dense.top1.value
         tile = _tile("Accuracy", (dense.top1.value, slim.top1.value), [percent(dense.top1.value), percent(slim.top1.value)], "")
-        change = f"{100 * apart:+.2f} points".replace("-", _MINUS)
+        change = f"{100 * apart:+.2f} points".replace("-", _MINUS) if apart else "unchanged"
         interval = None if against is None else against.top1
         note = f"top-1 on {images}"
         if interval is not None and interval.low is not None and interval.high is not None:
