@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -254,18 +255,31 @@ def test_finds_layers_in_the_list(browser: Any, look: Callable[..., dict[str, An
 
 
 def test_a_thousand_groups_open_within_a_second(browser: Any, look: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """From asking for the page to its last script and a painted screen; the best of five, for others use the machine, too."""
+    """From asking for the page to its last script and a painted screen, the best of five. The clock decides on a machine that
+    is not overloaded; the processor's time that the page takes decides on any."""
     file = fxprune.report(thousand(), tmp_path / "report.html")
     assert file.stat().st_size < 3_000_000
     look(file)
+    browser.execute_cdp_cmd("Performance.enable", {})
+
+    def processor() -> float:
+        """Seconds that the page's process has taken so far."""
+        metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "ProcessTime"))
+
+    spent, last = [], processor()
     taken, painted = [], "requestAnimationFrame(() => requestAnimationFrame(arguments[arguments.length - 1]))"
     for _ in range(5):
         start = time.perf_counter()
         browser.get(file.as_uri())
         browser.execute_async_script(painted)
         taken.append(time.perf_counter() - start)
-    print(f"{file.stat().st_size:,} bytes: {min(taken):.2f} s, at most {max(taken):.2f} s")
-    assert min(taken) < OPENS
+        now = processor()
+        spent.append(now - last if now >= last else now)  # in a new process from nothing
+        last = now
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    print(f"{file.stat().st_size:,} bytes: {min(taken):.2f} s, of the processor {min(spent):.2f} s, at a load of {load:.1f}")
+    assert 0 < min(spent) < OPENS and (load > 1 or min(taken) < OPENS)
     start = time.perf_counter()
     browser.execute_script("document.getElementById('groups').scrollIntoView({behavior: 'instant'})")
     browser.execute_async_script(painted)

@@ -56,6 +56,7 @@
         cursor.style.left = `${100 * at / count}%`;
         cursor.style.width = `${100 / count}%`;
         tip.replaceChildren(made("b", title), ...lines.filter(Boolean).map((line) => made("div", line)));
+        tip.chart = chart;
         tip.hidden = false;
         const middle = box.left + box.width * (at + 0.5) / count, wide = tip.offsetWidth;
         tip.style.left = `${Math.max(8, Math.min(root.clientWidth - wide - 8, middle - wide / 2))}px`;
@@ -64,13 +65,18 @@
         chart.setAttribute("aria-valuenow", at + 1);
         chart.setAttribute("aria-valuetext", [title, ...lines.filter(Boolean)].join(", "));
       };
-      const hide = () => { cursor.hidden = true; tip.hidden = true; };
+      const hide = () => {
+        cursor.hidden = true;
+        if (tip.chart === chart) tip.hidden = true; // another chart may have it by now
+      };
       const under = (event) => {
         const box = plot.getBoundingClientRect();
         return Math.floor((event.clientX - box.left) / box.width * count);
       };
-      plot.addEventListener("pointermove", (event) => show(under(event)));
-      plot.addEventListener("pointerleave", hide);
+      plot.addEventListener("pointermove", (event) => { // not where the page moves below a mouse that rests
+        if (event.pointerType !== "mouse" || event.movementX || event.movementY) show(under(event));
+      });
+      plot.addEventListener("pointerleave", () => { if (document.activeElement !== chart) hide(); });
       plot.addEventListener("click", (event) => { show(under(event)); choose(); });
       chart.addEventListener("focus", () => { if (chart.matches(":focus-visible")) show(at); });
       chart.addEventListener("blur", hide);
