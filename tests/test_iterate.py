@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.grouped import Grouped
 from torch import Tensor, nn
 
 import fxprune
@@ -38,17 +39,6 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).reshape(n, t, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
         y = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).reshape(n, t, 16)
         return self.head(self.norm(self.out(y)))
-
-
-class Grouped(nn.Module):
-    """Whole groups of a convolution, or channels within them: not both."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c(self.b(self.a(x).relu()).relu()).mean((2, 3))
 
 
 def shaken(slim: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.grouped import Grouped
 from test_sensitivity import distance, net
-from torch import Tensor, nn
+from torch import nn
 
 import fxprune
 from fxprune import InputError, PruneError
@@ -54,17 +55,6 @@ def test_the_same_seed_gives_the_same(optuna: Any) -> None:
     images = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     one, other = (search(macs=0.7, repair=images, seed=3, verify=False) for _ in range(2))
     assert one == other and one.plan.options["criterion"] == "surgeon"
-
-
-class Grouped(nn.Module):
-    """Whole groups of a convolution, or channels within them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c(self.b(self.a(x).relu()).relu()).mean((2, 3))
 
 
 def test_groups_that_exclude_each_other(optuna: Any) -> None:
