@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from typing import Any
 
 import pytest
-import torch
 from helpers import Channels, assert_permutable, assert_same, named_tensors, parse, tensors_of
 from networks import Network, network
-from support.couplings import analyzed, each, inputs_of, model_of, seeded_run
+from support.couplings import analyzed, each, inputs_of, model_of, run_and_put_back, seeded_run
 from torch import nn
 
 import fxprune
@@ -42,16 +39,6 @@ def test_network_is_sound(net: Network) -> None:
 def test_network_names_are_unique() -> None:
     with pytest.raises(ValueError, match="two networks are called 'flip'"):
         network("flip")(nn.Identity)
-
-
-def run_and_put_back(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
-    """As on a copy of the model, which takes longer to make than to run."""
-    before = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
-    result = copy.deepcopy(seeded_run(model, inputs, training))
-    with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            tensor.copy_(before[name])
-    return result
 
 
 # -- tracing -----------------------------------------------------------------------------------------------

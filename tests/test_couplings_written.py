@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 import textwrap
@@ -13,7 +12,7 @@ import torch
 from helpers import assert_equivalent, assert_same, run, tensors_of
 from networks import NETWORKS, Network
 from safetensors.torch import load_file, save_file
-from support.couplings import each, each_scope, inputs_of, pruned, seeded_run
+from support.couplings import each, each_scope, inputs_of, pruned, run_and_put_back
 from torch import nn
 
 import fxprune
@@ -33,10 +32,8 @@ def test_rebuilt_source_gives_the_same_bits(net: Network, scope: str) -> None:
     for training in (False, True):
         for batch in (2, 3):
             inputs = inputs_of(net, batch)
-            assert_same(
-                seeded_run(copy.deepcopy(slim), inputs, training),
-                seeded_run(copy.deepcopy(rebuilt), inputs, training),
-            )
+            runs = [run_and_put_back(each, inputs, training) for each in (slim, rebuilt)]
+            assert_same(*runs)
 
 
 FRESH = """

@@ -71,7 +71,7 @@ def test_the_recording_does_what_the_model_does(case: Case) -> None:
                 assert relative_error(buffer, buffers.get(name, buffer)) < 1e-5, f"buffer {name}, {place}"
 
 
-@pytest.mark.parametrize("case", sampled(RUN, 8))
+@pytest.mark.parametrize("case", sampled(RUN, 12))
 def test_it_is_pruned_with_a_certificate_and_left_alone(case: Case) -> None:
     model = _model(case)
     before = {n: t.clone() for n, t in model.state_dict().items()}
