@@ -259,6 +259,15 @@ def test_command_writes_a_report(run: Any, tmp_path: Path) -> None:
     assert code == 0 and f"wrote {file}" in out and Page(file.read_text(encoding="utf-8")).document["state"] == "planned"
 
 
+def test_applied_plans_have_a_report(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, file = fxprune.plan(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), 0.5, torch.zeros(1, 3)), tmp_path / "r.html"
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    with pytest.raises(SystemExit) as stopped:
+        main(["apply", f"{tmp_path / 'nets.py'}:net", str(tmp_path / "plan.json"), "--report", str(file)])
+    assert not stopped.value.code and f"wrote {file}" in capsys.readouterr().out
+    assert Page(file.read_text(encoding="utf-8")).document["verdict"]["status"] == "proved"
+
+
 def test_command_says_what_is_missing_before_it_works(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxprune.cli.prune.build", lambda *_: pytest.fail("work had begun"))
     code, _, err = run("--ratio", 0.5, "--report", tmp_path / "report.pdf")

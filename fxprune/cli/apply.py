@@ -10,6 +10,7 @@ import typer
 from fxprune.cli import options as given
 from fxprune.cli.input import build, read_plan
 from fxprune.cli.output import Steps, note, note_fresh_weights
+from fxprune.cli.reporting import check_report, not_kept, write_report
 from fxprune.cli.result import save, show
 
 __all__ = ["apply"]
@@ -23,6 +24,7 @@ def apply(
     checkpoint: given.Weights = None,
     form: given.FormOption = given.Form.GRAPH,
     out: given.Out = None,
+    report: given.Report = None,
     verify: given.Verify = True,
     seed: given.Seed = 0,
     as_json: given.Json = False,
@@ -30,15 +32,18 @@ def apply(
     """Remove from MODEL, whose weights --checkpoint names, what PLAN removes: the plan may come from other weights."""
     from fxprune import api
 
+    check_report(report)
     written = []
-    with Steps(as_json, total=2 + (out is not None)) as step:
+    with Steps(as_json, total=2 + (out is not None) + (report is not None)) as step:
         stored = read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify, form=form.value))
         if out is not None:
             written = step("writing", lambda: save(stored, slim, out))
+        if report is not None:
+            written.append(step("writing the report", lambda: write_report(slim, report)))
     show(slim.meta["fxprune"].plan, slim.meta["fxprune"], written, as_json)
     if not as_json:
         note_fresh_weights(model, checkpoint, "prunes")
         if out is None:
-            note("nothing was written: --out DIR keeps the result")
+            note(not_kept(written))

@@ -14,7 +14,7 @@ from fxprune.cli.input import build, example_inputs, read_plan, timed_inputs
 from fxprune.cli.output import Steps, note, note_fresh_weights
 from fxprune.cli.profile import profiled
 from fxprune.cli.repairing import check_repair, repaired
-from fxprune.cli.reporting import check_report, write_report
+from fxprune.cli.reporting import check_report, not_kept, write_report
 from fxprune.cli.result import save, show
 from fxprune.errors import InputError
 from fxprune.options import PruneOptions, check_attention
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fxprune.profiling.table import LatencyTable
 
 __all__ = ["prune"]
-
-_NOTHING_WRITTEN = "nothing was written: --out DIR keeps the result"
 
 
 def prune(
@@ -139,7 +137,7 @@ def prune(
             note(CHOSEN)
         note_fresh_weights(model, checkpoint, "prunes")
         if out is None:
-            note("nothing of the model was written: --out DIR keeps it" if written else _NOTHING_WRITTEN)
+            note(not_kept(written))
 
 
 def _check(plan: Path | None, wanted: bool, others: Any) -> None:

@@ -12,6 +12,7 @@ from fxprune.cli import options as given
 from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, read_plan, same_folder
 from fxprune.cli.output import Steps, note, note_fresh_weights
+from fxprune.cli.reporting import check_report, write_report
 from fxprune.cli.result import save, show
 from fxprune.errors import InputError
 
@@ -40,6 +41,7 @@ def repair(
     crop: given.Crop = None,
     input_size: given.InputSize = None,
     repair_checkpoint: given.RepairCheckpoint = None,
+    report: given.Report = None,
     seed: given.Seed = 0,
     as_json: given.Json = False,
 ) -> None:
@@ -48,13 +50,14 @@ def repair(
     from fxprune.inputs.checkpoints import load_into, read_state_dict
     from fxprune.recovery.repair.verb import repair as run
 
+    check_report(report)
     plan, weights = read_plan(slim), slim / "slim.safetensors"
     if same_folder(slim, out):
         raise InputError(f"--out {str(out)!r} is the folder of the slim model itself: name another, so that it stays")
     if plan.options.get("submodules"):
         raise InputError(f"{str(slim)!r} holds pruned submodules: a repair needs the model as one graph")
     state = read_state_dict(weights)  # before anything is built
-    with Steps(as_json, total=4) as step:
+    with Steps(as_json, total=4 + (report is not None)) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         spec = data_spec(data, example_inputs(net, input_size), (mean, std, crop), limit=images, seed=seed)
         assert spec is not None
@@ -64,6 +67,8 @@ def repair(
         options = {"ridge": ridge, "norms": norms.value, "seed": seed, "checkpoint": repair_checkpoint}
         made = step("repairing", lambda: run(cut, net, loader, **options))  # type: ignore[arg-type]
         written = step("writing", lambda: save(plan, made, out))
+        if report is not None:
+            written.append(step("writing the report", lambda: write_report(made, report)))
     for text in loader.notes:
         note(text)
     show(plan, made.meta["fxprune"], written, as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fxprune.cli.output import note_replaced
 
-__all__ = ["check_report", "write_report"]
+__all__ = ["check_report", "not_kept", "write_report"]
 
 
 def check_report(file: Path | None) -> None:
@@ -21,6 +21,13 @@ def check_report(file: Path | None) -> None:
 
         checked_file(file)
         require()
+
+
+def not_kept(written: list[Path]) -> str:
+    """What to say where no folder was named for the model, and these files were written, if any."""
+    return (
+        "nothing of the model was written: --out DIR keeps it" if written else "nothing was written: --out DIR keeps the result"
+    )
 
 
 def write_report(what: Any, file: Path) -> Path:
