@@ -139,15 +139,30 @@ class Taken(nn.Module):
         first, second = self.scale[0], self.scale[1]
         x = self.norm(self.steps(x)) * first
         a, b = x.split((1, 3), -1)
-        return self.pool(torch.cat([b, a], -1)) * second[:2]
+        c, d = a.split(split_size=2, dim=0)
+        x = torch.cat([b, torch.cat([c, d])], -1).unflatten(1, (2, 2)).flatten(1)
+        return self.pool(x) * second[:2]
 
 
 def test_idioms(tmp_path: Path) -> None:
     inputs = (torch.randn(3, 4),)
     sources = assert_one_model(fxprune.trace(Taken(), inputs), inputs)
     assert "for block in self.blocks:\n            x = block(x)\n        return x" in sources["structured"]
-    assert all(", [1, 3], -1)" in source and "nn.MaxPool1d((2,)" in source for source in sources.values())
+    assert all(
+        ", [1, 3], -1)" in source and "torch.unflatten(" in source and "nn.MaxPool1d((2,)" in source
+        for source in sources.values()
+    )
     for form, source in sources.items():
+        (tmp_path / f"{form}.py").write_text(source)
+    assert_clean(tmp_path)
+
+
+def test_long_names_are_laid_out(tmp_path: Path) -> None:
+    name = "A" + "VeryLongName" * 5
+    inputs = (torch.randn(3, 4),)
+    sources = both_forms(fxprune.trace(type(name, (Taken,), {})(), inputs))
+    for form, source in sources.items():
+        assert f"class {name}" in source
         (tmp_path / f"{form}.py").write_text(source)
     assert_clean(tmp_path)
 

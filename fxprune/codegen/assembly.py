@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -13,6 +14,7 @@ import torch
 
 from fxprune.codegen import reader
 from fxprune.codegen.names import Names
+from fxprune.codegen.structured.printer import lines_of
 from fxprune.planning.report import Report
 
 __all__ = ["FUNCTIONS", "Written", "assembled", "mark_of", "model_name"]
@@ -103,11 +105,22 @@ def assembled(slim: torch.fx.GraphModule, names: Names, stem: str, written: Writ
         lines += [*text.splitlines(), "", ""]
     lines += written.lines
     made = LOAD.format(model=written.name, builder=builder_name(written.name))
-    lines += [*made.splitlines(), *written.modes, *_memory_format(slim), "    return model", "", ""]
+    lines += [*_laid_out(made), *written.modes, *_memory_format(slim), "    return model", "", ""]
     for function in (reader.read_beside, reader.waiting_name, reader.read_safetensors):
         lines += [*inspect.getsource(function).splitlines(), "", ""]
     lines += [*inspect.getsource(reader.fill).splitlines(), "", "", *_dtypes(), ""]
     return "\n".join([*lines, *_mark("\n".join(lines))]) + "\n"
+
+
+def _laid_out(source: str) -> list[str]:
+    """The lines of functions, of which those that name the model may be too long for one."""
+    lines: list[str] = []
+    for line in source.splitlines():
+        if line.startswith("def "):
+            lines += lines_of(ast.parse(f"{line} pass").body)[:-1]
+        else:
+            lines += lines_of(ast.parse(line.strip()).body, 4) if line.startswith("    return ") else [line]
+    return lines
 
 
 def builder_name(model: str) -> str:

@@ -48,6 +48,13 @@ INFIX = {
     "mod": ("%", 10),
     "pow": ("**", POWER),
 }
+# Methods of tensors without types, of which torch has functions with types -> arguments that have another name there.
+UNTYPED: dict[str, dict[str, str]] = {
+    "split": {"split_size": "split_size_or_sections"},
+    "unflatten": {},
+    "unique": {},
+    "unique_consecutive": {},
+}
 PREFIX = {"not": ("not ", NOT), "neg": ("-", UNARY), "pos": ("+", UNARY), "invert": ("~", UNARY)}
 
 
@@ -158,10 +165,9 @@ class Expressions:
                 return self.infix(plain, owner, rest[0])
             if plain == "getitem":
                 return f"{self.tight(owner, ATOM)}[{self.index(rest[0])}]", ATOM
-        sizes = rest[0] if rest else node.kwargs.get("split_size")
-        if name == "split" and sizes is not None:  # torch.split has types, x.split has none
-            others = {n: v for n, v in node.kwargs.items() if n == "dim"}
-            return self._function(torch.split, (owner, sizes, *rest[1:]), others)
+        if name in UNTYPED:  # x.split(2) -> torch.split(x, 2)
+            named = {UNTYPED[name].get(key, key): value for key, value in node.kwargs.items()}
+            return self._function(getattr(torch, name), (owner, *rest), named)
         if not is_name(name):
             raise PruneError(f"node {node.name}: the method {name!r} cannot be written as source")
         return f"{self.tight(owner, ATOM)}.{name}({self._arguments(tuple(rest), node.kwargs)})", ATOM
@@ -184,8 +190,8 @@ class Expressions:
                 return f"{self.tight(args[1], COMPARE + 1)} in {self.tight(args[0], COMPARE + 1)}", COMPARE
         if target is getattr and len(args) == 2 and is_name(args[1]):
             return f"{self.tight(args[0], ATOM)}.{args[1]}", ATOM
-        if target is torch.split and len(args) > 1 and isinstance(args[1], tuple):  # whose types ask for a list
-            args = (args[0], list(args[1]), *args[2:])
+        if target is torch.split:  # whose types ask for a list
+            args = tuple(list(value) if isinstance(value, tuple) else value for value in args)
         args, kwargs = _usual_arguments(target, args, kwargs)
         return f"{self.names.path(public_path(target))}({self._arguments(args, kwargs)})", ATOM
 

@@ -95,7 +95,8 @@ def _function(node: ast.FunctionDef, indent: int) -> list[str]:
     if len(head) + len(", ".join(shown)) + len(end) <= WIDTH:
         opening = [head + ", ".join(shown) + end]
     else:
-        opening = [head, *_listed(shown, indent + 4), margin + end]
+        one = [f"{' ' * (indent + 4)}{shown[0]},"] if len(shown) == 1 else []  # which has a comma of its own
+        opening = [head, *(one or _listed(shown, indent + 4)), margin + end]
     return [*opening, *lines_of(node.body, indent + 4)]
 
 
