@@ -24,6 +24,32 @@ def net():
     return nn.Sequential(*first, nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(64, 4))
 """
 
+OWN = """
+import torch
+from torch import nn
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 4)
+
+    def forward(self, x):
+        return self.two(Twice.apply(self.one(x))).flatten(1)
+
+def net():
+    torch.manual_seed(0)
+    return Net()
+"""
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -88,6 +114,24 @@ def test_a_slim_model_is_repaired_where_it_is(run: Run, folder: Path) -> None:
     assert Path("repaired/plan.json").read_bytes() == Path("slim/plan.json").read_bytes()
     code, out, err = run(*words, "--images", 300, "--out", "plain")  # the tables of the same
     assert code == 0 and "Repair, on images that were held back" in out and out.count("wrote ") == 3
+
+
+def test_a_model_that_cannot_be_written_as_source_keeps_plan_and_weights(run: Run, folder: Path) -> None:
+    """Its function of autograd is the user's own: source that needs torch alone has none. Nothing that took long is lost."""
+    Path("own.py").write_text(OWN)
+    words = ("prune", "own.py:net", "--ratio", 0.5, "--input-size", "3x6x6", "--data", "images.npz", "--repair", 100)
+    code, out, err = run(*words, "--out", "slim2")
+    assert code == 1 and out == "" and "plan.json and slim.safetensors are kept in 'slim2'" in err and err.count("\n") <= 3
+    plan = fxprune.Plan.from_json(Path("slim2/plan.json").read_text())
+    made = fxprune.apply(load_model("own.py:net").eval(), plan)
+    made.load_state_dict(fxprune.inputs.checkpoints.read_state_dict("slim2/slim.safetensors"))
+    code, out, err = run("validate", "own.py:net", "--slim", "slim2", "--data", "images.npz", "--no-latency", "--json")
+    x = torch.from_numpy(np.load("images.npz")["inputs"])
+    dense = load_model("own.py:net").eval()
+    with torch.no_grad():
+        distance = float((made(x) - dense(x)).norm() / dense(x).norm())
+    assert code == 0, err
+    assert json.loads(out)["slim"][0]["against"]["distance"] == pytest.approx(distance, rel=1e-4)
 
 
 @pytest.mark.parametrize(

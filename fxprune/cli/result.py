@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fxprune.cli.output import note_replaced, print_json, show_account, show_cost, show_errors, show_plan, show_written
 from fxprune.cli.repairing import show_repair
+from fxprune.errors import PruneError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,11 @@ __all__ = ["save", "show"]
 
 
 def save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
-    """Write the plan and the smaller model, or each part of it that was pruned; gives the files."""
+    """Write the plan and the smaller model, or each part of it that was pruned; gives the files.
+
+    Raises:
+        InputError, PruneError: a file cannot be written, or the model not as source: then plan and weights are kept.
+    """
     from fxprune import codegen
     from fxprune.codegen.files import write_text
     from fxprune.planning.report import report_of
@@ -37,8 +42,15 @@ def save(plan: Plan, slim: nn.Module | None, out: Path) -> list[Path]:
     files.append(out / "plan.json")
     note_replaced(files)
     found: dict[str, Any] = {} if slim is None else dict(slim.named_modules())
-    for name, file in sources.items():
-        codegen.save(found[name], file)
+    try:
+        for name, file in sources.items():
+            codegen.save(found[name], file)
+    except PruneError as error:
+        if slim is not None and {*sources} == {""} and not files[0].exists() and _kept(plan, slim, out):
+            kept = f"plan.json and slim.safetensors are kept in {str(out)!r}"
+            advice = "they fit fxprune.apply(model, plan), and --slim takes the folder"
+            raise type(error)(f"{error}; {kept}: {advice}") from error
+        raise
     write_text(files[-1], plan.to_json())
     return files
 
@@ -52,6 +64,22 @@ def _store(plan: Plan, slim: nn.Module, out: Path) -> list[Path]:
     store(slim, out)
     write_text(out / "plan.json", plan.to_json())
     return [out / PLAN, *sorted(out.glob("*.safetensors")), out / "plan.json"]
+
+
+def _kept(plan: Plan, slim: nn.Module, out: Path) -> bool:
+    """Plan and weights of a model that cannot be written as source, which may have taken long; whether that was possible."""
+    from safetensors.torch import save_file
+
+    from fxprune.codegen.files import write_text
+    from fxprune.codegen.replacing import replace
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in slim.state_dict().items()}
+    try:
+        write_text(out / "plan.json", plan.to_json())
+        replace([out / "slim.safetensors"], [lambda path: save_file(tensors, path)])
+    except PruneError:
+        return False
+    return True
 
 
 def show(plan: Plan, report: Report | None, written: list[Path], as_json: bool) -> None:

@@ -95,11 +95,15 @@ def _loaded(dense: nn.Module, slim: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def _with_parts(dense: nn.Module, file: Path) -> nn.Module:
-    """The dense model with pruned submodules, whose weights lie beside the plan."""
+    """What the plan makes of the dense model, with the weights that lie beside it: of pruned submodules, or of the whole."""
     from fxprune import api, codegen
 
     plan = read_plan(file)
     slim = api.apply(dense, plan, verify=False)
+    if not plan.options.get("submodules") and (weights := file.parent / "slim.safetensors").is_file():
+        from fxprune.inputs.checkpoints import load_into, read_state_dict
+
+        load_into(slim, read_state_dict(weights), f"the slim model {str(weights)!r}")
     for entry in plan.options.get("submodules", ()):
         name = entry["name"]
         part = codegen.load(file.parent / f"{name.replace('.', '/')}.py")
