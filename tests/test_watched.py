@@ -343,3 +343,18 @@ def test_trying_stops_where_no_group_explains_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fitting, "groups_of_fault", lambda *given: [])
     with pytest.raises(fxprune.errors.NotEquivalent, match="no group of channels explains it"):
         pruned(ByWidth, IMAGES)
+
+
+class Picked(Branch):
+    """Of all places in all maps some are taken by one mask over several axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x.mean(1) > 0
+        return self.head(self.one(self.stem(x).relu()).movedim(1, -1)[chosen[:, 1:-1, 1:-1]] + self.other.bias)
+
+
+def test_a_mask_over_several_axes_keeps_the_others_free() -> None:
+    model = Picked()
+    del model.norm, model.other.weight
+    slim = fxprune.prune(model.eval(), 0.5, IMAGES, form="module", scope="layer")
+    assert (slim.stem.out_channels, slim.one.out_channels, len(slim.other.bias)) == (8, 6, 6)

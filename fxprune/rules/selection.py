@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fxprune.labels.call import Call
@@ -84,6 +85,10 @@ def index(call: Call) -> None:
     indices: list[Tensor | None] = list(call["indices"])
     indices += [None] * (len(axes) - len(indices))
     used = [d for d, i in enumerate(indices) if i is not None]
+    wide = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8) and i.dim() > 1]
+    if wide:  # one mask over several axes
+        _by_mask(call, axes, used, wide[0].dim())
+        return
     single = indices[used[0]] if len(used) == 1 else None
     if single is not None and single.dim() == 1:
         axes[used[0]] = _take(call, axes[used[0]], single, used[0])
@@ -98,6 +103,17 @@ def index(call: Call) -> None:
     adjacent = used == list(range(used[0], used[0] + len(used)))
     at = used[0] if adjacent else 0
     call.set([*rest[:at], *inner, *rest[at:]])
+
+
+def _by_mask(call: Call, axes: list[Axis], used: list[int], count: int) -> None:
+    at = used[0]
+    inner = axes if len(used) > 1 else axes[at : at + count]
+    for axis in (*inner, *(a for i in call["indices"] if i is not None for a in call.axes(i))):
+        call.fix(axis, _BY_NUMBER)
+    if len(used) > 1:
+        call.set([Axis(int(s)) for s in call.out.shape])
+    else:
+        call.set([*axes[:at], Axis(int(call.out.shape[at])), *axes[at + count :]])
 
 
 def _index_shape(call: Call, used: list[int], width: int) -> tuple[int, ...]:
