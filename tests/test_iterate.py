@@ -186,7 +186,25 @@ def test_repair_is_against_the_original() -> None:
     assert all(found.after < found.before for found in errors)
 
 
-def test_criteria_that_observe_do_so_in_every_step() -> None:
+def _nudged(slim: Any) -> None:
+    with torch.no_grad():
+        next(slim.parameters()).mul_(1.01)
+
+
+@pytest.mark.parametrize(
+    ("repaired", "train", "body", "times"),
+    [
+        (False, None, None, 3),
+        (True, None, None, 1),
+        (True, _nudged, None, 3),
+        (True, None, _nudged, 3),
+        (True, lambda slim: None, None, 1),
+    ],
+    ids=["neither", "repaired alone", "trained", "trained in the loop", "trained to no effect"],
+)
+def test_scores_are_taken_anew_where_more_than_a_repair_changed_the_weights(
+    repaired: bool, train: Any, body: Any, times: int
+) -> None:
     model, x = net()
     read = []
 
@@ -195,8 +213,11 @@ def test_criteria_that_observe_do_so_in_every_step() -> None:
             read.append(1)
             return iter([(torch.randn(8, 3, 6, 6), torch.arange(8) % 4)])
 
-    *_, slim = fxprune.iterate(model, 0.5, x, steps=3, data=Data(), criterion="taylor")
-    assert len(read) == 3 and slim.meta["fxprune"].checks.passed
+    images = torch.randn(24, 3, 6, 6) if repaired else None
+    for slim in fxprune.iterate(model, 0.5, x, steps=3, data=Data(), criterion="taylor", train=train, repair=images):
+        if body is not None:
+            body(slim)
+    assert len(read) == times and slim.meta["fxprune"].checks.passed
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ class Course:
         report.step = replace(report.step, trained=self.work.train is not None)
         yield slim.module
         slim.take(None, f"the loop's body in step {state.step}")
+        state.trained |= slim.differs(state.weights)
         self._keep(slim, "released")
 
     def _train(self, slim: Slim) -> None:
@@ -149,6 +150,7 @@ class Course:
         slim.take(given, f"train in step {step}")
         if (tuned := slim.module.meta["fxprune"].finetuning) is not None:
             self.state.reports["finetuning"] = tuned
+        self.state.trained |= slim.differs(self.state.weights)
 
     def _keep(self, slim: Slim, stage: str) -> None:
         state = self.state
@@ -161,7 +163,11 @@ class Course:
         return self._schedule.options(self.options, self._shares, step)
 
     def _rescore(self, step: int) -> None:
-        """The scores of what is there, on the weights as they are; a channel that gets none keeps its last."""
+        """The scores of what is there, on the weights as they are; a channel that gets none keeps its last.
+
+        Not where only a repair has changed them since the last time: weights that were fitted say less of what a channel is
+        worth than those that were learnt.
+        """
         state, options, observed = self.state, self.options, self.work.observed
         if step == 1:
             state.scores = score_groups(self._criterion, self._carrier, self.analysis, options.normalization, **observed)
@@ -169,6 +175,8 @@ class Course:
             return
         rewritten = rewrite(self.analysis, state.gone(step - 1), options.passes)
         put_back(self._carrier, state.weights, rewritten.cut.tensors)
+        if self.work.images is not None and not state.trained:
+            return
         slim = with_weights(rewritten, self._carrier)
         found = scores_of_slim(rewritten.cut, slim, self._criterion, options, **observed)
         there = {name: state.went[name] == 0 for name in found}
@@ -176,6 +184,7 @@ class Course:
         stale = ", ".join(f"{count} of {name!r}" for name, count in lost.items() if count and there[name].sum() > 1)
         self._notes = [f"channels without a score of their own any more keep their last one: {stale}"] if stale else []
         state.scores = {name: np.where(np.isnan(found[name]), s, found[name]) for name, s in state.scores.items()}
+        state.trained = False
 
     def _plan(self, cut: Cut, step: int) -> Plan:
         """The plan of all steps up to this one."""

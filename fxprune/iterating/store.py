@@ -27,7 +27,7 @@ from fxprune.recovery.finetune.files import replaced
 __all__ = ["Folder", "State"]
 
 _KEY = "fxprune.iterate"
-_VERSION = 1
+_VERSION = 2
 _STAGES = ("begun", "pruned", "trained", "released")
 
 
@@ -44,6 +44,7 @@ class State:
         held: groups that the rewrite could not shrink further -> the reason.
         reports: parts of the slim model's report: ``repair`` and ``finetuning``.
         history: what was done, in order.
+        trained: whether others than a repair have changed the weights since the channels were scored.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class State:
     held: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    trained: bool = False
 
     def gone(self, step: int) -> dict[str, np.ndarray]:
         """Channels that went up to a step, by group."""
@@ -122,7 +124,7 @@ class Folder:
         flat = {f"weights.{name}": t.detach().cpu().contiguous().clone() for name, t in state.weights.items()}
         for part, arrays in (("scores", state.scores), ("went", state.went)):
             flat |= {f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-        document = {name: getattr(state, name) for name in ("step", "stage", "held", "reports", "history")}
+        document = {name: getattr(state, name) for name in ("step", "stage", "held", "reports", "history", "trained")}
         text = json.dumps({"version": _VERSION, "key": self._key, **document})
         replaced(self.file, lambda where: save_file(flat, where, metadata={_KEY: text}))
         self.show(state, plan, last)

@@ -36,6 +36,10 @@ class Slim:
         found = named_tensors(self.module, once=True)
         return {name: tensor.detach().clone() for name, tensor in found.items() if name in self._own}
 
+    def differs(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether one of its tensors has another value than the one of its name here."""
+        return any(not torch.equal(value, weights[name].to(value.device)) for name, value in self.weights().items())
+
     def fill(self, weights: Mapping[str, Tensor]) -> None:
         """Give it the values of tensors by name."""
         with torch.no_grad():
