@@ -212,6 +212,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 # -- several writers and readers ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_locks
 def test_two_processes_save_to_one_place_while_another_reads(tmp_path: Path) -> None:
     fxprune.save(model(1), tmp_path)

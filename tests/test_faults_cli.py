@@ -152,6 +152,7 @@ def in_a_fresh_process(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_every_folder_is_an_attribute_and_needs_no_import_of_its_own() -> None:
     here = Path(fxprune.__file__).parent
     folders = {path.parent.name for path in here.glob("*/__init__.py")} - {"cli"} | {"passes"}
