@@ -87,6 +87,21 @@ def test_the_repaired_model_is_written(files: tuple[str, str], capsys: pytest.Ca
     assert [site["name"] for site in document["sites"]] == ["1", "3", "5"]
 
 
+def test_images_choose_among_plans_within_a_budget(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    net, images = files
+    given = ("prune", net, "--macs", 0.4, "--input-size", "3x6x6", "--criterion", "l2", "--no-verify", "--json")
+    code, out, _ = run(capsys, *given, "--data", images, "--repair", 120)
+    document = json.loads(out)
+    trials = document["trials"]
+    assert code == 0 and len(trials["trials"]) > 1 and sum(trials["images"]) == 120 and sum(document["repair"]["images"]) == 120
+    best = min(trials["trials"], key=lambda trial: trial["error"])
+    assert trials["chosen"] == best["name"] and document["macs"][1] == best["macs"]
+    code, out, _ = run(capsys, *given, "--data", images, "--repair", 120, "--repair-checkpoint", tmp_path / "at")
+    assert code == 0 and json.loads(out)["trials"] is None and sum(json.loads(out)["repair"]["images"]) == 120
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -102,7 +102,8 @@ def prune(
         chosen = PruneOptions(ratio, by, scope, whole, max_ratio, step_of, kind, seed, *rest)
         options = given.keywords(chosen)
     slim, written = None, []
-    with Steps(as_json, total=2 + timed + sum(asked is not None for asked in (repair, out, report))) as step:
+    apart = repair is not None and (plan is not None or repair_checkpoint is not None)  # from the choice of a plan
+    with Steps(as_json, total=2 + timed + apart + sum(asked is not None for asked in (out, report))) as step:
         stored = None if plan is None else read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = timed_inputs(net, input_size, batch) if timed else example_inputs(net, input_size)
@@ -121,8 +122,10 @@ def prune(
             elif stored is not None:
                 slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify, form=form.value))
             else:
-                slim = step("pruning", lambda: api.prune(net, verify=verify, form=form.value, **options))
-            if images is not None and not several.wanted:
+                options["repair"] = None if images is None or apart else images.loader(net)
+                what = "pruning" if options["repair"] is None else "pruning and repairing"
+                slim = step(what, lambda: api.prune(net, verify=verify, form=form.value, **options))
+            if images is not None and apart:
                 slim = step("repairing", lambda: repaired(net, slim, images, repair_checkpoint))
             if by_images:
                 slim.meta["fxprune"].notes.append(CHOSEN)
