@@ -179,6 +179,7 @@ def saving(folder: Path, count: int) -> Iterator[list[int]]:
                 os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @needs_locks
 def test_killed_between_two_renamings(tmp_path: Path) -> None:
     """As a lost power cord leaves the disk; and a file above the limit that the system sets."""
