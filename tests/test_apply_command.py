@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 import fxprune
-from fxprune.cli.app import main
 from fxprune.inputs.models import load_model
 
 NET = """
@@ -66,18 +65,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("slim/plan.json").write_text(slim.meta["fxprune"].plan.to_json())
     np.savez("images.npz", inputs=np.random.default_rng(0).normal(size=(400, 3, 6, 6)).astype("f"))
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 @pytest.mark.parametrize("plan", ["slim", "slim/plan.json"])

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cli.app import main
 from fxprune.criteria import names
 
 NETS = """
@@ -51,20 +50,6 @@ def net(tmp_path: Path) -> str:
     file = tmp_path / "nets.py"
     file.write_text(NETS)
     return f"{file}:Small"
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line; gives the exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return call
 
 
 SIZE = ("--input-size", "3x8x8")

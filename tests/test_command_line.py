@@ -41,20 +41,6 @@ def net(tmp_path: Path) -> str:
     return f"{tmp_path / 'net.py'}:tiny"
 
 
-@pytest.fixture
-def run(capsys):
-    """Run the command line; gives the exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
-
-
 def example_of(text: str) -> list[str]:
     """The words of the example that a help ends with, as a shell reads it."""
     _, found, lines = text.partition("Example:\n")

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.cli.app import main
 from fxprune.planning.report import in_unit
 
 NET = """
@@ -32,20 +31,6 @@ Run = Callable[..., tuple[int, str, str]]
 def file(tmp_path: Path) -> Path:
     (tmp_path / "net.py").write_text(NET)
     return tmp_path / "net.py"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line; gives the exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 # -- units ----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support.reported import Net
+from torch import nn
 
 import fxprune
 from fxprune.cli.app import main
@@ -31,20 +32,6 @@ HOSTILE = (
     "{{ 7 * 7 }}",
     "&lt;b&gt;'",
 )
-
-
-class Net(nn.Module):
-    """A residual stream of 8 channels, an inner group of 12, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.inner, self.outer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        return self.head((x + self.outer(self.inner(x).relu())).mean((2, 3)))
 
 
 class Page(HTMLParser):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from report_opening import thousand  # of benchmarks/
-from torch import Tensor, nn
+from support.reported import Net
 
 import fxprune
 
@@ -24,18 +24,6 @@ FLAGS = (
     "disable-dev-shm-usage"
 ).split()
 OPENS = 1.0  # seconds, a report of a thousand groups
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.inner, self.outer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        return self.head((x + self.outer(self.inner(x).relu())).mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
