@@ -190,6 +190,20 @@ def test_a_slower_machine_during_one_design_changes_nothing(table: LatencyTable,
     assert one.seconds(kept) == pytest.approx(other.seconds(kept), rel=1e-6)
 
 
+def test_a_machine_that_slows_down_between_a_whole_and_its_parts_changes_little(
+    table: LatencyTable, analysis: Analysis
+) -> None:
+    segments, kept = segments_of(analysis), design(analysis, 50).astype(float)
+    slow = [
+        replace(s, parts=[(1.4 if s.number % 3 == 0 else 0.8) * p for p in s.parts or ()]) if s.number % 3 < 2 else s
+        for s in table.samples
+    ]
+    one, other = (Predicted(segments, fit(segments, each), {}) for each in (table.samples, slow))
+    assert other.seconds(kept) == pytest.approx(one.seconds(kept), rel=0.01)
+    shares = [each.by_segment(kept)[1:] / each.by_segment(kept).sum() for each in (other, one)]
+    assert shares[0] == pytest.approx(shares[1], rel=0.03)
+
+
 def test_misaligned_widths_are_told_by_their_last_two_axes(analysis: Analysis) -> None:
     segments = segments_of(analysis)
     sizes = np.array([g.size for g in analysis.free], np.float64)

@@ -34,6 +34,7 @@ _BETTER = 0.9  # a block must explain the times so much better than no blocks
 _RIDGE = 4.0  # samples' worth of "alignment costs nothing", and of "a segment is like its class"
 _ROUNDS = 3
 _TURNS = 3
+_MOST_DRIFT = 2.0  # that is taken for one of the machine between the whole and its parts
 _EXTRA = (WRITTEN, READ, WORK)
 _KINDS = ("convolution", "depthwise", "product", "other")
 
@@ -100,8 +101,8 @@ def fit(segments: Segments, samples: Sequence[Sample], own: bool = True) -> Fitt
     kept = [np.array(sample.kept, np.float64) for sample in samples]
     drift = _drift(samples)
     whole = np.array([sample.whole for sample in samples]) / drift
-    parts = [None if s.parts is None else np.array(s.parts) / d for s, d in zip(samples, drift, strict=True)]
-    times = _shared(segments, kept, whole) if any(p is None for p in parts) else np.stack([p for p in parts if p is not None])
+    parts = [np.array(s.parts) / d for s, d in zip(samples, drift, strict=True) if s.parts is not None]
+    times = _as_fast(np.stack(parts), whole) if len(parts) == len(samples) else _shared(segments, kept, whole)
     off = np.stack([misaligned(segments, k) for k in kept])  # [samples, segments, 6]
     features = {
         m: _extended(np.stack([segments.values(k, np.full(len(segments), float(m))) for k in kept]), off) for m in MULTIPLES
@@ -121,6 +122,18 @@ def _drift(samples: Sequence[Sample]) -> np.ndarray:
     """How much slower than usual the machine was at each sample, by the dense model in turns with it."""
     dense = np.array([sample.dense for sample in samples])
     return np.asarray(dense / np.median(dense))
+
+
+def _as_fast(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Seconds of segments ``[samples, segments]``, of a machine as fast as it was while the whole models were timed.
+
+    The two are timed one after the other, and a shared machine changes its speed in between: but for that, the whole is a base
+    and a multiple of the sum of its parts.
+    """
+    sums = parts.sum(1)
+    base, scale = _whole(sums[:, None], whole)
+    usual = np.maximum(whole - base, 0) / scale[0]
+    return np.asarray(parts * np.clip(usual / sums, 1 / _MOST_DRIFT, _MOST_DRIFT)[:, None])
 
 
 def _shared(segments: Segments, kept: Sequence[np.ndarray], whole: np.ndarray) -> np.ndarray:
