@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import fxprune
 from fxprune.cli.app import main
 from fxprune.deployment import exporting, optimizing
 from fxprune.deployment.formats import FORMATS
+from fxprune.deployment.widths import advice
 from fxprune.passes.base import PassResult
 from fxprune.passes.fold_norms import FoldNorms
 from fxprune.proofs.randomize import randomize
@@ -194,6 +196,27 @@ def test_openvino_computes_the_same(slim: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(found, run(slim, (x,)), rtol=1e-4, atol=1e-4)
     fixed = openvino.Core().read_model(fxprune.export(slim, tmp_path / "fixed.xml", dynamic_batch=False))
     assert list(fixed.input(0).shape) == [2, 3, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("widths", "odd"),
+    [((3, 16, 8), 0), ((3, 13, 8), 2), ((1, 6, 21), 2), ((3, *[8] * 12, 21), 0), ((3, 3, 4), 0), ((), 0)],
+)
+def test_widths_that_a_runtime_is_slow_at_are_told(widths: tuple[int, ...], odd: int) -> None:
+    layers = [nn.Conv2d(a, b, 1) for a, b in pairwise(widths)]
+    told = advice(nn.Sequential(*layers), FORMATS[".onnx"])
+    assert told.startswith(f"{odd} of {len(layers)} convolutions") if odd else not told
+    assert "ONNX Runtime" in told or not odd
+    assert not advice(nn.Sequential(*layers), FORMATS[".pt2"])
+
+
+def test_exports_log_what_a_runtime_is_slow_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(FORMATS, ".pt2", replace(FORMATS[".pt2"], runner="it", multiple=4))
+    odd = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 5, 3, groups=5))
+    fxprune.export(odd, tmp_path / "odd.pt2", X)
+    assert "odd.pt2: 2 of 2 convolutions" in caplog.text and "round_to=8" in caplog.text
 
 
 class TwoInputs(nn.Module):

@@ -40,6 +40,7 @@ def export(
     """Write MODEL to files for other runtimes, and compare each with it."""
     from fxprune.deployment.exporting import export as write
     from fxprune.deployment.formats import format_of
+    from fxprune.deployment.widths import advice
 
     wanted = {".onnx": onnx, ".pt2": exported_program, ".xml": openvino}
     files = {suffix: path for suffix, path in wanted.items() if path is not None}
@@ -60,7 +61,8 @@ def export(
                 lambda path=path: write(net, path, inputs, optimize=optimize, dynamic_batch=dynamic_batch),  # type: ignore[misc]
             )
     if as_json:
-        print_json({"files": [str(path) for path in files.values()]})
+        notes = {str(path): advice(net, format_of(path)) for path in files.values()}
+        print_json({"files": [*notes], "notes": {path: note for path, note in notes.items() if note}})
         return
     show_written(Console(), files.values())
     names = "it computes" if len(files) == 1 else "each computes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from fxprune import nested
 from fxprune.deployment.formats import Format, format_of
 from fxprune.deployment.optimizing import inputs_of
 from fxprune.deployment.optimizing import optimize as optimized
+from fxprune.deployment.widths import advice
 from fxprune.errors import InputError, NotEquivalent, PruneError, said
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import own_copy, random_like
@@ -27,6 +29,7 @@ from fxprune.tracing.untouched import seed_all, twin_of, untouched
 __all__ = ["export"]
 
 _TOLERANCE = 1e-4
+_log = logging.getLogger("fxprune")
 
 
 def export(
@@ -56,7 +59,8 @@ def export(
 
     Returns:
         The file. Its outputs on random inputs, of two batch sizes if the batch is dynamic, are within 1e-4 (relative) of those
-        of `model` itself; a file that is not, is not kept, and one that was there before stays.
+        of `model` itself; a file that is not, is not kept, and one that was there before stays. Where the widths of its
+        convolutions are of the kind that the runtime is slow at, the logger `fxprune` says so.
 
     Raises:
         InputError: no format has this suffix, a library is missing, or the inputs are not known.
@@ -79,6 +83,8 @@ def export(
             made = without_checks(made).eval()
         program = _program(made, given, dynamic_batch)
         _keep(program, target, form, [(x, _outputs(model, x)) for x in _trials(given, dynamic_batch)])
+    if sentence := advice(model, form):
+        _log.warning("%s: %s", target.name, sentence)
     return target
 
 

@@ -32,6 +32,8 @@ class Format:
         write: puts an exported program into a file.
         load: makes of a file a function from input tensors to output tensors, in their order.
         beside: suffixes of the files that belong to one.
+        runner: the runtime, as users call it.
+        multiple: of channels that its convolutions need for fast kernels on the CPU.
     """
 
     title: str
@@ -39,6 +41,8 @@ class Format:
     write: Callable[[Any, Path], None]
     load: Callable[[Path], Runner]
     beside: tuple[str, ...] = ()
+    runner: str = ""
+    multiple: int = 1
 
     def check_installed(self) -> None:
         """
@@ -169,6 +173,8 @@ FORMATS = {
         _write_onnx,
         _load_onnx,
         (".onnx.data",),
+        "ONNX Runtime",
+        4,
     ),
     ".pt2": Format("torch.export", {}, _write_program, _load_program),
     ".xml": Format("OpenVINO", {"openvino": "openvino"}, _write_openvino, _load_openvino, (".bin",)),
