@@ -16,6 +16,9 @@ class Timed:
         engine, device, threads: what ran them.
         predicted: by the table of measurements.
         measured: in turns, on the slim model itself.
+        pace: where a time was asked for, how many times as long the dense model took before the search as the table says;
+            the predicted times are multiplied by it.
+        learnt: the device of the table; empty where it is not known.
     """
 
     engine: str
@@ -23,6 +26,8 @@ class Timed:
     threads: int
     predicted: tuple[float, float]
     measured: tuple[float, float]
+    pace: float = 1.0
+    learnt: str = ""
 
     @property
     def error(self) -> float:
@@ -37,4 +42,7 @@ class Timed:
         (p0, p1), (m0, m1) = self.predicted, self.measured
         ran = f"{self.engine}, {self.threads} thread{'s' if self.threads > 1 else ''}"
         measured, predicted = (f"{a * 1e3:.2f} -> {b * 1e3:.2f} ms" for a, b in (self.measured, self.predicted))
-        return f"latency ({ran}): {measured} measured ({m1 / m0:.1%}), {predicted} predicted ({p1 / p0:.1%})"
+        said = f"latency ({ran}): {measured} measured ({m1 / m0:.1%}), {predicted} predicted ({p1 / p0:.1%})"
+        if self.pace != 1:
+            said += f", the table's times {self.pace:.2f} times: so long the dense model took before the search"
+        return said + (f"; the table is of {self.learnt}" if self.learnt not in ("", self.device) else "")

@@ -23,6 +23,7 @@ __all__ = ["Bench", "Sample", "middle", "seconds_needed", "threads", "timed_in_t
 
 _SECONDS = 0.4  # for one design's forwards, about
 _FEWEST, _MOST = 5, 25
+_DENSE_SECONDS, _DENSE_MOST = 1.0, 200  # for the dense model alone
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class Bench:
             slim, dense = timed_in_turns(self.engine, [self.engine.prepared(module, self.inputs), self.dense])
         return slim, dense
 
+    def dense_now(self) -> float:
+        """Seconds of one forward of the dense model, over about a second: machines change their speed within less."""
+        with threads(self.engine):
+            once = [self.engine.seconds(self.dense) for _ in range(2)][1]  # the first warms up
+            found = [self.engine.seconds(self.dense) for _ in range(_times(once))]
+        return float(middle(np.array(found)))
+
     def sample(self, number: int, kept: np.ndarray) -> Sample:
         """Measure what keeps so many channels of each group."""
         with threads(self.engine):
@@ -116,6 +124,10 @@ def timed_in_turns(engine: Engine, runs: list[Run]) -> list[float]:
 
 def _rounds(seconds: float) -> int:
     return int(min(_MOST, max(_FEWEST, _SECONDS / max(seconds, 1e-9) / 2)))
+
+
+def _times(seconds: float) -> int:
+    return int(min(_DENSE_MOST, max(_FEWEST, _DENSE_SECONDS / max(seconds, 1e-9))))
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Predicted:
         key: of the table: device, engine, threads, ...
         alive: float array ``[terms]``: what is left of each without the branches that are gone; None of the whole model.
         groups, whole: places of the groups that are left among all, and the sizes of all; `kept` below is of those left.
+        pace: by which all times of the table are multiplied already (`paced`).
     """
 
     segments: Segments
@@ -35,6 +36,7 @@ class Predicted:
     alive: np.ndarray | None = None
     groups: np.ndarray | None = None
     whole: np.ndarray | None = None
+    pace: float = 1.0
     names: tuple[str, ...] = field(default=("latency",), init=False)
 
     @property
@@ -45,6 +47,11 @@ class Predicted:
     @property
     def convex(self) -> np.ndarray:
         return np.zeros(1, bool)
+
+    def paced(self, factor: float) -> Predicted:
+        """The same on a machine that takes so many times as long for everything."""
+        fitted = replace(self.fitted, scales=self.fitted.scales * factor, base=self.fitted.base * factor)
+        return replace(self, fitted=fitted, pace=self.pace * factor)
 
     def within(self, analysis: Analysis) -> Predicted:
         """The same without the residual branches that are gone from an analysis (`Analysis.without`).

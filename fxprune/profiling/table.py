@@ -28,7 +28,7 @@ from fxprune.profiling.measuring import Sample
 from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import Segments
 
-__all__ = ["LatencyTable", "folder_of", "key_of", "read_table"]
+__all__ = ["LatencyTable", "device_name", "folder_of", "key_of", "read_table"]
 
 _VERSION = 1
 _FORM = "fxprune-latency"
@@ -120,7 +120,7 @@ def key_of(analysis: Analysis, model: nn.Module, engine: Engine, seed: int) -> d
     """What times depend on."""
     args, named = analysis.traced.example
     return {
-        "device": _device(engine.device),
+        "device": device_name(engine.device),
         "engine": engine.name,
         "threads": engine.threads,
         "versions": engine.versions(),
@@ -140,7 +140,8 @@ def _groups(analysis: Analysis) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a table calls a device: kind and model."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     info = Path("/proc/cpuinfo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,13 @@ from fxprune.errors import InputError, PlanMismatch, shown
 from fxprune.options import PruneOptions
 from fxprune.planning.plan import fingerprint
 from fxprune.planning.timed import Timed
+from fxprune.profiling.engines.base import Engine
 from fxprune.profiling.engines.registry import engine_of
 from fxprune.profiling.measuring import Bench
 from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import segments_of
 from fxprune.profiling.steps import step_of
-from fxprune.profiling.table import LatencyTable, read_table
+from fxprune.profiling.table import LatencyTable, device_name, read_table
 from fxprune.profiling.verb import device_of, measured
 from fxprune.rewrite import Rewritten
 from fxprune.submodules.target import Target
@@ -30,6 +32,9 @@ __all__ = ["settled", "timed"]
 def settled(options: PruneOptions, target: Target, analysis: Analysis, profile: Any) -> PruneOptions:
     """The options with a number for ``round_to="auto"``; the analysis gets the table's prediction.
 
+    Where a time is asked for, and no fraction, the table's times are brought to the machine as it is now: it may have learnt them
+    minutes or days ago, when other things ran beside. A fraction needs none of that, so that its plans are the same every time.
+
     Raises:
         InputError, PlanMismatch: the table cannot be read, or is for another model.
     """
@@ -38,7 +43,8 @@ def settled(options: PruneOptions, target: Target, analysis: Analysis, profile: 
         raise PlanMismatch(f"the latency table was made for a {table.key['model']} with other parameters than this model has")
     predicted = table.predicted(analysis, segments_of(analysis))
     if options.latency is not None:
-        analysis.latency = predicted
+        absolute = float(options.latency) >= 1
+        analysis.latency = predicted.paced(_pace(predicted, analysis, target.model)) if absolute else predicted
     return replace(options, round_to=step_of(predicted, analysis)) if options.round_to == "auto" else options
 
 
@@ -52,13 +58,30 @@ def _table(options: PruneOptions, target: Target, given: Any) -> LatencyTable:
     return measured(target, engine_of("eager", device_of(target.model)), None, (options.attention, options.ignore, 0))
 
 
+def _pace(predicted: Predicted, analysis: Analysis, model: nn.Module) -> float:
+    """How many times as long the dense model takes now as the table says; 1 of a table of another device than is here."""
+    try:
+        engine = _engine(predicted.key)
+    except InputError:  # there is no such device or engine here
+        return 1.0
+    if device_name(engine.device) != predicted.key["device"]:
+        return 1.0
+    sizes = np.array([group.size for group in analysis.full.free], np.float64)
+    return Bench(analysis.full, model, predicted.segments, engine, predicted.key["seed"]).dense_now() / predicted.seconds(sizes)
+
+
+def _engine(key: Mapping[str, Any]) -> Engine:
+    """What ran the models of a table, or would here."""
+    return engine_of(key["engine"], str(key["device"]).partition(":")[0], key["threads"])
+
+
 def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
     """Measure the slim model in turns with the dense one, on the engine of the table."""
     cut = rewritten.cut
     analysis, predicted = cut.analysis, cut.analysis.latency
     assert isinstance(predicted, Predicted)
     key = predicted.key
-    engine = engine_of(key["engine"], str(key["device"]).partition(":")[0], key["threads"])
+    engine = _engine(key)
     bench = Bench(analysis.full, model, predicted.segments, engine, key["seed"])
     sizes = np.array([group.size for group in analysis.full.free], np.float64)
     kept = np.array([group.size - len(cut.gone.get(group.id, ())) for group in analysis.free], np.float64)
@@ -66,8 +89,10 @@ def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
     slim_seconds, dense_seconds = bench.beside_dense(slim)
     return Timed(
         key["engine"],
-        key["device"],
+        device_name(engine.device),
         key["threads"],
         (predicted.seconds(sizes), predicted.within(analysis).seconds(kept)),
         (dense_seconds, slim_seconds),
+        predicted.pace,
+        key["device"],
     )
