@@ -257,7 +257,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "scope": ({"scope": "globl"}, "did you mean"),
     "within": ({"ratio": None, "macs": 1e12}, "within the budgets as it is"),
     "verify": ({"verify": "yes"}, "verify must be True or False"),
-    "auto": ({"round_to": "auto"}, "is for one step"),
     "width": ({"min_width": 0}, "min_width must be"),
 }
 

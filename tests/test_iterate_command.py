@@ -31,11 +31,28 @@ def test_steps_with_repairs(files: tuple[str, str], capsys: pytest.CaptureFixtur
     assert code == 0 and all(torch.equal(v, again[n]) for n, v in weights.items())
 
 
+@pytest.mark.slow
+def test_steps_by_a_table_of_latencies(files: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Killed after a step, they go on with the table that they began with, which is not measured again."""
+    cache, folder = tmp_path / "cache", tmp_path / "run"
+    given = ["prune", files[0], "--round-to", "auto", "--macs", 0.5, "--input-size", "3x6x6", "--no-verify", "--steps", 2]
+    given += ["--steps-folder", folder, "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FXPRUNE_CACHE", str(cache))
+        code, _, _ = run(capsys, *given)
+        plan = (folder / "plan.json").read_text()
+        assert code == 0 and fxprune.Plan.from_json(plan).options["round_to"] >= 1 and [*cache.iterdir()]
+        for file in cache.iterdir():
+            file.unlink()
+        code, _, _ = run(capsys, *given)
+    assert code == 0 and (folder / "plan.json").read_text() == plan and not [*cache.iterdir()]
+
+
 WRONG = {
     "no steps": (["--schedule", "linear"], "ask for them with --steps N"),
     "folder": (["--steps-folder", "x"], "ask for them with --steps N"),
     "plan only": (["--steps", "2", "--plan-only"], "leave out --plan"),
-    "latency": (["--steps", "2", "--round-to", "auto"], "leave out --plan"),
+    "form": (["--steps", "2", "--form", "module"], "leave out --plan"),
     "numbers": (["--schedule", "0.5,x"], "is no list of numbers"),
     "schedule": (["--steps", "2", "--schedule", "cubik"], "did you mean 'cubic'"),
     "differ": (["--steps", "3", "--schedule", "0.5,1"], "2 steps, and steps says 3"),

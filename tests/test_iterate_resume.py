@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.killing import killed_again_and_again
 from test_iterate import net, shaken
 from torch import nn
 
@@ -23,7 +19,6 @@ from fxprune import InputError, PruneError
 from fxprune.iterating import store
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
@@ -178,21 +173,9 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 # -- killed processes -----------------------------------------------------------------------------------------------------
 
-KILLED = """
-import os, sys, torch
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-from pathlib import Path
-from test_iterate_resume import IMAGES, run
-run(None, repair=IMAGES)  # all that is imported late is there
-print("ready", flush=True)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        run(Path(line.strip()), repair=IMAGES, verify=True)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+
+def killable(_: str, folder: str | None) -> None:
+    run(None if folder is None else Path(folder), repair=IMAGES, verify=True)
 
 
 @pytest.mark.slow
@@ -200,27 +183,11 @@ for line in sys.stdin:
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Twenty times: killed again and again at random moments until it is done."""
     reports, whole = run(None, repair=IMAGES, verify=True)
-    expected, rng, kills = reports[-1].plan.to_json(), random.Random(0), []
-    command = [sys.executable, "-c", KILLED, str(ROOT)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdin is not None and parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        for number in range(20):
-            folder, count = tmp_path / str(number), 0
-            while True:
-                print(folder, file=parent.stdin, flush=True)
-                child = int(parent.stdout.readline())
-                if count < 8:  # then it may run to its end
-                    time.sleep(rng.random() * rng.choice([0.2, 1.0, 2.0]))
-                    os.kill(child, signal.SIGKILL)
-                status = int(parent.stdout.readline())
-                if status == 0:
-                    break
-                assert status == signal.SIGKILL
-                count += 1
-            kills.append(count)
-            assert (folder / "plan.json").read_text() == expected
-            stored = load_file(folder / "iteration.safetensors")
-            assert all(torch.equal(stored[f"weights.{n}"], v) for n, v in whole.state_dict().items())
-        parent.stdin.close()
-    assert sum(kills) >= 40
+    expected = reports[-1].plan.to_json()
+
+    def check(folder: Path) -> None:
+        assert (folder / "plan.json").read_text() == expected
+        stored = load_file(folder / "iteration.safetensors")
+        assert all(torch.equal(stored[f"weights.{n}"], v) for n, v in whole.state_dict().items())
+
+    assert killed_again_and_again((__name__, "killable", ""), tmp_path, 20, check) >= 40

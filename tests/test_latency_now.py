@@ -83,7 +83,9 @@ def test_a_table_of_another_device_stays_as_it_is(
     assert plan.account.budgets[0].before == pytest.approx(table.dense * 1e9, rel=0.02)
     if other.startswith("cpu"):
         found = fxprune.prune(model, profile=theirs, verify=False, **options).meta["fxprune"].latency
-        assert found.pace == 1 and found.learnt == other != found.device and str(found).endswith("; the table is of cpu: another")
+        assert (
+            found.pace == 1 and found.learnt == other != found.device and str(found).endswith("; the table is of cpu: another")
+        )
 
 
 def test_what_the_report_says() -> None:

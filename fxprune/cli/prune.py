@@ -87,7 +87,7 @@ def prune(
             "--form module comes last: make the plan, and repair the graph; then `fxprune apply` takes --form module"
         )
     timed = latency is not None or round_to == "auto"
-    alone = plan or plan_only or submodule or branches or repair_checkpoint or timed or own
+    alone = plan or plan_only or repair_checkpoint or own
     several = stepping.Stepping(steps, schedule, steps_folder, alone)
     wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
@@ -111,7 +111,7 @@ def prune(
         limit = repair if by_images and batches is None else None
         observed = data_spec(data, inputs, shaping, batches=batches, seed=seed, **({} if limit is None else {"limit": limit}))
         options |= {"example_inputs": inputs, "submodules": submodule or (), **_observed(net, observed, batches)}
-        if timed:
+        if timed and not several.begun:
             options["profile"] = step("measuring", lambda: _table(net, options, (engine, threads)))
         if plan_only:
             made = step("planning", lambda: api.plan(net, **options))

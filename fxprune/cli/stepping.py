@@ -48,11 +48,19 @@ class Stepping:
         self.wanted = steps is not None or numbers
         if self.wanted and others:
             raise InputError(
-                "--steps needs a new plan of a model that is one graph, and keeps its place in --steps-folder: "
-                "leave out --plan, --plan-only, --submodule, --branches, --latency, --round-to auto and --repair-checkpoint"
+                "--steps makes a new plan and its model, step by step, and keeps its place in --steps-folder: "
+                "leave out --plan, --plan-only, --form module and --repair-checkpoint"
             )
         self._steps, self._folder = steps, folder
         self._schedule: Any = _numbers(schedule) if numbers else schedule
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds steps that go on: with the table of latencies that they began with."""
+        from fxprune.iterating import store
+
+        file = store.Folder(self._folder, {}).file
+        return self.wanted and file is not None and file.exists()
 
     def __call__(self, net: nn.Module, images: Iterable[Any] | None, step: Steps, options: Mapping[str, Any]) -> Any:
         """The slim model after the last step.
@@ -64,8 +72,7 @@ class Stepping:
         """
         from fxprune.iterating.verb import iterate
 
-        given = {name: value for name, value in options.items() if name not in ("submodules", "branches", "latency")}
-        course = iterate(net, steps=self._steps, schedule=self._schedule, repair=images, folder=self._folder, **given)
+        course = iterate(net, steps=self._steps, schedule=self._schedule, repair=images, folder=self._folder, **options)
         return step("pruning in steps", lambda: deque(course, maxlen=1).pop())
 
 

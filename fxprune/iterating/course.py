@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,30 @@ from fxprune.analysis.analysis import Analysis
 from fxprune.analysis.cut import Cut
 from fxprune.criteria import normalization_of, resolve, score_groups
 from fxprune.errors import InputError, PruneError, said
+from fxprune.iterating.carrier import Carrier
 from fxprune.iterating.choosing import choose, policy_after
 from fxprune.iterating.schedule import Schedule
-from fxprune.iterating.scoring import ranked, scores_of_slim
-from fxprune.iterating.store import Folder
-from fxprune.iterating.weights import Slim, put_back
+from fxprune.iterating.scoring import effects_of_slim, ranked, scores_of_slim
+from fxprune.iterating.store import Folder, State
+from fxprune.iterating.weights import Slim
 from fxprune.options import PruneOptions
 from fxprune.planning.accounting import account_of
 from fxprune.planning.document import document_of
 from fxprune.planning.plan import Plan
 from fxprune.planning.policies import chosen, policy_of
+from fxprune.planning.policies.with_branches import chosen_with_branches, scores_of_branches
 from fxprune.planning.repaired import Repaired, SiteRepair
 from fxprune.planning.report import Clock, Report
 from fxprune.planning.stepped import Step
+from fxprune.planning.timed import Timed
+from fxprune.profiling.using import timed
 from fxprune.proofs.verify import check_rewrite
 from fxprune.recovery.finetune import chance
 from fxprune.recovery.repair.verb import repair
 from fxprune.rewrite import Rewritten, rewrite, with_weights
-from fxprune.state import deep_copy, named_tensors
+from fxprune.state import named_tensors
+from fxprune.statistics.branch_effects import branch_effects
+from fxprune.submodules.target import Target
 
 __all__ = ["Course", "Work"]
 
@@ -43,6 +50,7 @@ class Work:
 
     Attributes:
         model: the original.
+        target: what is pruned of it.
         train: between steps.
         images: for repairs.
         observed: for criteria: data, loss, batches.
@@ -51,6 +59,7 @@ class Work:
     """
 
     model: nn.Module
+    target: Target
     train: Callable[[Any], Any] | None
     images: Any
     observed: dict[str, Any]
@@ -64,8 +73,8 @@ class Course:
     Args:
         analysis: of the original.
         options: as they are asked for.
-        shares: of each budget, the fraction that is kept in the end.
-        described: what a plan stores of the iteration.
+        schedule: and of each budget, the fraction that is kept in the end.
+        folder: and where the iteration stands.
     """
 
     def __init__(
@@ -73,16 +82,13 @@ class Course:
         work: Work,
         analysis: Analysis,
         options: PruneOptions,
-        schedule: Schedule,
-        shares: dict[str, float],
-        folder: Folder,
+        schedule: tuple[Schedule, dict[str, float]],
+        folder: tuple[Folder, State],
     ) -> None:
-        self.work, self.analysis, self.options, self.folder = work, analysis, options, folder
-        self._schedule, self._shares = schedule, shares
+        self.work, self.analysis, self.options = work, analysis, options
+        (self._schedule, self._shares), (self.folder, self.state) = schedule, folder
         self._criterion = resolve(options.criterion, options.seed)
-        self._carrier = deep_copy(work.model)  # the original's shapes, with the weights of the slim model as they are by then
-        self._own = named_tensors(self._carrier, once=True)
-        self.state = folder.read()
+        self._carrier = Carrier(work.model, work.target)
         self._notes: list[str] = []
 
     def __call__(self) -> Iterator[fx.GraphModule]:
@@ -103,20 +109,21 @@ class Course:
         clock("score")
         options = self._options(step)
         if step == 1:
-            chosen(policy_of(self.options), self.analysis, state.scores)  # which says if the end cannot be reached
-        before = state.gone(step - 1)
-        policy = policy_after(options, before)
-        gone, rewritten = choose(self.analysis, policy, ranked(state.scores, state.went, step, _BELOW), before, state.held)
-        for name, channels in gone.items():
-            fresh = np.isin(np.arange(len(state.went[name])), channels) & (state.went[name] == 0)
-            state.went[name][fresh] = step
+            end = partial(chosen_with_branches, effects=state.effects) if options.branches else chosen
+            end(policy_of(self.options), self.analysis, state.scores)  # which says if it cannot be reached
+        before, scores = state.gone(step - 1), ranked(state.scores, state.went, step, _BELOW)
+        gone, rewritten = choose(self.analysis, policy_after(options, before), scores, before, state.held, state.effects)
+        state.take(gone, step)
         clock("select and rewrite")
         plan = self._plan(rewritten.cut, step)
         slim = self._filled(rewritten, plan, clock, step)
         state.step, state.stage, state.reports = step, "pruned", {}
+        if self.analysis.latency is not None:
+            took = slim.module.meta["fxprune"].latency = timed(rewritten, self._carrier.traced)
+            state.reports["latency"] = took.to_dict()
         if work.images is not None:
             module = repair(slim.module, work.model, work.images, checkpoint=self.folder.repair(step))
-            slim = Slim(module, self._own)
+            slim = Slim(module, self._carrier.tensors)
             state.reports["repair"] = module.meta["fxprune"].repair.to_dict()
         state.history.append({"event": "pruned", "step": step, "macs": plan.macs[1], "params": plan.params[1]})
         self._keep(slim, "pruned" if work.train is not None else "trained")
@@ -170,21 +177,34 @@ class Course:
         """
         state, options, observed = self.state, self.options, self.work.observed
         if step == 1:
-            state.scores = score_groups(self._criterion, self._carrier, self.analysis, options.normalization, **observed)
+            traced = self._carrier.traced
+            state.scores = score_groups(self._criterion, traced, self.analysis, options.normalization, **observed)
             state.went = {name: np.zeros(len(s), np.int64) for name, s in state.scores.items()}
+            if self._seen is not None:
+                state.effects = branch_effects(traced, self.analysis, *self._seen)
             return
         rewritten = rewrite(self.analysis, state.gone(step - 1), options.passes)
-        put_back(self._carrier, state.weights, rewritten.cut.tensors)
+        self._carrier.put_back(state.weights, rewritten.cut.tensors)
         if self.work.images is not None and not state.trained:
             return
-        slim = with_weights(rewritten, self._carrier)
+        slim = with_weights(rewritten, self._carrier.traced)
         found = scores_of_slim(rewritten.cut, slim, self._criterion, options, **observed)
         there = {name: state.went[name] == 0 for name in found}
         lost = {name: int((np.isnan(s) & there[name]).sum()) for name, s in found.items()}
         stale = ", ".join(f"{count} of {name!r}" for name, count in lost.items() if count and there[name].sum() > 1)
         self._notes = [f"channels without a score of their own any more keep their last one: {stale}"] if stale else []
-        state.scores = {name: np.where(np.isnan(found[name]), s, found[name]) for name, s in state.scores.items()}
+        state.scores |= {name: np.where(np.isnan(s), state.scores[name], s) for name, s in found.items()}
+        if self._seen is not None:
+            state.effects = {**(state.effects or {}), **effects_of_slim(rewritten.cut, slim, options, *self._seen)}
         state.trained = False
+
+    @property
+    def _seen(self) -> tuple[Any, int | None] | None:
+        """On what the effects of branches are measured: data and how many batches; None where they are not."""
+        seen = self.work.observed
+        if not self.options.branches or seen["data"] is None or self.work.target.whole is not None:
+            return None
+        return seen["data"], seen["batches"]
 
     def _plan(self, cut: Cut, step: int) -> Plan:
         """The plan of all steps up to this one."""
@@ -195,50 +215,54 @@ class Course:
             account = account_of(cut, policy_after(options, state.gone(step - 1)), known)
         iteration = {"step": step, "steps": self._schedule.steps, "schedule": self._schedule.to_json()}
         stored = options.to_json() | {"normalization": normalization_of(self._criterion, options.normalization)}
+        stored |= self.work.target.described()
         shown = ranked(state.scores, state.went, step, _SHOWN_BELOW)
+        if options.branches:
+            shown |= scores_of_branches(self.analysis, shown, state.effects)
         whole = {name: why for name, why in state.held.items() if name not in cut.gone}
-        return document_of(self._carrier, cut, {**stored, "iteration": iteration}, shown, whole, account)
+        return document_of(self._carrier.traced, cut, {**stored, "iteration": iteration}, shown, whole, account)
 
     def _filled(self, rewritten: Rewritten, plan: Plan, clock: Clock, step: int) -> Slim:
         """The slim model with the weights as they are, proved, and its report."""
-        module = with_weights(rewritten, self._carrier)
+        graph, parts = self._carrier.filled(rewritten)
         report = rewritten.report(plan, clock.seconds)
         report.frozen_by_rewrite = {**self.state.held}
         report.notes += [*self._notes, *filter(None, [self.work.note])]
         original = None
         if self.work.verify:
-            report.checks = check_rewrite(rewritten.cut, self._carrier, module)
+            report.checks = check_rewrite(rewritten.cut, self._carrier.traced, graph)
             clock("verify")
             if step == self._schedule.steps:
-                original = self._checked_on_original(rewritten.cut, module)
+                original = self._checked_on_original(step, graph)
                 clock("verify on the original")
         report.step = Step(step, self._schedule.steps, self._schedule.to_json(), original=original)
-        module.meta["fxprune"] = report
-        return Slim(module, self._own)
+        return Slim(self._carrier.handed_over(graph, parts, report, self.work.verify), self._carrier.tensors)
 
-    def _checked_on_original(self, cut: Cut, slim: fx.GraphModule) -> Any:
+    def _checked_on_original(self, step: int, slim: fx.GraphModule) -> Any:
         """The final plan applied to the original as it came: proved there, and the same program as the slim model.
 
         Raises:
             PruneError: it is another one (a bug in fxprune: please report it).
         """
-        again = rewrite(self.analysis, cut.gone, self.options.passes)
-        module = with_weights(again, self.work.model)
+        again = rewrite(self.analysis, self.state.gone(step), self.options.passes)
+        module = self.work.target.fill(again)[0]
         forms = [{n: tuple(t.shape) for n, t in named_tensors(m, once=True).items()} for m in (module, slim)]
         if module.code != slim.code or forms[0] != forms[1]:
             raise PruneError("the final plan gives another model on the original: this is a bug in fxprune, please report it")
-        return check_rewrite(again.cut, self.work.model, module)
+        return check_rewrite(again.cut, self.work.target.model, module)
 
     def _restored(self) -> Slim:
         """The slim model of the stored state."""
         state, clock = self.state, Clock()
         rewritten = rewrite(self.analysis, state.gone(state.step), self.options.passes)
-        put_back(self._carrier, state.weights, rewritten.cut.tensors)
+        self._carrier.put_back(state.weights, rewritten.cut.tensors)
         slim = self._filled(rewritten, self._plan(rewritten.cut, state.step), clock, state.step)
         report: Report = slim.module.meta["fxprune"]
         if (found := state.reports.get("repair")) is not None:
             sites = [SiteRepair(**site) for site in found["sites"]]
             report.repair = Repaired(**{**found, "sites": sites, "images": tuple(found["images"])})
+        if (took := state.reports.get("latency")) is not None:
+            report.latency = Timed.from_dict(took)
         report.finetuning = state.reports.get("finetuning")
         self.folder.show(state, report.plan, last=state.step == self._schedule.steps)
         return slim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from fxprune.analysis.groups import Group
 from fxprune.criteria import score_groups
 from fxprune.errors import NothingToPrune, TraceError
 from fxprune.options import PruneOptions
+from fxprune.statistics.branch_effects import branch_effects
 
-__all__ = ["ranked", "scores_of_slim"]
+__all__ = ["effects_of_slim", "ranked", "scores_of_slim"]
 
 Places = dict[tuple[str, int], list[tuple[int, np.ndarray]]]
 
@@ -46,6 +47,25 @@ def scores_of_slim(
             if name:
                 found[name][number] = score
     return found
+
+
+def effects_of_slim(cut: Cut, slim: Any, options: PruneOptions, data: Iterable[Any], batches: int | None) -> dict[str, float]:
+    """What the output of a slim model loses with each branch of the original that is left: measured on the slim model, whose
+    branches are those of the original that have the same tensors. Branches that are not found are left out.
+
+    Args:
+        data, batches: as `fxprune.statistics.branch_effects` takes them.
+    """
+    analysis = cut.analysis
+    args, named = analysis.traced.example
+    try:
+        own = analyze_model(slim, args, named, attention=options.attention, ignore=tuple(options.ignore))
+        found = branch_effects(slim, own, data, batches)
+    except (TraceError, NothingToPrune):
+        return {}
+    there = {frozenset(own.branches.all[name].tensors): effect for name, effect in found.items()}
+    left = {b.id: frozenset(b.tensors) - analysis.lost_tensors for b in analysis.branches.all.values()}
+    return {name: there[tensors] for name, tensors in left.items() if tensors and tensors in there}
 
 
 def _places(analysis: Analysis) -> Places:

@@ -22,12 +22,14 @@ from torch import Tensor
 from fxprune.errors import InputError, said, shown
 from fxprune.inputs.paths import folder_of
 from fxprune.planning.plan import Plan
+from fxprune.profiling.table import table_of
 from fxprune.recovery.finetune.files import replaced
 
 __all__ = ["Folder", "State"]
 
 _KEY = "fxprune.iterate"
-_VERSION = 2
+_VERSION = 3
+_DOCUMENT = ("step", "stage", "branches", "effects", "held", "timing", "reports", "history", "trained")
 _STAGES = ("begun", "pruned", "trained", "released")
 
 
@@ -41,7 +43,10 @@ class State:
         weights: of the slim model.
         scores: of all channels of each free group of the original, the last that each has had.
         went: of each channel, the step in which it went; 0 while it is there.
+        branches: of each residual branch that went, the step in which it did.
+        effects: of each branch, what the output loses with it, where that was measured.
         held: groups that the rewrite could not shrink further -> the reason.
+        timing: under a budget of latency, the table, and by what its times are multiplied.
         reports: parts of the slim model's report: ``repair`` and ``finetuning``.
         history: what was done, in order.
         trained: whether others than a repair have changed the weights since the channels were scored.
@@ -52,15 +57,28 @@ class State:
     weights: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     went: dict[str, np.ndarray] = field(default_factory=dict)
+    branches: dict[str, int] = field(default_factory=dict)
+    effects: dict[str, float] | None = None
     held: dict[str, str] = field(default_factory=dict)
+    timing: dict[str, Any] | None = None
     reports: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     trained: bool = False
 
     def gone(self, step: int) -> dict[str, np.ndarray]:
-        """Channels that went up to a step, by group."""
+        """Channels that went up to a step, by group; a branch that went is one channel, as `Analysis.cut` takes it."""
         found = {name: np.flatnonzero((steps > 0) & (steps <= step)) for name, steps in self.went.items()}
-        return {name: channels for name, channels in found.items() if len(channels)}
+        branches = {name: np.zeros(1, np.int64) for name, when in self.branches.items() if when <= step}
+        return {name: channels for name, channels in found.items() if len(channels)} | branches
+
+    def take(self, gone: Mapping[str, np.ndarray], step: int) -> None:
+        """Note what is gone after a step, of which some went before."""
+        for name, channels in gone.items():
+            if name not in self.went:
+                self.branches.setdefault(name, step)
+                continue
+            fresh = np.isin(np.arange(len(self.went[name])), channels) & (self.went[name] == 0)
+            self.went[name][fresh] = step
 
 
 class Folder:
@@ -124,7 +142,7 @@ class Folder:
         flat = {f"weights.{name}": t.detach().cpu().contiguous().clone() for name, t in state.weights.items()}
         for part, arrays in (("scores", state.scores), ("went", state.went)):
             flat |= {f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-        document = {name: getattr(state, name) for name in ("step", "stage", "held", "reports", "history", "trained")}
+        document = {name: getattr(state, name) for name in _DOCUMENT}
         text = json.dumps({"version": _VERSION, "key": self._key, **document})
         replaced(self.file, lambda where: save_file(flat, where, metadata={_KEY: text}))
         self.show(state, plan, last)
@@ -159,6 +177,8 @@ def _read(file: Path) -> tuple[State, dict[str, Any]]:
     key = dict(document.pop("key"))
     scores, went = ({name: t.numpy() for name, t in parts[part].items()} for part in ("scores", "went"))
     state = State(weights=parts["weights"], scores=scores, went=went, **document)
+    if state.timing is not None:
+        table_of(state.timing["table"])
     if type(state.step) is not int or state.step < 1 or state.stage not in _STAGES[1:]:
         raise ValueError(f"step {shown(state.step)}, stage {shown(state.stage)}")
     return state, key

@@ -17,11 +17,14 @@ from fxprune.inputs.examples import describe
 from fxprune.iterating.course import Course, Work
 from fxprune.iterating.schedule import Name, schedule_of
 from fxprune.iterating.store import Folder
+from fxprune.iterating.timing import timed_options
 from fxprune.options import AttentionPolicy, Criterion, Normalization, PruneOptions, Ratio, Scope, check_flag
 from fxprune.planning.accounting import spent, targets_of
 from fxprune.planning.policies import policy_of
+from fxprune.planning.policies.with_branches import candidates
 from fxprune.recovery.finetune.checkpoint import digest
 from fxprune.recovery.repair.ranked import ranked
+from fxprune.recovery.repair.verb import checked_repair
 from fxprune.submodules.target import Target
 
 __all__ = ["iterate"]
@@ -35,6 +38,7 @@ def iterate(
     macs: float | None = None,
     params: float | None = None,
     memory: float | str | None = None,
+    latency: float | str | None = None,
     steps: int | None = None,
     schedule: Name | Iterable[float] = "cubic",
     train: Callable[[Any], Any] | None = None,
@@ -53,8 +57,11 @@ def iterate(
     data: Iterable[Any] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     batches: int | None = None,
+    submodules: str | Iterable[str] = (),
     exact_norms: bool = False,
-) -> Iterator[fx.GraphModule]:
+    branches: bool | str | Iterable[str] = False,
+    profile: Any = None,
+) -> Iterator[fx.GraphModule | Any]:
     """Prune in several steps, and give the slim model after each; `model` is untouched.
 
     A step scores the channels that are left, on the weights as they are by then; removes so many that the schedule is kept;
@@ -69,7 +76,11 @@ def iterate(
     Args:
         model, example_inputs, criterion, scope, normalization, ignore, max_ratio, round_to, min_width: as in `fxprune.prune`.
         attention, verify, data, loss, batches, exact_norms: likewise. Data and images are read in every step.
-        ratio, macs, params, memory: likewise: what the end should be, in terms of the original model.
+        ratio, macs, params, memory, latency: likewise: what the end should be, in terms of the original model.
+        branches: likewise: in each step residual branches may go as a whole; what the output loses with those that are left is
+            measured when channels are scored.
+        submodules: likewise; `train` gets the whole model, and what it learns anywhere is kept.
+        profile: likewise; the folder keeps the table, and by what its times are multiplied.
         steps: how many; 5, or as many as the schedule has numbers.
         schedule: ``"cubic"``, most at first (Zhu & Gupta 2017); ``"linear"``; ``"geometric"``, the same share of what is left;
             or the share that is gone after each step, as ``[0.5, 0.8, 1]``: `fxprune.iterating.schedule.Schedule`.
@@ -84,7 +95,7 @@ def iterate(
         seed: of random choices, and of the generators that `train` finds.
 
     Yields:
-        The slim model, a GraphModule as `prune` gives it. ``slim.meta["fxprune"]`` is its report: ``step``, ``plan`` (of all
+        The slim model as `prune` gives it. ``slim.meta["fxprune"]`` is its report: ``step``, ``plan`` (of all
         steps so far, with channels of the original model, to which it can be applied at once) and ``checks``. Weights that the
         body of the loop changes are those that the next step goes on with.
 
@@ -96,29 +107,35 @@ def iterate(
     """
     for argument, given in (("repair", repair), ("data", data)):
         _read_often(argument, given)
-    if round_to == "auto":
-        raise InputError("round_to='auto' is for one step: give prune the latency to be met, or iterate a number")
-    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, None, False, min_width)
+    repair = checked_repair(repair, submodules)
+    by, rest = ranked(criterion, data, repair), (normalization, exact_norms, macs, params, memory, latency, branches, min_width)
     options = PruneOptions(ratio, by.criterion, scope, ignore, max_ratio, round_to, attention, seed, *rest)
     course = schedule_of(schedule, steps)
     if train is not None and not callable(train):
         raise InputError(f"train must be a function of the slim model, not {shown(train)}")
-    policy_of(options), resolve(options.criterion, options.seed)
+    policy_of(options)
     Folder(folder, {})  # which says if it is none, before the model is recorded
-    target = Target.of(model, (), example_inputs)
+    target = Target.of(model, submodules, example_inputs)
+    target.check_criterion(resolve(options.criterion, options.seed))
     check_values(model, "iterate where the weights are")
     analysis = target.analyze(options.attention, options.ignore)
-    shares = _shares(analysis, options)
+    candidates(analysis, options.branches)  # which says if a name is wrong
     key = {
         "model": digest(model),
         "example inputs": describe(target.args, target.named),
         "way to recover": [train is not None, repair is not None],  # by which the criterion may go
         "options": options.to_json(),
         "schedule": [course.to_json(), course.steps],
+        **target.described(),
     }
+    kept = Folder(folder, json.loads(json.dumps(key)))
+    state = kept.read()
+    if options.latency is not None or options.round_to == "auto":
+        options = timed_options(options, target, analysis, profile, state)
+    shares = _shares(analysis, options)
     observed = {"data": by.data, "loss": loss, "batches": batches}
-    work = Work(model, train, by.images, observed, check_flag(verify, "verify"), by.note)
-    return Course(work, analysis, options, course, shares, Folder(folder, json.loads(json.dumps(key))))()
+    work = Work(model, target, train, by.images, observed, check_flag(verify, "verify"), by.note)
+    return Course(work, analysis, options, (course, shares), (kept, state))()
 
 
 def _read_often(argument: str, given: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,12 @@ class Timed:
     measured: tuple[float, float]
     pace: float = 1.0
     learnt: str = ""
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Timed:
+        """What `to_dict` gave, read back from JSON."""
+        pairs = {name: tuple(document[name]) for name in ("predicted", "measured")}
+        return cls(**{**{name: value for name, value in document.items() if name != "error"}, **pairs})
 
     @property
     def error(self) -> float:

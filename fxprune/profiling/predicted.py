@@ -27,6 +27,7 @@ class Predicted:
         key: of the table: device, engine, threads, ...
         alive: float array ``[terms]``: what is left of each without the branches that are gone; None of the whole model.
         groups, whole: places of the groups that are left among all, and the sizes of all; `kept` below is of those left.
+        sizes: group id -> channels, of the groups that the table knows, in its order; empty: those of the whole analysis.
         pace: by which all times of the table are multiplied already (`paced`).
     """
 
@@ -36,6 +37,7 @@ class Predicted:
     alive: np.ndarray | None = None
     groups: np.ndarray | None = None
     whole: np.ndarray | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
     pace: float = 1.0
     names: tuple[str, ...] = field(default=("latency",), init=False)
 
@@ -54,13 +56,15 @@ class Predicted:
         return replace(self, fitted=fitted, pace=self.pace * factor)
 
     def within(self, analysis: Analysis) -> Predicted:
-        """The same without the residual branches that are gone from an analysis (`Analysis.without`).
+        """The same for the groups that are free in an analysis, without the residual branches that are gone from it
+        (`Analysis.without`); other groups stay whole.
 
         Of a segment whose contraction is gone, what other operations write is left by the share of them that still run.
         """
-        if not analysis.dropped:
+        known = self.sizes or tuple((group.id, group.size) for group in analysis.full.free)
+        if not analysis.dropped and len(known) == len(analysis.free):
             return self
-        places = {group.id: place for place, group in enumerate(analysis.full.free)}
+        places = {name: place for place, (name, _) in enumerate(known)}
         left = np.array([name not in analysis.dropped for name in self.segments.anchors])
         beside = np.zeros((2, len(self.segments)))
         for name, segment in self.segments.places.items():
@@ -72,7 +76,7 @@ class Predicted:
             self,
             alive=np.where(self.segments.features == BESIDE, shares[owners], left[owners]),
             groups=np.array([places[group.id] for group in analysis.free], np.int64),
-            whole=np.array([group.size for group in analysis.full.free], np.float64),
+            whole=np.array([size for _, size in known], np.float64),
         )
 
     def by_segment(self, kept: np.ndarray) -> np.ndarray:

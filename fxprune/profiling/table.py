@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from fxprune.profiling.measuring import Sample
 from fxprune.profiling.predicted import Predicted
 from fxprune.profiling.segments import Segments
 
-__all__ = ["LatencyTable", "device_name", "folder_of", "key_of", "read_table"]
+__all__ = ["LatencyTable", "device_name", "folder_of", "key_of", "read_table", "table_of"]
 
 _VERSION = 1
 _FORM = "fxprune-latency"
@@ -82,7 +83,8 @@ class LatencyTable:
         """
         if self.key["groups"] != _groups(analysis):
             raise PlanMismatch("the latency table is for another model, other example inputs, or another attention or ignore")
-        return Predicted(segments, self.fitted(segments), self.key)
+        sizes = tuple((group.id, group.size) for group in analysis.free)
+        return Predicted(segments, self.fitted(segments), self.key, sizes=sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """What the file holds."""
@@ -188,14 +190,22 @@ def read_table(path: str | os.PathLike[str]) -> LatencyTable:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the latency table {str(where)!r}: {said(error)}") from error
     try:
-        key = dict(document["key"])
-        for name in ("device", "engine", "model", "fingerprint", "groups"):
-            text(key[name])
-        count(key["threads"])
-        samples, wanted = entries(document["samples"], _sample), count(document["wanted"])
+        return table_of(document, where)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the latency table {str(where)!r} is damaged: {type(error).__name__}: {error!s:.200}") from error
-    return LatencyTable(key, samples, where, wanted)
+
+
+def table_of(document: Mapping[str, Any], path: Path | None = None) -> LatencyTable:
+    """The table of what `LatencyTable.to_dict` gave.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
+    key = dict(document["key"])
+    for name in ("device", "engine", "model", "fingerprint", "groups"):
+        text(key[name])
+    count(key["threads"])
+    return LatencyTable(key, entries(document["samples"], _sample), path, count(document["wanted"]))
 
 
 def _sample(entry: Any) -> Sample:

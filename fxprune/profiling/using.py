@@ -26,29 +26,38 @@ from fxprune.profiling.verb import device_of, measured
 from fxprune.rewrite import Rewritten
 from fxprune.submodules.target import Target
 
-__all__ = ["settled", "timed"]
+__all__ = ["settled", "table_for", "timed"]
 
 
-def settled(options: PruneOptions, target: Target, analysis: Analysis, profile: Any) -> PruneOptions:
+def settled(options: PruneOptions, target: Target, analysis: Analysis, profile: Any, pace: float | None = None) -> PruneOptions:
     """The options with a number for ``round_to="auto"``; the analysis gets the table's prediction.
 
-    Where a time is asked for, and no fraction, the table's times are brought to the machine as it is now: it may have learnt them
-    minutes or days ago, when other things ran beside. A fraction needs none of that, so that its plans are the same every time.
+    Where a time is asked for, and no fraction, the table's times are brought to the machine as it is now: it may have learnt
+    them minutes or days ago, when other things ran beside. A fraction needs none of that, and gives the same plan every time.
+
+    Args:
+        pace: by which the table's times are multiplied; None: what the dense model says now.
 
     Raises:
         InputError, PlanMismatch: the table cannot be read, or is for another model.
     """
-    table = _table(options, target, profile)
+    table = table_for(options, target, profile)
     if table.key["fingerprint"] != fingerprint(target.model):
         raise PlanMismatch(f"the latency table was made for a {table.key['model']} with other parameters than this model has")
     predicted = table.predicted(analysis, segments_of(analysis))
     if options.latency is not None:
-        absolute = float(options.latency) >= 1
-        analysis.latency = predicted.paced(_pace(predicted, analysis, target.model)) if absolute else predicted
+        if pace is None and float(options.latency) >= 1:
+            pace = _pace(predicted, analysis, target.model)
+        analysis.latency = predicted if pace is None else predicted.paced(pace)
     return replace(options, round_to=step_of(predicted, analysis)) if options.round_to == "auto" else options
 
 
-def _table(options: PruneOptions, target: Target, given: Any) -> LatencyTable:
+def table_for(options: PruneOptions, target: Target, given: Any) -> LatencyTable:
+    """The table that a user gives, or else one of eager PyTorch, measured now if it was not before.
+
+    Raises:
+        InputError: this is none, or it cannot be read.
+    """
     if isinstance(given, LatencyTable):
         return given
     if isinstance(given, (str, os.PathLike)):

@@ -36,7 +36,7 @@ Effects = Mapping[str, float] | None
 
 
 def candidates(analysis: Analysis, asked: bool | Iterable[str]) -> list[Branch]:
-    """The branches that may go, of those that are asked for by name or glob; True asks for all.
+    """The branches that are there and may go, of those that are asked for by name or glob; True asks for all.
 
     Raises:
         InputError: a pattern matches no branch, or none that may go.
@@ -49,7 +49,8 @@ def candidates(analysis: Analysis, asked: bool | Iterable[str]) -> list[Branch]:
             raise InputError(f"branches={shown(pattern)} matches no residual branch{nearest(pattern, list(known))}")
         if all(branch.reason for branch in found):
             raise InputError(f"branches={shown(pattern)}: {found[0].id!r} cannot go: {found[0].reason}")
-    return [b for b in known.values() if not b.reason and any(fnmatch.fnmatchcase(b.id, p) for p in patterns)]
+    there = [b for b in known.values() if b.id not in analysis.without_branches and not b.nodes <= analysis.dropped]
+    return [b for b in there if not b.reason and any(fnmatch.fnmatchcase(b.id, p) for p in patterns)]
 
 
 def scores_of_branches(analysis: Analysis, scores: Scores, effects: Effects = None) -> dict[str, np.ndarray]:
