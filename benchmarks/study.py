@@ -54,7 +54,7 @@ def main() -> None:
     else:
         stem = f"{options.weights.stem}-groups"
         data = batches(*Cifar(options.data)("train", options.images), size=64)
-        study = fxprune.study(model, OBSERVING, EXAMPLE, data=data, ratios=(0.3, 0.5), weights=False)
+        study = fxprune.study(model, OBSERVING, EXAMPLE, data=data, ratios=(0.3, 0.5), macs=(0.5,), weights=False)
         document = {"network": name, "images": options.images, "study": short(study)}
         lines = [f"# {title}, {options.images} training images of CIFAR-10 (JPEG q75)\n", *alike(study)]
         aura = aura_map(model, data, EXAMPLE, batches=4)
@@ -118,11 +118,13 @@ def about_gaussians(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def alike(study: Study) -> Iterator[str]:
     """Pairs by their correlation, as far as it is high."""
-    yield "| group by group | Spearman: mean | least | pruned in common at 0.5 (chance 50%) |\n|---|---:|---:|---:|"
+    columns = "pruned in common at 0.5 (chance 50%) | at half the MACs (chance)"
+    yield f"| group by group | Spearman: mean | least | {columns} |\n|---|---:|---:|---:|---:|"
     for pair in sorted(study.pairs, key=lambda p: -(p.mean or 0)):
-        overlap = pair.overlap("layer", 0.5)
-        if pair.mean is not None and pair.mean >= 0.6 and overlap is not None:
-            yield f"| {pair.first}, {pair.second} | {pair.mean:.3f} | {pair.least:.3f} | {overlap.share:.0%} |"
+        overlap, equal = pair.overlap("layer", 0.5), pair.overlap("global", 0.5, "macs")
+        if pair.mean is not None and pair.mean >= 0.6 and overlap is not None and equal is not None:
+            shares = f"{overlap.share:.0%} | {equal.share:.0%} ({equal.expected:.0%})"
+            yield f"| {pair.first}, {pair.second} | {pair.mean:.3f} | {pair.least:.3f} | {shares} |"
 
 
 if __name__ == "__main__":

@@ -47,6 +47,14 @@ def test_command_takes_several_values_and_prints_json(run):
     assert document["notes"] == document["written"] == []
 
 
+def test_command_takes_budgets(run):
+    code, out, _ = run("--criteria", "l1", "l2", "--macs", "0.7", "0.5", "--params", "0.6", "--no-plots", "--json")
+    document = json.loads(out)
+    assert code == 0 and (document["options"]["macs"], document["options"]["params"]) == ([0.7, 0.5], [0.6])
+    overlaps = document["pairs"][0]["overlaps"]
+    assert {(o["budget"], o["ratio"]) for o in overlaps if o["budget"]} == {("macs", 0.7), ("macs", 0.5), ("params", 0.6)}
+
+
 def test_command_says_that_inputs_are_random(run):
     code, out, _ = run("--criteria", "l2,apoz,taylor")
     assert code == 0

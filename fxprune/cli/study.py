@@ -27,6 +27,13 @@ def study(
     ratios: Annotated[
         list[float] | None, typer.Option(help="Of channels that go: several.", show_default="0.1 0.3 0.5 0.7")
     ] = None,
+    macs: Annotated[
+        list[float] | None,
+        typer.Option(help="Also compare where so much of the MACs is kept: fractions or counts, several.", show_default=False),
+    ] = None,
+    params: Annotated[
+        list[float] | None, typer.Option(help="Likewise, where so many parameters are kept: several.", show_default=False)
+    ] = None,
     unit: Annotated[
         given.Unit, typer.Option(help="Rank groups of coupled channels, or the filters of each layer.")
     ] = given.Unit.GROUP,
@@ -49,6 +56,7 @@ def study(
     from fxprune.studies import command, text
 
     options: dict[str, Any] = {"unit": unit.value, "batches": batches, "noise": noise, "seed": seed}
+    options |= {"macs": macs or None, "params": params or None}
     options |= {"ratios": ratios or (0.1, 0.3, 0.5, 0.7), "ignore": tuple(ignore or ()), "attention": attention.value}
     with Steps(as_json, total=2 + (out is not None) * (plots + (data is not None))) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))

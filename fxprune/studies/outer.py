@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import numpy as np
 from torch import Tensor, nn
 
-from fxprune.analysis.analysis import Analysis
 from fxprune.criteria import resolve, score_groups
 from fxprune.errors import InputError, PruneError, shown
 from fxprune.inputs.acceptance import check_values
-from fxprune.options import AttentionPolicy, Criterion, Per, PruneOptions, check_flag, check_names, one_of
-from fxprune.planning.accounting import spent, targets_of
+from fxprune.options import AttentionPolicy, Criterion, PruneOptions, check_flag, check_names, one_of
 from fxprune.planning.document import document_of
 from fxprune.planning.plan import Plan
-from fxprune.planning.policies import chosen, policy_of
+from fxprune.planning.policies import Scores
+from fxprune.progress import Bar
 from fxprune.proofs.verify import check_rewrite
+from fxprune.recovery.finetune.checkpoint import digest
 from fxprune.recovery.repair.ranked import ranked
 from fxprune.recovery.repair.verb import checked_repair
 from fxprune.recovery.repair.verb import repair as repair_slim
-from fxprune.rewrite import Rewritten, rewrite, with_weights
+from fxprune.rewrite import with_weights
 from fxprune.state import deep_copy
 from fxprune.studies.curves import Better
-from fxprune.studies.trying import measured
+from fxprune.studies.proportions import Fitting
+from fxprune.studies.tried import Trial, TrialFile, Tried
+from fxprune.studies.trying import Evaluate, measured
 from fxprune.submodules.target import Target
 
 __all__ = ["Search", "search_ratios"]
 
 _LEAST = 0.02  # of the largest share: so that every proportion reaches the budget, sooner or later
-_HALVINGS = 24
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def search_ratios(
     batches: int | None = None,
     verify: bool = True,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Search:
     """Let optuna choose in which proportion the stages of a model give up channels, within budgets; `model` is untouched.
 
@@ -93,10 +96,15 @@ def search_ratios(
         stages: names or globs of layers, each of which gives up one ratio; groups that none of them matches stay whole.
         trials: how many models are measured.
         seed: of the sampler and of random choices.
+        checkpoint: JSON file that is replaced whole after each trial. Where it is there already, with the same arguments, its
+            trials are told to the sampler again, which measures nothing, and the search goes on as if it had not stopped; more
+            than `trials` all count.
+        progress: show a progress bar.
 
     Raises:
-        InputError: an argument is out of range or names nothing, the stages cannot meet the budgets, or `evaluate` fails.
-        PruneError: optuna is missing.
+        InputError: an argument is out of range or names nothing, the stages cannot meet the budgets, `evaluate` fails, or the
+            checkpoint is damaged or of another search.
+        PruneError: optuna is missing, or the disk refuses.
     """
     optuna = _optuna()
     if not callable(evaluate):
@@ -105,6 +113,7 @@ def search_ratios(
         raise InputError(f"trials must be a whole number of at least 1, not {shown(trials)}")
     one_of("better", better, get_args(Better))
     names, verify = check_names(stages, "stages"), check_flag(verify, "verify")
+    progress, file = check_flag(progress, "progress"), TrialFile(checkpoint)
     if not names or isinstance(stages, str):
         raise InputError("stages must be a list of names or globs of layers, as ['layer1.*', 'layer2.*']")
     by = ranked(criterion, data, checked_repair(repair, ()))
@@ -122,96 +131,54 @@ def search_ratios(
     check_values(model, "search where the weights are")
     analysis, own = target.analyze(budgets.attention, budgets.ignore), deep_copy(model)
     scores = score_groups(made, own, analysis, None, data=by.data, loss=loss, batches=batches)
-    fitting = _Fitting(analysis, scores, budgets, names)
+    fitting = Fitting(analysis, scores, budgets, names)
     fitting(dict.fromkeys(names, 1.0))  # which says if the budgets cannot be met
-    dense, found = measured(evaluate, deep_copy(model), "the whole model"), list[tuple[dict[str, float], float, Plan]]()
+    dense = measured(evaluate, deep_copy(model), "the whole model")
+    asked = {"stages": list(names), "better": better, "options": budgets.to_json(), "repair": repair is not None}
+    asked |= {"optuna": optuna.__version__}  # another one might draw other trials
+    found = file.begin(Tried(type(model).__name__, str(digest(model)), asked, dense))
+    fitting.whole |= set(found.whole)
     study = optuna.create_study(
         direction="maximize" if better == "higher" else "minimize", sampler=optuna.samplers.TPESampler(seed=budgets.seed)
     )
     study.enqueue_trial(dict.fromkeys(names, 1.0))
-    for number in range(trials):
-        trial = study.ask()
-        ratios, rewritten = fitting({name: trial.suggest_float(name, _LEAST, 1.0) for name in names})
-        plan = document_of(own, rewritten.cut, fitting.options(ratios).to_json(), scores, rewritten.frozen)
-        slim: Any = with_weights(rewritten, own)
-        if verify:
-            check_rewrite(rewritten.cut, own, slim)
-        if by.images is not None:
+    trying = _Trying(own, fitting, scores, evaluate, by.images, verify)
+    with Bar("trying", max(trials, len(found.trials)), len(found.trials), shown=progress) as bar:
+        for number in range(max(trials, len(found.trials))):
+            drawn = study.ask()
+            proportion = {name: drawn.suggest_float(name, _LEAST, 1.0) for name in names}
+            if number == len(found.trials):
+                trial, plan = trying(proportion, number)
+                found = file.keep(found.after(trial, plan, fitting.whole))
+                bar.advance()
+            study.tell(drawn, found.checked(number, proportion, file).value)
+    best = found.trials[found.best]
+    assert found.plan is not None
+    return Search(found.plan, best.value, best.ratios, found.dense, [(each.ratios, each.value) for each in found.trials])
+
+
+@dataclass(frozen=True)
+class _Trying:
+    """Cuts, proves, repairs and measures the model of one proportion."""
+
+    model: nn.Module
+    fitting: Fitting
+    scores: Scores
+    evaluate: Evaluate
+    images: Any
+    verify: bool
+
+    def __call__(self, proportion: dict[str, float], number: int) -> tuple[Trial, Plan]:
+        ratios, rewritten = self.fitting(proportion)
+        options = self.fitting.options(ratios)
+        plan = document_of(self.model, rewritten.cut, options.to_json(), self.scores, rewritten.frozen)
+        slim: Any = with_weights(rewritten, self.model)
+        if self.verify:
+            check_rewrite(rewritten.cut, self.model, slim)
+        if self.images is not None:
             slim.meta["fxprune"] = rewritten.report(plan, {})
-            slim = repair_slim(slim, own, by.images, seed=budgets.seed)
-        value = measured(evaluate, slim, f"the model of trial {number}")
-        study.tell(trial, value)
-        found.append((ratios, value, plan))
-    ratios, value, plan = (max if better == "higher" else min)(found, key=lambda each: each[1])
-    return Search(plan, value, ratios, dense, [each[:2] for each in found])
-
-
-class _Fitting:
-    """From a proportion to the smallest ratios in it that meet the budgets.
-
-    Args:
-        budgets: the options.
-        stages: their names.
-    """
-
-    def __init__(
-        self, analysis: Analysis, scores: Mapping[str, np.ndarray], budgets: PruneOptions, stages: Sequence[str]
-    ) -> None:
-        self._analysis, self._scores, self._budgets, self._stages = analysis, scores, budgets, stages
-        self._targets = targets_of(analysis, budgets)
-        self._whole: set[str] = set()  # what could not be rewritten
-
-    def options(self, ratios: Mapping[str, float]) -> PruneOptions:
-        """As a plan stores them."""
-        given: Any = {name: getattr(self._budgets, name) for name in ("max_ratio", "round_to", "attention", "seed", "ignore")}
-        return PruneOptions(dict(ratios), self._budgets.criterion, **given)
-
-    def __call__(self, proportion: Mapping[str, float]) -> tuple[dict[str, float], Rewritten]:
-        """
-        Raises:
-            InputError: the stages cannot meet the budgets.
-        """
-        while True:
-            ratios = self._ratios(proportion)
-            rewritten = rewrite(self._analysis, self._gone(ratios))
-            if not rewritten.frozen:
-                return ratios, rewritten
-            self._whole |= rewritten.frozen.keys()
-
-    def _ratios(self, proportion: Mapping[str, float]) -> dict[str, float]:
-        most = max(_values(self._budgets.max_ratio))  # where there are several, the policy holds each group to its own
-        low, high = 0.0, 1 / min(proportion.values())
-        best = self._at(proportion, high, most)
-        if not self._fits(best):
-            raise InputError(
-                f"the stages {', '.join(self._stages)} cannot meet the budgets, whatever they give up: name more of them, "
-                "or raise max_ratio"
-            )
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            ratios = self._at(proportion, middle, most)
-            if self._fits(ratios):
-                high, best = middle, ratios
-            else:
-                low = middle
-        return best
-
-    @staticmethod
-    def _at(proportion: Mapping[str, float], scale: float, most: float) -> dict[str, float]:
-        return {name: min(most, scale * share) for name, share in proportion.items()}
-
-    def _fits(self, ratios: Mapping[str, float]) -> bool:
-        cut = self._analysis.cut(self._gone(ratios))
-        return all(cost <= self._targets[name] for name, cost in spent(cut, self._targets).items())
-
-    def _gone(self, ratios: Mapping[str, float]) -> dict[str, np.ndarray]:
-        found = chosen(policy_of(self.options(ratios)), self._analysis, self._scores)
-        return {name: channels for name, channels in found.items() if name not in self._whole}
-
-
-def _values(limit: Per) -> list[float]:
-    """Those of one number or of several, below 1."""
-    return [min(each, 1 - 1e-9) for each in (limit.values() if isinstance(limit, Mapping) else [limit])] or [1 - 1e-9]
+            slim = repair_slim(slim, self.model, self.images, seed=options.seed)
+        return Trial(proportion, ratios, measured(self.evaluate, slim, f"the model of trial {number}")), plan
 
 
 def _optuna() -> Any:

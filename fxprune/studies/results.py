@@ -18,7 +18,7 @@ from fxprune.studies.reading import typed
 __all__ = ["SCOPES", "Applicability", "Number", "Overlap", "Pair", "Study"]
 
 Number = float | None  # None: undefined, as the correlation with a constant
-_FORMAT, _VERSION = "fxprune-study", 1
+_FORMAT, _VERSION = "fxprune-study", 2  # of version 1 there were no budgets
 
 SCOPES = {
     "layer": "the ratio in every unit",
@@ -33,10 +33,11 @@ class Overlap:
 
     Attributes:
         scope: ``"layer"``, ``"global"`` or ``"raw"``: see `SCOPES`.
-        ratio: of the channels that go.
+        ratio: of the channels that go; under a budget, what of it is kept: a fraction, or a count.
         share: ``2 |A & B| / (|A| + |B|)``.
         expected: the share of random sets of these sizes.
         jaccard: ``|A & B| / |A or B|``.
+        budget: ``"macs"``, ``"params"`` or ``"memory"``, which all criteria meet alike; empty of a ratio.
     """
 
     scope: str
@@ -44,6 +45,7 @@ class Overlap:
     share: float
     expected: float
     jaccard: float
+    budget: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ class Pair:
         known = _known(self.layers)
         return sum(v > level for v in known) / len(known) if known else math.nan
 
-    def overlap(self, scope: str, ratio: float) -> Overlap | None:
-        """The overlap measured for that scope and ratio, if it was."""
-        return next((o for o in self.overlaps if o.scope == scope and math.isclose(o.ratio, ratio)), None)
+    def overlap(self, scope: str, ratio: float, budget: str = "") -> Overlap | None:
+        """The overlap measured for that scope and ratio, or budget and what is kept of it, if it was."""
+        found = (o for o in self.overlaps if (o.scope, o.budget) == (scope, budget) and math.isclose(o.ratio, ratio))
+        return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class Study:
         Raises:
             InputError: the text is not a study, is damaged, or is of a version that this fxprune cannot read.
         """
-        document = document_of_text(text, _FORMAT, _VERSION, InputError)
+        document = document_of_text(text, _FORMAT, _VERSION, InputError, 1)
         try:
             for entry in document["weights"]:
                 if entry["variance"]["ratio"] is None:  # infinity, which JSON does not have

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from fxprune.analysis.groups import Group
 from fxprune.criteria import resolve
 from fxprune.errors import InputError, shown
 from fxprune.inputs.examples import settle_inputs
-from fxprune.options import AttentionPolicy, PruneOptions, check_names, check_seed, real, several
-from fxprune.planning.policies.ratio import GlobalRatio, LayerRatio
+from fxprune.options import AttentionPolicy, check_names, check_seed, real, several
 from fxprune.studies.agreement import shared, spearman
 from fxprune.studies.distribution import weight_tests
+from fxprune.studies.pruned import Pruned, budgets_of
 from fxprune.studies.results import SCOPES, Applicability, Number, Overlap, Pair, Study
 from fxprune.studies.scoring import Observation, Scored, Scoring, Unit, check_unit, units_of, with_noise
 
@@ -33,6 +33,9 @@ def study(
     *,
     unit: Unit = "group",
     ratios: Iterable[float] = (0.1, 0.3, 0.5, 0.7),
+    macs: float | Iterable[float] | None = None,
+    params: float | Iterable[float] | None = None,
+    memory: float | str | Iterable[float | str] | None = None,
     ignore: Iterable[str] = (),
     attention: AttentionPolicy = "head_dim",
     data: Iterable[Any] | None = None,
@@ -59,6 +62,8 @@ def study(
         unit: what is ranked: ``"group"``, the coupled channels that can be pruned; or ``"layer"``, the filters of each layer
             on their own, whether or not they can be, as in the paper (for criteria that read weights alone).
         ratios: of channels that go, for pruned sets and margins.
+        macs, params, memory: one budget or several, each as in `fxprune.prune`: pruned sets are compared where all criteria
+            leave as much of it, too, as the search under that budget takes them.
         noise: standard deviation of the relative error of each weight; 0 leaves the measurement out.
         weights: also test how the weights of each convolution are distributed (`fxprune.studies.weight_tests`).
         seed: of the error, and of random choices.
@@ -73,18 +78,21 @@ def study(
     """
     noise, names = _checked_noise(noise), check_names(ignore, "ignore")
     terms = _Terms(unit, _checked_ratios(criteria, ratios), names, attention, noise, check_seed(seed))
+    budgets = budgets_of(unit, macs=macs, params=params, memory=memory)
     made = _made(criteria, unit, seed)
     args, named = settle_inputs(model, example_inputs)
     analysis = analyze_model(model, args, named, attention=attention, ignore=terms.ignore)
     observation = Observation(data, loss, batches).for_passes(2 if noise else 1)
     scoring = Scoring(analysis, units_of(analysis, unit), observation)
+    pruned = Pruned(analysis, scoring.units, terms.ratios, budgets, unit)
+    pruned.check()
     scored = scoring(made, model)
     noisy, notes = _noisy(scoring, made, model, terms)
-    compare = _Comparison(scoring.units, terms.ratios, analysis.exclusive if unit == "group" else {})
+    compare = _Comparison(scoring.units, terms.ratios, pruned, made)
     return Study(
         model=type(model).__name__,
         criteria=tuple(made),
-        options=terms.to_dict(),
+        options=terms.to_dict() | {name: list(amounts) for name, amounts in budgets.items()},
         units=tuple(u.id for u in scoring.units),
         sizes=tuple(u.size for u in scoring.units),
         scores={name: tuple(map(_six_digits, found.raw.values())) for name, found in scored.items()},
@@ -113,8 +121,10 @@ class _Terms:
 class _Comparison:
     """Compares scores on the same units."""
 
-    def __init__(self, units: Sequence[Group], ratios: Sequence[float], exclusive: Mapping[str, set[str]]) -> None:
-        self.units, self.ratios, self.exclusive = list(units), ratios, exclusive
+    def __init__(
+        self, units: Sequence[Group], ratios: Sequence[float], pruned: Pruned, criteria: Mapping[str, Callable[..., Any]]
+    ) -> None:
+        self.units, self.ratios, self.pruned, self.criteria = list(units), ratios, pruned, criteria
         self.sizes = [(u.id, u.size) for u in units]
 
     def __call__(self, first: str, second: str, a: Scored, b: Scored) -> Pair:
@@ -124,7 +134,7 @@ class _Comparison:
             tuple(spearman(a.raw[u.id], b.raw[u.id]) for u in self.units),
             spearman(self._joined(a.ranked), self._joined(b.ranked)),
             spearman(self._joined(a.raw), self._joined(b.raw)),
-            tuple(o for scope in SCOPES for ratio in self.ratios if (o := self._overlap(scope, ratio, a, b)) is not None),
+            tuple(self._overlaps((first, a), (second, b))),
         )
 
     def alone(self, name: str, found: Scored, noisy: Scored | None) -> Applicability:
@@ -141,14 +151,13 @@ class _Comparison:
     def _joined(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([scores[u.id] for u in self.units])
 
-    def _overlap(self, scope: str, ratio: float, a: Scored, b: Scored) -> Overlap | None:
-        sets = [self._pruned(s.raw if scope == "raw" else s.ranked, scope, ratio) for s in (a, b)]
-        found = shared(sets[0], sets[1], self.sizes, within=scope == "layer")
-        return None if found is None else Overlap(scope, ratio, *found)
-
-    def _pruned(self, scores: Mapping[str, np.ndarray], scope: str, ratio: float) -> dict[str, np.ndarray]:
-        kind = LayerRatio if scope == "layer" else GlobalRatio
-        return kind(PruneOptions(ratio)).choose_among(self.units, scores, self.exclusive)
+    def _overlaps(self, *both: tuple[str, Scored]) -> Iterator[Overlap]:
+        for scope in SCOPES:
+            for cut in self.pruned.cuts:
+                one, other = (self.pruned(scored, self.criteria[name], scope, cut) for name, scored in both)
+                found = shared(one, other, self.sizes, within=scope == "layer")
+                if found is not None:
+                    yield Overlap(scope, cut[1], *found, budget=cut[0])
 
 
 def _noisy(

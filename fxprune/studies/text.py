@@ -19,6 +19,7 @@ __all__ = ["show", "text_of"]
 
 _ROWS = 24  # layers that a table shows; the JSON document holds all
 _WIDTH = 100
+_BUDGETS = {"macs": "MACs", "params": "parameters", "memory": "memory"}
 
 
 def show(study: Study, console: Console) -> None:
@@ -49,7 +50,10 @@ def _tables(study: Study) -> Iterator[Table]:
     ratio = min(ratios, key=lambda r: abs(r - 0.5))
     if study.pairs:
         yield _similarity(study)
-        yield _overlaps(study, ratio)
+        yield _overlaps(study, f"Pruned in common at ratio {ratio:g} (by chance)", ratio)
+        for name, words in _BUDGETS.items():
+            for kept in study.options.get(name, ()):
+                yield _overlaps(study, f"In common at {_amount(kept)} {words} (by chance)", kept, name)
     yield _applicability(study, ratio)
     if study.options["noise"]:
         yield _stability(study, ratio)
@@ -81,13 +85,16 @@ def _similarity(study: Study) -> Table:
     return table
 
 
-def _overlaps(study: Study, ratio: float) -> Table:
-    title = f"Pruned in common at ratio {ratio:g} (by chance)"
+def _overlaps(study: Study, title: str, ratio: float, budget: str = "") -> Table:
     table = _table(title, "criteria", "by layer", "global", "raw")
     for pair in study.pairs:
-        cells = (_common(pair.overlap(scope, ratio)) for scope in ("layer", "global", "raw"))
+        cells = (_common(pair.overlap(scope, ratio, budget)) for scope in ("layer", "global", "raw"))
         table.add_row(escape(f"{pair.first}, {pair.second}"), *cells)
     return table
+
+
+def _amount(kept: float) -> str:
+    return f"{kept:.4g} of all" if kept < 1 else f"{kept:,.0f}"
 
 
 def _where(study: Study, pair: Pair) -> str:

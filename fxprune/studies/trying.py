@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -29,13 +28,13 @@ from fxprune.recovery.repair.verb import checked_repair
 from fxprune.recovery.repair.verb import repair as repair_slim
 from fxprune.rewrite import Rewritten, rewrite, with_weights
 from fxprune.state import deep_copy
+from fxprune.studies.checkpoints import checkpoint_path, same_figure
 from fxprune.studies.curves import Better, Curve, Point, Sensitivity
 from fxprune.submodules.target import Target
 
 __all__ = ["measured", "sensitivity"]
 
 Evaluate = Callable[[nn.Module], Any]
-_SAME = 1e-3  # relative: what evaluate may differ by when it is asked about the whole model again
 
 
 def sensitivity(
@@ -181,11 +180,7 @@ class _File:
     """
 
     def __init__(self, path: Any) -> None:
-        if path is not None and not isinstance(path, (str, os.PathLike)):
-            raise InputError(f"checkpoint must be the path of a file, not {shown(path)}")
-        self.path = None if path is None else Path(path)
-        if self.path is not None and self.path.is_dir():
-            raise InputError(f"checkpoint must be the path of a file, and {str(path)!r} is a folder")
+        self.path = checkpoint_path(path)
 
     def begin(self, empty: Sensitivity) -> Sensitivity:
         """What is measured already.
@@ -206,11 +201,7 @@ class _File:
         if found.options != empty.options:
             wrong = next(n for n in {**empty.options, **found.options} if found.options.get(n) != empty.options.get(n))
             raise InputError(f"{name!r} was measured with another {wrong}: remove it, or name another")
-        if abs(found.dense - empty.dense) > _SAME * max(abs(found.dense), abs(empty.dense)):
-            raise InputError(
-                f"evaluate gives {empty.dense:g} for the whole model, where {name!r} has {found.dense:g}: "
-                "that is another measure"
-            )
+        same_figure(empty.dense, found.dense, repr(name))
         return found
 
     def keep(self, found: Sensitivity) -> Sensitivity:
