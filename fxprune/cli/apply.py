@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from fxprune.cli import options as given
-from fxprune.cli.input import build, read_plan
+from fxprune.cli.accuracy import check_data, measured
+from fxprune.cli.data import data_spec
+from fxprune.cli.input import build, read_plan, stored_shapes
 from fxprune.cli.output import Steps, note, note_fresh_weights
 from fxprune.cli.reporting import check_report, not_kept, write_report
 from fxprune.cli.result import save, show
@@ -25,19 +27,30 @@ def apply(
     form: given.FormOption = given.Form.GRAPH,
     out: given.Out = None,
     report: given.Report = None,
+    data: given.Data = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    crop: given.Crop = None,
     verify: given.Verify = True,
     seed: given.Seed = 0,
     as_json: given.Json = False,
 ) -> None:
-    """Remove from MODEL, whose weights --checkpoint names, what PLAN removes: the plan may come from other weights."""
+    """Remove from MODEL, whose weights --checkpoint names, what PLAN removes: the plan may come from other weights.
+
+    A --report says how accurate both are on the images of --data.
+    """
     from fxprune import api
 
     check_report(report)
+    check_data(data, report)
     written = []
-    with Steps(as_json, total=2 + (out is not None) + (report is not None)) as step:
+    with Steps(as_json, total=2 + (out is not None) + (report is not None) + (data is not None)) as step:
         stored = read_plan(plan)
+        spec = data_spec(data, stored_shapes(stored), (mean, std, crop), seed=seed)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         slim = step("applying the plan", lambda: api.apply(net, stored, verify=verify, form=form.value))
+        if spec is not None:
+            step("validating", lambda: measured(net, slim, spec, 0))
         if out is not None:
             written = step("writing", lambda: save(stored, slim, out))
         if report is not None:

@@ -66,7 +66,7 @@ class DigitsNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) -> dict[str, Any]:
+def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0, report: Path | None = None) -> dict[str, Any]:
     """Train a dense network, prune it globally by l2, repair it, fine-tune it, and write the slim files to `out`.
 
     Runs on one thread: so small a network gains little from two, and waits for both on a busy machine.
@@ -76,6 +76,7 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) ->
         json: print nothing; else a table of accuracy, MACs, parameters and latency.
         epochs: passes over the training images for the dense network; fine-tuning takes three quarters.
         seed: of weights, batches and shifts.
+        report: HTML file that shows the fine-tuned model, with its accuracy on the held-out images.
 
     Returns:
         Under ``models``, for each of ``dense``, ``pruned``, ``repaired`` and ``fine-tuned``: held-out accuracy, MACs of one
@@ -114,6 +115,10 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0) ->
         "epochs": epochs,
     }
     result["written"] = _write(Path(out), tuned, pruned.meta["fxprune"].plan.to_json(), result)
+    if report is not None:
+        with _one_thread():
+            fxprune.validate(dense, tuned, [*zip(data.test_x.split(_BATCH), data.test_y.split(_BATCH), strict=True)])
+        result["written"].append(str(fxprune.report(tuned, report)))
     if not json:
         _show(result)
     return result

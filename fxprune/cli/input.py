@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fxprune.planning.plan import Plan
 
-__all__ = ["build", "example_inputs", "read_plan", "read_text", "same_folder", "stored_inputs", "timed_inputs"]
+__all__ = ["build", "example_inputs", "read_plan", "read_text", "same_folder", "stored_inputs", "stored_shapes", "timed_inputs"]
 
 
 def build(spec: str, checkpoint: Path | None, seed: int) -> nn.Module:
@@ -101,15 +101,21 @@ def stored_inputs(spec: str) -> tuple[Tensor, ...] | None:
     Raises:
         InputError, PlanMismatch: there is one, and it cannot be read.
     """
+    folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+    if not (folder / "slim.py").is_file() or not (folder / "plan.json").is_file():
+        return None
+    return stored_shapes(read_plan(folder))
+
+
+def stored_shapes(plan: Plan) -> tuple[Tensor, ...] | None:
+    """The example inputs of a plan, on the meta device; None if it has other inputs than tensors, or those of submodules."""
     from torch import Tensor
 
     from fxprune.inputs.examples import example_of
 
-    folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
-    if not (folder / "slim.py").is_file() or not (folder / "plan.json").is_file():
-        return None
-    args, named = example_of(read_plan(folder).example)
-    return args if args and not named and all(isinstance(arg, Tensor) for arg in args) else None
+    args, named = example_of(plan.example)
+    whole = not named and not plan.options.get("submodules")
+    return args if args and whole and all(isinstance(arg, Tensor) for arg in args) else None
 
 
 def same_folder(one: Path, other: Path) -> bool:

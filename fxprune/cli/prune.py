@@ -9,6 +9,7 @@ import typer
 
 from fxprune.cli import options as given
 from fxprune.cli import stepping
+from fxprune.cli.accuracy import looked_at, measured
 from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, read_plan, timed_inputs
 from fxprune.cli.output import Steps, note, note_fresh_weights
@@ -92,7 +93,8 @@ def prune(
     wanted = any(amount is not None for amount in (ratio, macs, params, memory, latency))
     by = criterion or default_criterion(repaired=repair is not None)
     by_images = wanted and criterion is None and repair is not None  # those of the repair, if no others are asked for
-    _check(plan, wanted, plan_only or submodule or (data and repair is None))
+    _check(plan, wanted, plan_only or submodule or (data and repair is None and report is None))
+    judged = report is not None and data is not None and not plan_only
     options: dict[str, Any] = {}
     if wanted:
         scaled: Any = None if normalization is None else normalization.value
@@ -103,7 +105,7 @@ def prune(
         options = given.keywords(chosen)
     slim, written = None, []
     apart = repair is not None and (plan is not None or repair_checkpoint is not None)  # from the choice of a plan
-    with Steps(as_json, total=2 + timed + apart + sum(asked is not None for asked in (out, report))) as step:
+    with Steps(as_json, total=2 + timed + apart + judged + sum(asked is not None for asked in (out, report))) as step:
         stored = None if plan is None else read_plan(plan)
         net = step("building the model", lambda: build(model, checkpoint, seed))
         inputs = timed_inputs(net, input_size, batch) if timed else example_inputs(net, input_size)
@@ -130,6 +132,10 @@ def prune(
             if by_images:
                 slim.meta["fxprune"].notes.append(CHOSEN)
             made = slim.meta["fxprune"].plan
+            if judged:
+                shown: Any = data_spec(data, inputs, shaping, seed=seed)
+                seen = looked_at(by if wanted else "l2", repair, batches, by_images)
+                step("validating", lambda: measured(net, slim, shown, seen))
         if out is not None:
             written = step("writing", lambda: save(made, slim, out))
         if report is not None:

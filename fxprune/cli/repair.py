@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fxprune.cli import options as given
+from fxprune.cli.accuracy import measured
 from fxprune.cli.data import data_spec
 from fxprune.cli.input import build, example_inputs, read_plan, same_folder
 from fxprune.cli.output import Steps, note, note_fresh_weights
@@ -41,6 +42,7 @@ def repair(
     crop: given.Crop = None,
     input_size: given.InputSize = None,
     repair_checkpoint: given.RepairCheckpoint = None,
+    verify: given.Verify = True,
     report: given.Report = None,
     seed: given.Seed = 0,
     as_json: given.Json = False,
@@ -57,17 +59,18 @@ def repair(
     if plan.options.get("submodules"):
         raise InputError(f"{str(slim)!r} holds pruned submodules: a repair needs the model as one graph")
     state = read_state_dict(weights)  # before anything is built
-    with Steps(as_json, total=4 + (report is not None)) as step:
+    with Steps(as_json, total=4 + 2 * (report is not None)) as step:
         net = step("building the model", lambda: build(model, checkpoint, seed))
         spec = data_spec(data, example_inputs(net, input_size), (mean, std, crop), limit=images, seed=seed)
         assert spec is not None
         loader = spec.loader(net)
-        cut = step("applying the plan", lambda: api.apply(net, plan, verify=False))
+        cut = step("applying the plan", lambda: api.apply(net, plan, verify=verify))
         load_into(cut, state, f"the slim model {str(weights)!r}")
         options = {"ridge": ridge, "norms": norms.value, "seed": seed, "checkpoint": repair_checkpoint}
         made = step("repairing", lambda: run(cut, net, loader, **options))  # type: ignore[arg-type]
         written = step("writing", lambda: save(plan, made, out))
         if report is not None:
+            step("validating", lambda: measured(net, made, spec, images))
             written.append(step("writing the report", lambda: write_report(made, report)))
     for text in loader.notes:
         note(text)

@@ -43,6 +43,7 @@ class DataSpec:
         batch_size: samples of every batch but the last.
         limit: so many samples at most: drawn at random; of a user's own batches, the first ones that hold as many.
         seed: of the order and the choice; None takes samples as they come.
+        skip: without the samples that a limit of so many would take.
     """
 
     source: str
@@ -53,6 +54,7 @@ class DataSpec:
     batch_size: int = 64
     limit: int | None = None
     seed: int | None = 0
+    skip: int = 0
 
     def loader(self, model: nn.Module) -> Loader | Batches:
         """Batches for a model: an iterable that can be gone through many times.
@@ -65,7 +67,7 @@ class DataSpec:
         where, part = _parted(self.source)
         if where is None or where.suffix == ".py":
             return self._made(where, part)
-        return Loader(self._samples(where, part, model), self.batch_size, self.limit, self.seed)
+        return Loader(self._samples(where, part, model), self.batch_size, self.limit, self.seed, self.skip)
 
     def _samples(self, where: Path, part: str, model: nn.Module) -> Samples:
         if str(where) == "digits" and not where.exists():
@@ -99,7 +101,7 @@ class DataSpec:
             raise InputError(f"{self.source} gave a {type(made).__name__}, not an iterable of batches")
         if isinstance(made, tuple) and all(isinstance(value, Tensor) for value in made):
             raise InputError(f"{self.source} gave a tuple of tensors, not batches: give [(inputs, labels)], a list of pairs")
-        return Batches(_again(made, make), self.limit)
+        return Batches(_again(made, make), self.limit, skip=self.skip)
 
     def _of_dataset(self, dataset: Any) -> Any:
         count = len(dataset)
@@ -108,7 +110,7 @@ class DataSpec:
         order = torch.arange(count)
         if self.seed is not None:
             order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
-        picked = Subset(dataset, order[: self.limit].tolist())
+        picked = Subset(dataset, order[self.skip :][: self.limit].tolist())
         return Batches(lambda: DataLoader(picked, self.batch_size), dataset=picked)
 
 

@@ -70,14 +70,17 @@ class Loader:
         batch_size: of every batch but the last.
         limit: so many samples at most, drawn at random.
         seed: of the order and the choice; None takes them as they come.
+        skip: leave out those that a limit of so many would take.
     """
 
-    def __init__(self, samples: Samples, batch_size: int = 64, limit: int | None = None, seed: int | None = 0) -> None:
+    def __init__(
+        self, samples: Samples, batch_size: int = 64, limit: int | None = None, seed: int | None = 0, skip: int = 0
+    ) -> None:
         _check(batch_size, limit)
         self.samples, self.batch_size = samples, batch_size
         count = len(samples)
         order = torch.arange(count) if seed is None else torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        self.order = order[:limit]
+        self.order = order[skip:][:limit]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,12 +108,14 @@ class Batches:
         make: gives an iterable of batches.
         limit: the first batches that hold so many samples.
         dataset: what they are batches of, where that is known.
+        skip: without the batches that a limit of so many would take.
     """
 
     make: Callable[[], Iterable[Any]]
     limit: int | None = None
     notes: tuple[str, ...] = ()
     dataset: Dataset[Any] | None = None
+    skip: int = 0
 
     def __post_init__(self) -> None:
         _check(1, self.limit)
@@ -118,9 +123,10 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         seen = 0
         for batch in self.make():
-            if self.limit is not None and seen >= self.limit:
+            if self.limit is not None and seen >= self.skip + self.limit:
                 return
-            yield batch
+            if seen >= self.skip:
+                yield batch
             first = next((t for t in nested.tensors(batch) if t.dim()), None)
             seen += 1 if first is None else len(first)
 
