@@ -283,6 +283,12 @@ def test_completion(capfd, monkeypatch: pytest.MonkeyPatch, typed: str, offered:
     assert set(capfd.readouterr().out.split()) == offered and not stopped.value.code
 
 
+def test_names_are_completed_without_pytorch() -> None:
+    """Which takes a second to import, at each press of the key."""
+    code = "import sys; from fxprune.cli.options import criteria; print(*criteria('l'), 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "l1 l2 lamp False\n"
+
+
 def test_completion_can_be_shown_for_a_shell(capfd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_FXPRUNE_COMPLETE", "source_zsh")
     with pytest.raises(SystemExit):

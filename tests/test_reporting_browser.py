@@ -242,6 +242,19 @@ def test_finds_layers_in_the_list(browser: Any, look: Callable[..., dict[str, An
     assert shown == ["0", "1"] and css(browser, "#found").text == "2 of 3"
 
 
+def test_on_paper(browser: Any, look: Callable[..., dict[str, Any]], slim: Any) -> None:
+    """White, with all that a click would open, and nothing to click on."""
+    look(slim, dark=True)
+    browser.execute_script("document.querySelector('.bar').dispatchEvent(new Event('click', {bubbles: true}))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    seen = """return [getComputedStyle(document.body).backgroundColor,
+        [...document.querySelectorAll('nav, .theme, #panel, .by-hand, .tools button')].filter(e => e.checkVisibility()).length,
+        [...document.querySelectorAll('details > :not(summary), .bar text')].every(e => e.checkVisibility()),
+        document.querySelectorAll('details > :not(summary)').length]"""
+    back, left, opened, count = browser.execute_script(seen)
+    assert back == "rgb(255, 255, 255)" and left == 0 and opened and count
+
+
 def test_a_thousand_groups_open_within_a_second(browser: Any, look: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """From asking for the page to its last script and a painted screen, the best of five. The clock decides on a machine that
     is not overloaded; the processor's time that the page takes decides on any."""

@@ -7,8 +7,33 @@ packages name theirs in the entry-point group ``fxprune.criteria``.
 
 from __future__ import annotations
 
-from fxprune.criteria.base import Criterion, Tensors
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fxprune.criteria.registry import names, register, resolve
-from fxprune.criteria.scoring import normalization_of, prepare, score_groups
+
+# Names that take PyTorch along: a shell completes the names of criteria without it.
+_LAZY = {
+    "Criterion": "fxprune.criteria.base",
+    "Tensors": "fxprune.criteria.base",
+    "normalization_of": "fxprune.criteria.scoring",
+    "prepare": "fxprune.criteria.scoring",
+    "score_groups": "fxprune.criteria.scoring",
+}
 
 __all__ = ["Criterion", "Tensors", "names", "normalization_of", "prepare", "register", "resolve", "score_groups"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'fxprune.criteria' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from fxprune.criteria.base import Criterion, Tensors
+    from fxprune.criteria.scoring import normalization_of, prepare, score_groups

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fxprune.criteria.base import Criterion
 from fxprune.errors import InputError, nearest, shown
 
 __all__ = ["names", "register", "resolve"]
@@ -88,6 +87,8 @@ def resolve(criterion: str | Callable[..., Any], seed: int = 0, **options: Any) 
     Raises:
         InputError: no criterion has that name, or it does not take these options.
     """
+    from fxprune.criteria.base import Criterion  # which takes PyTorch along: a shell completes names without it
+
     if isinstance(criterion, type) and issubclass(criterion, Criterion):
         return _make(criterion, criterion.__name__, seed, options)
     if callable(criterion):
@@ -118,6 +119,8 @@ def _make(found: Callable[..., Any], name: str, seed: int, options: dict[str, An
         if options:
             raise InputError(f"criterion {name!r} is a function and takes no options, not {', '.join(options)}")
         return found
+    from fxprune.criteria.base import Criterion
+
     try:
         made = found(seed=seed, **options) if issubclass(found, Criterion) else found(**options)
     except TypeError as error:
