@@ -114,11 +114,12 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0, re
         "seed": seed,
         "epochs": epochs,
     }
-    result["written"] = _write(Path(out), tuned, pruned.meta["fxprune"].plan.to_json(), result)
+    written = _write(Path(out), tuned, pruned.meta["fxprune"].plan.to_json(), result)
     if report is not None:
         with _one_thread():
             fxprune.validate(dense, tuned, [*zip(data.test_x.split(_BATCH), data.test_y.split(_BATCH), strict=True)])
-        result["written"].append(str(fxprune.report(tuned, report)))
+        written.append(str(fxprune.report(tuned, report)))
+    result["written"] = written
     if not json:
         _show(result)
     return result
