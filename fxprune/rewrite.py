@@ -23,6 +23,7 @@ from fxprune.state import copied, named_parts, named_tensors, replace_tensors, s
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import in_its_mode
 from fxprune.tracing.uncollected import uncollected
+from fxprune.tracing.words.noted import note_words
 
 __all__ = ["Rewritten", "on_meta", "rewrite", "with_weights"]
 
@@ -109,6 +110,7 @@ def with_weights(rewritten: Rewritten, model: nn.Module) -> fx.GraphModule:
                 new[id(tensor)] = copied(source[name], sliced(source[name], kept.get(name, {})))
     replace_tensors(module, new)
     _match_modes(module, model)
+    note_words(module, rewritten.context.origin, model)
     passes = pipeline("weights")
     return in_its_mode(run_passes(module, passes, rewritten.context) if passes else module)
 

@@ -41,10 +41,10 @@ class Stages(nn.Module):
 
 STAGES = """
 class Block(nn.Module):
-    def __init__(self, hidden_channels: int, stride: int = 1) -> None:
+    def __init__(self, inner: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(4, hidden_channels, 3, padding=1, stride=stride)
-        self.conv2 = nn.Conv2d(hidden_channels, 4, 1)
+        self.conv1 = nn.Conv2d(4, inner, 3, padding=1, stride=stride)
+        self.conv2 = nn.Conv2d(inner, 4, 1)
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.conv2(F.relu(self.conv1(x)))
@@ -135,14 +135,14 @@ class Numbers(nn.Module):
 
 NUMBERS = """
 class Shaped(nn.Module):
-    def __init__(self, size: int) -> None:
+    def __init__(self, heads: int) -> None:
         super().__init__()
-        self.size = size
+        self.heads = heads
         self.fc = nn.Linear(12, 12)
 
     def forward(self, x: torch.Tensor) -> Any:
         y = self.fc(x)
-        x = y.reshape(x.size(0), x.size(1), self.size, -1).softmax(-1)
+        x = y.reshape(x.size(0), x.size(1), self.heads, -1).softmax(-1)
         return x.flatten(2)
 
 

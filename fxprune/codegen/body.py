@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from fxprune.codegen.expressions import ATOM, INFIX, Expressions
 from fxprune.codegen.regions import Condition, conditions
-from fxprune.codegen.values import is_augmented, is_loop, is_select_mode
+from fxprune.codegen.values import is_augmented, is_growing, is_loop, is_select_mode
 from fxprune.tracing.contexts.regions import OUTSIDE, region_of
 from fxprune.tracing.graphs.one_mode import only_mode
 
@@ -105,6 +105,8 @@ class _Body:
             self._only_mode(*node.args)
         elif is_augmented(node):
             self._augment(node, name)
+        elif is_growing(node):
+            self._growth(node, name)
         elif is_loop(node):
             self._loop(node, name)
         else:
@@ -162,6 +164,13 @@ class _Body:
         part = self.schedule.part_name(loop.container)
         self._line(f"for {part} in {self.expressions.tree.access(loop.container)}:")
         self._line(f"{name} = {part}({', '.join(shown)})", len(self.open) + 1)
+
+    def _growth(self, node: Node, name: str) -> None:
+        container: str = node.target.container  # type: ignore[union-attr]
+        part = self.schedule.part_name(container or "layers")
+        self._line(f"{name} = {self.expressions.value(node.args[0])}")
+        self._line(f"for {part} in {self.expressions.tree.access(container)}.children():")
+        self._line(f"{name}.append({part}({name}))", len(self.open) + 1)
 
     def _flag(self, path: str) -> str:
         return self.expressions.tree.access(path)

@@ -15,6 +15,7 @@ from torch.fx import Node
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.values import (
     is_augmented,
+    is_growing,
     is_loop,
     is_metadata,
     is_record,
@@ -189,7 +190,7 @@ class Schedule:
             if node.op == "placeholder":
                 self.variables[node] = str(node.target).lstrip("*")
                 live[self.variables[node]] += node in self.last_use
-        self.first = next((name for name in self.variables.values()), "x")
+        self.first = next((name for node, name in self.variables.items() if not self._is_tuple(node)), "x")
         for node in self.statements:
             dying = [operand for operand in dict.fromkeys(self.operands(node)) if self.dies(operand, node)]
             for operand in dying:
@@ -205,6 +206,8 @@ class Schedule:
         """Return a variable for `node`: an operand that dies here, a hint from its module, or a free one."""
         if is_metadata(node):
             return _free(metadata_names(node), live, self.names)
+        if is_growing(node):
+            return _free(["features"], live, self.names)
         if self._is_tuple(node):
             return _free([_words(node)], live, self.names)
         ended = [self.variables[d] for d in dying if not is_metadata(d) and not self._is_tuple(d)]

@@ -17,6 +17,7 @@ from fxprune.tracing.values.objects import Make
 __all__ = [
     "called_by",
     "is_augmented",
+    "is_growing",
     "is_inplace",
     "is_loop",
     "is_metadata",
@@ -69,6 +70,11 @@ def is_select_mode(node: Node) -> bool:
     """Return True for ``select_mode(training, value_if_training, value_otherwise)``."""
     named = getattr(node.target, "__name__", "") == "select_mode"
     return node.op == "call_function" and named and getattr(node.target, "__module__", "").startswith("fxprune.")
+
+
+def is_growing(node: Node) -> bool:
+    """Return True for a node that calls all parts of a container with a list, to which each appends what it returns."""
+    return is_loop(node) and hasattr(node.target, "grows")
 
 
 def is_metadata(node: Node) -> bool:
@@ -151,7 +157,8 @@ def tuple_length(node: Node, module: nn.Module | None) -> int | None:
 
 def is_tuple(node: Node, module: nn.Module | None) -> bool:
     """Return True if `node` makes a tuple or list, as far as the graph tells."""
-    return _called(node) in ("chunk", "split", "tensor_split", "unbind") or tuple_length(node, module) is not None
+    listed = node.meta.get("list") or _called(node) in ("chunk", "split", "tensor_split", "unbind")
+    return bool(listed) or tuple_length(node, module) is not None
 
 
 def _called(node: Node) -> str:

@@ -62,6 +62,7 @@ def split(joint: fx.GraphModule, model: nn.Module, recording: Recording) -> dict
         guard_modes(graph)
         parts[name] = part = part_of(root, graph, original, name, recording.written)
         part.meta["classes"] = _below(name, joint.meta.get("classes", {}))
+        part.meta["words"] = _below(name, joint.meta.get("words", {}))
         part.meta["example"] = nested.map(_on_meta, (tuple(value for _, value in given), {}))
         if modes := {mode: _below(name, kept) for mode, kept in joint.meta.get("modes", {}).items()}:
             part.meta["modes"] = modes

@@ -24,6 +24,7 @@ from fxprune.submodules.parts import Submodules
 from fxprune.tracing.graphs.module import build
 from fxprune.tracing.graphs.one_mode import in_its_mode
 from fxprune.tracing.tracer import trace_graph
+from fxprune.tracing.words.noted import note_words
 
 __all__ = ["Target", "analyze", "pair_of", "trace"]
 
@@ -89,8 +90,9 @@ class Target:
         """The model as a GraphModule over copies of its tensors."""
         with naming_submodules(self.model, self.args, self.named):
             traced = trace_graph(self.model, self.args, self.named)
-        module, _ = build(traced, self.model, traced.constants)
+        module, origin = build(traced, self.model, traced.constants)
         clone_tensors(module)
+        note_words(module, origin, self.model)
         module.recompile()
         return in_its_mode(module)
 

@@ -1,15 +1,16 @@
-"""What the arguments of a class are called: after what they are arguments of in it."""
+"""What the arguments of a class are called: as the model's own code calls them, or after what they are arguments of in it."""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import keyword
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fxprune.codegen.names import Names
-from fxprune.codegen.structured.unify import Hole, Unifier, is_layer
+from fxprune.codegen.structured.unify import Hole, Site, Unifier, is_layer
 
 __all__ = ["Argument", "arguments_of"]
 
@@ -33,11 +34,14 @@ class Argument:
     default: ast.expr | None = None
 
 
-def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[Argument], dict[str, str], list[str]]:
+def arguments_of(
+    unifier: Unifier, taken: set[str], names: Names, word: Callable[[Site], str]
+) -> tuple[list[Argument], dict[str, str], list[str]]:
     """The arguments, the name of each hole, and which of them forward reads as attributes.
 
     Args:
         taken: names that attributes have already.
+        word: what the model's own code calls the number at a place, or an empty text.
     """
     count = len(
         next((h.values for h in unifier.holes), next(iter(unifier.parts.values()), next(iter(unifier.flags.values()), [])))
@@ -49,9 +53,13 @@ def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[
     for name in unifier.flags:  # first, so that they bear the names of the parts that they are about
         renamed[f"?{name}"] = _free(name, used, names)
         used.add(renamed[f"?{name}"])
+    own_words = _own_words(unifier.holes, word, names)
     for number, hole in enumerate(unifier.holes):
         stored = any(site.method for site in hole.sites)
-        wanted = _wanted(hole, unifier.holes)
+        wanted = own_words.get(number) or _wanted(hole, unifier.holes, unifier.order)
+        owner = hole.sites[0].owner
+        if wanted in used and owner.isidentifier() and not owner.startswith(wanted):
+            wanted = f"{owner}_{wanted}"
         wanted = "size" if stored and wanted in taken else wanted
         name = _free(wanted, used | (taken if stored else set()), names)
         used.add(name)
@@ -72,16 +80,36 @@ def arguments_of(unifier: Unifier, taken: set[str], names: Names) -> tuple[list[
     return arguments, renamed, kept
 
 
+def _own_words(holes: Sequence[Hole], word: Callable[[Site], str], names: Names) -> dict[int, str]:
+    """Number of a hole -> its word: that of most of its places, unless another hole has it at as many."""
+    counts = [Counter(filter(None, map(word, hole.sites))) for hole in holes]
+    found: dict[int, str] = {}
+    for number, own in enumerate(counts):
+        for candidate, count in own.most_common():
+            rivals = (other[candidate] for other in counts if other is not own)
+            if count > max(rivals, default=0) and _usable(candidate, names):
+                found[number] = candidate
+                break
+    return found
+
+
+def _usable(word: str, names: Names) -> bool:
+    single = len(word) == 1 and not word.islower()
+    return word.isidentifier() and not single and not names.reserved(word)
+
+
 def _filled(values: list[ast.expr | None], default: ast.expr | None) -> list[ast.expr | None]:
     """Instances that have no use for an argument give its default, or any value."""
     known = next(value for value in values if value is not None)
     return [(known if default is None else default) if value is None else value for value in values]
 
 
-def _wanted(hole: Hole, holes: Sequence[Hole]) -> str:
+def _wanted(hole: Hole, holes: Sequence[Hole], order: Sequence[str]) -> str:
     words = [str(site.argument) for site in hole.sites if not site.method]
     if not words:
         return "size"
+    if any(isinstance(value, ast.List) for value in hole.values):
+        return "widths"
     if words[0] == "layer":
         return hole.sites[0].owner or "layer"
     first = hole is holes[0]
@@ -94,7 +122,7 @@ def _wanted(hole: Hole, holes: Sequence[Hole]) -> str:
         rivals = [h for h in holes if h is not hole and any(_word(s) in OUTPUTS for s in h.sites)]
         alone = not any(any(_word(s) in INPUTS for s in h.sites) for h in rivals if h is not holes[0])
         if not inner:
-            return word if hole is _last(holes) else f"{site.owner}_{word.partition('_')[2]}"
+            return word if hole is _last(holes, order) else f"{site.owner}_{word.partition('_')[2]}"
         if alone:
             return f"hidden_{word.partition('_')[2]}"
         return f"{outputs[0][0].owner}_{word.partition('_')[2]}"
@@ -107,14 +135,12 @@ def _wanted(hole: Hole, holes: Sequence[Hole]) -> str:
     return words[0] if words[0].isidentifier() else hole.sites[0].owner or "size"
 
 
-def _last(holes: Sequence[Hole]) -> Hole | None:
-    """The hole that has the last output without being an input."""
-    found = None
-    for hole in holes:
-        words = [_word(site) for site in hole.sites]
-        if any(w in OUTPUTS for w in words) and not any(w in INPUTS for w in words):
-            found = hole
-    return found
+def _last(holes: Sequence[Hole], order: Sequence[str]) -> Hole | None:
+    """The hole that is the output of the last attribute that has one, unless it is also an input."""
+    outputs = [(site, hole) for hole in holes for site in hole.sites if _word(site) in OUTPUTS]
+    last = max((order.index(site.owner) if site.owner in order else -1 for site, _ in outputs), default=-1)
+    found = [hole for site, hole in outputs if last == -1 or site.owner == order[last]]
+    return None if not found or any(_word(site) in INPUTS for site in found[-1].sites) else found[-1]
 
 
 def _word(site: object) -> str:

@@ -15,11 +15,13 @@ from fxprune.codegen.names import Names
 from fxprune.codegen.records import Records
 from fxprune.codegen.structured.arguments import Argument, arguments_of
 from fxprune.codegen.structured.chains import is_sequence
-from fxprune.codegen.structured.compress import compressed
+from fxprune.codegen.structured.compress import compressed, keyed
 from fxprune.codegen.structured.optional_parts import complete_parts
 from fxprune.codegen.structured.parts import Part, Text
+from fxprune.codegen.structured.signatures import constructor, forward_signature, init_signature
 from fxprune.codegen.structured.simplify import Whole
-from fxprune.codegen.structured.unify import Mismatch, Unifier
+from fxprune.codegen.structured.unify import Mismatch, Site, Unifier
+from fxprune.codegen.values import is_growing
 
 __all__ = ["HOLDER", "Classes"]
 
@@ -45,7 +47,7 @@ class _Instance:
     def texts(self) -> tuple[ast.stmt, ast.FunctionDef]:
         """Two statements that hold all that must be alike: the call of the base class, and the method."""
         call = ast.Expr(self.made_with)
-        empty = ast.FunctionDef("none", _signature({}), [ast.Pass()], [])
+        empty = ast.FunctionDef("none", forward_signature({}), [ast.Pass()], [])
         return call, self.forward or empty
 
 
@@ -66,6 +68,7 @@ class Classes:
     def __init__(self, whole: Whole, folded: Mapping[str, fx.Graph], names: Names, records: Records, model: str) -> None:
         self.whole, self.folded, self.names, self.records = whole, folded, names, records
         self.kinds: dict[str, str] = whole.meta.get("classes", {})
+        self.words: dict[str, dict[str, str]] = whole.meta.get("words", {})
         self.definitions: list[ast.ClassDef] = []
         self.made: dict[str, ast.expr] = {}
         self.helpers: set[str] = set()
@@ -166,10 +169,20 @@ class Classes:
             shown = ", ".join(text.tree.parts.values())
             call = self.expression(_expression(f"{base}({shown})" if sequence else f"{base}([{shown}])"))
             made_with.args, init = call.args, []
+        elif (loop := self._grown(part, text)) is not None:
+            base, made_with.args, init = "nn.ModuleDict", [loop], []
         forward = None
         if not sequence:
-            forward = ast.FunctionDef("forward", _signature(text.arguments), text.written_body(), [], ast.Name("Any"))
+            forward = ast.FunctionDef("forward", forward_signature(text.arguments), text.written_body(), [], ast.Name("Any"))
         return _Instance(path, base, made_with, init, forward)
+
+    def _grown(self, part: Part, text: Text) -> ast.DictComp | None:
+        """The numbered parts that a growing list goes through, in a loop over a table, if the module holds nothing else."""
+        own = any(is_growing(node) and not node.target.container for node in part.graph.nodes)
+        if not own or [*text.tree.parts] != [*part._modules]:
+            return None
+        parts = [self.expression(_expression(shown)) for shown in text.tree.parts.values()]
+        return keyed([*part._modules], parts)
 
     def _write(self, instances: Sequence[_Instance]) -> None:
         """One class for as many instances as are alike, the largest families first."""
@@ -211,54 +224,41 @@ class Classes:
         name = self._class_name(self.kinds.get(path, "Part")) if path else self.model
         module = self._module(family[0].path)
         taken = {*module._modules, *module._parameters, *module._buffers, *dir(nn.Module), "training"}
-        arguments, renamed, kept = arguments_of(unifier, taken, self.names)
+        arguments, renamed, kept = arguments_of(unifier, taken, self.names, lambda site: self._word(family, site))
         self.known[name] = _Class(name, arguments)
         renaming = _Renamed(renamed, inside=False)
         body: list[ast.stmt] = [renaming.visit(call)]
         body += [ast.parse(f"self.{attribute} = {attribute}").body[0] for attribute in kept]
         body += [renaming.visit(statement) for statement in init]
-        made = ast.FunctionDef("__init__", _init_signature(arguments), body, [], ast.Constant(None))
+        made = ast.FunctionDef("__init__", init_signature(arguments), body, [], ast.Constant(None))
         methods: list[ast.stmt] = [made]
         if family[0].forward is not None:
             methods.append(_Renamed(renamed, inside=True).visit(forward))
         base = ast.parse(family[0].base, mode="eval").body
         self.definitions.append(ast.ClassDef(name, [base], [], methods, []))
         for number, instance in enumerate(family):
-            self.made[instance.path] = _constructor(name, arguments, number)
+            self.made[instance.path] = constructor(name, arguments, number)
+
+    def _word(self, family: Sequence[_Instance], site: Site) -> str:
+        """What the code of the model calls the number at a place of some instances, if it has one name for it."""
+        if site.method:
+            return site.word
+        parts = (f"{instance.path}.{site.part or 'super()'}".lstrip(".") for instance in family)
+        found = {self.words.get(part, {}).get(str(site.argument), "") for part in parts} - {""}
+        return found.pop() if len(found) == 1 else ""
 
     def _class_name(self, kind: str) -> str:
         kind = kind if kind.isidentifier() else "Part"
         numbered = (f"{kind}{'_' if kind[-1].isdigit() else ''}{number}" for number in itertools.count(2))
         return self.names.declare(next(n for n in itertools.chain([kind], numbered) if not self.names.reserved(n)))
 
-    def _defaults(self, call: str) -> dict[str, ast.expr] | None:
+    def _defaults(self, call: str) -> dict[str, ast.expr | None] | None:
         known = self.known.get(call)
-        return None if known is None else {a.name: a.default for a in known.arguments if a.default is not None}
+        return None if known is None else {argument.name: argument.default for argument in known.arguments}
 
 
 def _expression(text: str) -> Any:
     return ast.parse(text, mode="eval").body
-
-
-def _constructor(name: str, arguments: Sequence[Argument], number: int) -> ast.expr:
-    given, words = [], []
-    for argument in arguments:
-        value = argument.values[number]
-        if argument.default is None:
-            given.append(value)
-        elif value is not None and ast.dump(value) != ast.dump(argument.default):
-            words.append(ast.keyword(argument.name, value))
-    return ast.Call(ast.Name(name), given, words)  # type: ignore[arg-type]
-
-
-def _signature(arguments: Mapping[str, bool]) -> ast.arguments:
-    shown = [ast.arg("self"), *(ast.arg(n, ast.Name("torch.Tensor" if t else "Any")) for n, t in arguments.items())]
-    return ast.arguments([], shown, None, [], [], None, [])
-
-
-def _init_signature(arguments: Sequence[Argument]) -> ast.arguments:
-    shown = [ast.arg("self"), *(ast.arg(a.name, ast.Name(a.kind)) for a in arguments)]
-    return ast.arguments([], shown, None, [], [], None, [a.default for a in arguments if a.default is not None])
 
 
 class _Filled(ast.NodeTransformer):

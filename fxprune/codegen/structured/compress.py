@@ -9,9 +9,9 @@ import ast
 from collections.abc import Sequence
 
 from fxprune.codegen.structured.expression_text import text
-from fxprune.codegen.structured.unify import Defaults, Mismatch, Site, Unifier
+from fxprune.codegen.structured.unify import Defaults, Mismatch, Site, Unifier, is_plain
 
-__all__ = ["compressed"]
+__all__ = ["compressed", "keyed"]
 
 LONG = 64  # a part that takes more columns than this is better made in a loop over a table
 
@@ -19,6 +19,40 @@ LONG = 64  # a part that takes more columns than this is better made in a loop o
 def compressed(node: ast.AST, defaults: Defaults) -> ast.AST:
     """`node`, in which containers of similar parts are comprehensions."""
     return _Compress(defaults).visit(node)
+
+
+def keyed(names: Sequence[str], parts: Sequence[ast.expr]) -> ast.DictComp | None:
+    """``{"layer1": Layer(8, 4), "layer2": Layer(12, 4)}`` over a table of all numbers; None where parts are not of one class.
+
+    {f"layer{i}": Layer(a, b) for i, (a, b) in enumerate([(8, 4), (12, 4)], 1)}
+    """
+    stem = names[0].rstrip("0123456789")
+    start = int(names[0][len(stem) :] or -1)
+    if [*names] != [f"{stem}{start + i}" for i in range(len(names))]:
+        return None
+    calls = [part for part in parts if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)]
+    if len(calls) < len(parts) or len({(ast.dump(c.func), len(c.args), *map(ast.dump, c.keywords)) for c in calls}) > 1:
+        return None
+    if not all(is_plain(value) for call in calls for value in call.args):
+        return None
+    first = calls[0]
+    if len(first.args) > len(LETTERS):
+        return None
+    variables: list[ast.expr] = [ast.Name("n" if len(first.args) == 1 else LETTERS[i]) for i in range(len(first.args))]
+    number: ast.expr = ast.Name("i")
+    key = ast.JoinedStr([ast.Constant(stem), ast.FormattedValue(number, -1)])
+    if variables:
+        rows = [call.args[0] if len(variables) == 1 else ast.Tuple(call.args, ast.Load()) for call in calls]
+        target: ast.expr = ast.Tuple([number, variables[0] if len(variables) == 1 else ast.Tuple(variables, ast.Store())])
+        given = [ast.List(rows, ast.Load()), *([ast.Constant(start)] if start else [])]
+        loop = ast.comprehension(target, ast.Call(ast.Name("enumerate"), given, []), [], 0)
+    else:
+        bounds = [*([ast.Constant(start)] if start else []), ast.Constant(start + len(calls))]
+        loop = ast.comprehension(number, ast.Call(ast.Name("range"), bounds, []), [], 0)
+    return ast.DictComp(key, ast.Call(first.func, variables, first.keywords), [loop])
+
+
+LETTERS = "abcdefghjklmnopqrstuvwxyz"
 
 
 class _Compress(ast.NodeTransformer):
@@ -112,10 +146,9 @@ class _Compress(ast.NodeTransformer):
         return ast.ListComp(shared, [loop])
 
     def _variables(self, unifier: Unifier, count: int) -> dict[str, str]:
-        letters = "abcdefghjklmnopqrstuvwxyz"
         if count == 1:
             return {"?0": "n"}
-        return {f"?{i}": letters[i] if i < len(letters) else f"n{i}" for i in range(count)}
+        return {f"?{i}": LETTERS[i] if i < len(LETTERS) else f"n{i}" for i in range(count)}
 
 
 class _Holes(ast.NodeTransformer):

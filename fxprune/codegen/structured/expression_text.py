@@ -86,6 +86,8 @@ def _text(node: ast.expr) -> str:
         if isinstance(node, ast.Tuple):
             return f"({inner},)" if len(node.elts) == 1 else f"({inner})"
         return f"[{inner}]" if isinstance(node, ast.List) else f"{{{inner}}}"
+    if isinstance(node, ast.DictComp):
+        return f"{{{text(node.key)}: {text(node.value)} {loops(node)}}}"
     if isinstance(node, (ast.ListComp, ast.GeneratorExp)):
         inner = f"{text(node.elt)} {loops(node)}"
         return f"[{inner}]" if isinstance(node, ast.ListComp) else f"({inner})"
@@ -121,7 +123,7 @@ def _operation(node: ast.expr) -> str:
     raise NotImplementedError(ast.dump(node))
 
 
-def loops(node: ast.ListComp | ast.GeneratorExp) -> str:
+def loops(node: ast.ListComp | ast.GeneratorExp | ast.DictComp) -> str:
     """The ``for`` of a comprehension."""
     (loop,) = node.generators
     target = ", ".join(map(text, loop.target.elts)) if isinstance(loop.target, ast.Tuple) else text(loop.target)

@@ -14,6 +14,7 @@ from fxprune.codegen.records import Records
 from fxprune.codegen.source import check_graph
 from fxprune.codegen.structured.classes import HOLDER, Classes
 from fxprune.codegen.structured.folding import fold
+from fxprune.codegen.structured.lists import take_lists
 from fxprune.codegen.structured.paths import Paths
 from fxprune.codegen.structured.printer import lines_of
 from fxprune.codegen.structured.simplify import simplified
@@ -44,6 +45,7 @@ def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str:
     paths = Paths(whole, names)
     folded = fold(whole)
     folded[""] = whole.graph
+    take_lists(whole.meta["classes"], folded)
     records = Records(names)
     classes = Classes(whole, folded, names, records, name)
     classes.write_all()

@@ -12,10 +12,13 @@ from torch import fx, nn
 from fxprune.codegen.body import statements
 from fxprune.codegen.expressions import Expressions
 from fxprune.codegen.leaves import Written
+from fxprune.codegen.literals import literal
 from fxprune.codegen.names import Names
 from fxprune.codegen.records import Records
 from fxprune.codegen.schedule import Schedule
 from fxprune.codegen.structured.chains import find_loops
+from fxprune.codegen.structured.growth import find_growth
+from fxprune.codegen.structured.named_numbers import NamedFloat, NamedInt, constants_of, name_numbers, shown
 from fxprune.codegen.tree import Tree
 
 __all__ = ["Part", "Text"]
@@ -48,7 +51,9 @@ class Part(nn.Module):
         self.training = module.training
         self.graph = graph
         self.meta: dict[str, object] = {}
+        find_growth(graph, self)
         find_loops(graph, self)
+        name_numbers(graph)
 
 
 def _view(module: nn.Module, path: str, inner: Mapping[str, str], own: bool = False) -> nn.Module:
@@ -72,7 +77,7 @@ class Text:
         tree: its modules.
         init: what ``__init__`` assigns, statement by statement.
         body: the statements of forward.
-        arguments: the names of forward's arguments -> whether each is a tensor.
+        arguments: the names of forward's arguments -> their annotations.
     """
 
     def __init__(self, part: Part, names: Names, records: Records, twin: nn.Module | None = None) -> None:
@@ -81,12 +86,27 @@ class Text:
         self.schedule = Schedule(part, names, nest=NEST)  # type: ignore[arg-type]
         names.arguments.update(self.schedule.variables.values())
         inputs = [node for node in part.graph.nodes if node.op == "placeholder"]
-        self.arguments = {str(n.target): n.meta.get("tensor", True) for n in inputs}
+        self.arguments = {str(n.target): _annotation(n) for n in inputs}
         self.init = [ast.parse(line).body[0] for line in self.tree.assignments()]
 
     def written_body(self) -> list[ast.stmt]:
         """The statements of forward."""
-        expressions = Expressions(self.tree, self.names, self.schedule, self.records)
+        expressions = _Worded(self.tree, self.names, self.schedule, self.records)
         lines = statements(self.part, expressions, {n: n.meta["needed"] for n in self.part.graph.nodes})  # type: ignore[arg-type]
         owner: Any = ast.parse("\n".join(["class A:", "    def forward(self):", *lines])).body[0]
-        return owner.body[0].body
+        return [constants_of(statement) for statement in owner.body[0].body]
+
+
+def _annotation(node: fx.Node) -> str:
+    if node.meta.get("list"):
+        return "list[torch.Tensor]"
+    return "torch.Tensor" if node.meta.get("tensor", True) else "Any"
+
+
+class _Worded(Expressions):
+    """Expressions whose numbers keep what they are called."""
+
+    def _render(self, value: Any) -> str | None:
+        if isinstance(value, (NamedInt, NamedFloat)):
+            return shown(value, literal(value, self.names))
+        return super()._render(value)

@@ -12,7 +12,7 @@ from fxprune.codegen.structured.expression_text import ATOM, items, loops, opera
 __all__ = ["WIDTH", "lines_of"]
 
 WIDTH = 88
-_BROKEN = (ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.GeneratorExp)
+_BROKEN = (ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.DictComp, ast.GeneratorExp)
 
 
 def lines_of(statements: Iterable[ast.stmt], indent: int = 0) -> list[str]:
@@ -213,9 +213,10 @@ def _inside(node: ast.Call | ast.Subscript, indent: int) -> list[str]:
 def _broken(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
     """A display or comprehension whose brackets are opened."""
     margin, inner = " " * indent, indent + 4
-    if isinstance(value, (ast.ListComp, ast.GeneratorExp)):
-        opening, closing = ("[", "]") if isinstance(value, ast.ListComp) else ("(", ")")
-        body = _laid("", value.elt, inner)
+    if isinstance(value, (ast.ListComp, ast.DictComp, ast.GeneratorExp)):
+        opening, closing = {ast.ListComp: "[]", ast.DictComp: "{}"}.get(type(value), "()")
+        named = isinstance(value, ast.DictComp)
+        body = _laid(f"{text(value.key)}: ", value.value, inner) if named else _laid("", value.elt, inner)  # type: ignore[union-attr]
         (loop,) = value.generators
         target = loops(value).partition(" in ")[0]
         return [f"{margin}{head}{opening}", *body, *_laid(f"{target} in ", loop.iter, inner), f"{margin}{closing}{tail}"]

@@ -9,15 +9,17 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxprune.codegen.structured.assigned import Mismatch, aligned, is_absent
 from fxprune.codegen.structured.layers import layer_defaults, name_at
+from fxprune.codegen.structured.named_numbers import word_of
 
 __all__ = ["Hole", "Mismatch", "Site", "Unifier", "is_layer", "is_plain"]
 
-Defaults = Callable[[str], "dict[str, ast.expr] | None"]
+# The arguments of a class of the file in their order, with their defaults; None for a class that it does not know.
+Defaults = Callable[[str], "dict[str, ast.expr | None] | None"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Site:
         call: what is called with it, or an empty text.
         argument: its name among the arguments of the call, or its place.
         method: it stands in forward.
+        part: what is made by the call, by its name below self.
+        word: what the model's own code calls the number, if it stands in forward.
     """
 
     owner: str = ""
     call: str = ""
     argument: str | int = ""
     method: bool = False
+    part: str = ""
+    word: str = ""
 
 
 @dataclass
@@ -64,13 +70,14 @@ class Unifier:
     """Makes one text of several, and collects the holes.
 
     Args:
-        defaults: the defaults of a class of the file by name, None for one that it does not know.
+        defaults: the arguments of a class of the file by name.
     """
 
     def __init__(self, defaults: Defaults, base: str = "nn.Module") -> None:
         self.holes: list[Hole] = []
         self.parts: dict[str, list[ast.expr | None]] = {}
         self.flags: dict[str, list[bool]] = {}
+        self.order: list[str] = []  # of the attributes
         self.defaults, self.base = defaults, base
 
     def base_call(self, calls: Sequence[ast.stmt]) -> ast.stmt:
@@ -92,6 +99,7 @@ class Unifier:
             if all(s is not None and is_absent(s) for s in statements):
                 found.append(ast.Assign([statements[0].targets[0]], _identity()))  # type: ignore[union-attr]
                 continue
+            self.order.append(name)
             values = [None if s is None else s.value for s in statements]  # type: ignore[attr-defined]
             if not name or name.startswith("setattr"):
                 if any(s is None for s in statements):
@@ -112,7 +120,7 @@ class Unifier:
         """What is assigned to an attribute; where it differs in more than numbers, an argument stands for it."""
         before = [Hole([*hole.values], [*hole.sites], hole.default, hole.before) for hole in self.holes], {**self.parts}
         try:
-            return self.one(values, Site(owner=name))  # type: ignore[return-value]
+            return self.one(values, Site(owner=name, part=name))  # type: ignore[return-value]
         except Mismatch:
             self.holes, self.parts = before
             if not all(value is None or isinstance(value, ast.Call) for value in values):
@@ -122,6 +130,8 @@ class Unifier:
 
     def hole(self, values: Sequence[ast.expr | None], site: Site, default: ast.expr | None = None) -> ast.expr:
         """A name that stands for these values."""
+        words = {word_of(value) for value in values if value is not None} if site.method else set()
+        site = replace(site, word=words.pop() if len(words) == 1 else "")
         new = Hole(list(values), [site], default)
         for number, known in enumerate(self.holes):
             if _same_kind(known.sites[0], site) and _agree(known, new):
@@ -152,7 +162,7 @@ class Unifier:
         if isinstance(first, ast.Call):
             return self._call(nodes, site)
         if isinstance(first, ast.Assign) and isinstance(first.targets[0], ast.Attribute) and not site.method:
-            site = Site(owner=first.targets[0].attr)
+            site = Site(owner=first.targets[0].attr, part=first.targets[0].attr)
         if isinstance(first, ast.FunctionDef) and first.name == "forward":
             site = Site(method=True)
         made = copy.copy(first)
@@ -166,7 +176,11 @@ class Unifier:
         if isinstance(first, list):
             if len({len(value) for value in given}) > 1:  # type: ignore[arg-type]
                 raise Mismatch
-            return [self._field([None if v is None else v[i] for v in values], nodes, site) for i in range(len(first))]  # type: ignore[index]
+            found = []
+            for i in range(len(first)):
+                inner = _inside(site, i) if site.call == "nn.ModuleList" else site
+                found.append(self._field([None if v is None else v[i] for v in values], nodes, inner))  # type: ignore[index]
+            return found
         if isinstance(first, ast.AST):
             if any(not isinstance(value, ast.AST) for value in given):
                 raise Mismatch
@@ -182,11 +196,14 @@ class Unifier:
         name = self.base if name == "super().__init__" else name
         if len({len(call.args) for call in given}) > 1:
             raise Mismatch
-        called = Site(site.owner, "", "layer", site.method)
+        called = replace(site, call="", argument="layer")
         function = self.one([None if call is None else call.func for call in calls], called)
         args = []
         for place in range(len(first.args)):
-            inner = Site(site.owner, name, name_at(name, place), site.method)
+            own = self.defaults(name)
+            argument = [*own][place] if own and place < len(own) else name_at(name, place)
+            inner = replace(site, call=name, argument=argument)
+            inner = _inside(inner, place) if name == "nn.Sequential" else inner
             args.append(self.one([None if call is None else call.args[place] for call in calls], inner))
         words = {word.arg: None for call in given for word in call.keywords}
         keywords = []
@@ -195,7 +212,7 @@ class Unifier:
                 raise Mismatch
             default = self._default(name, word)
             values = [None if call is None else _keyword(call, word, default) for call in calls]
-            inner = Site(site.owner, name, word, site.method)
+            inner = replace(site, call=name, argument=word)
             made = self.one(values, inner)
             if isinstance(made, ast.Name) and made.id.startswith("?") and default is not None:
                 hole = self.holes[int(made.id[1:])]
@@ -210,6 +227,10 @@ class Unifier:
         if own is not None:
             return own.get(word)
         return layer_defaults(call).get(word)
+
+
+def _inside(site: Site, number: int) -> Site:
+    return replace(site, part=f"{site.part}.{number}".lstrip("."))
 
 
 def _identity() -> ast.expr:

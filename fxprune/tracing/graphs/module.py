@@ -26,8 +26,8 @@ class Recorded(fx.GraphModule):
     """A GraphModule that is pickled as what it is, and made anew from that.
 
     ``meta["modes"]`` says which parts train() and eval() of the original leave in another mode than they are asked for,
-    ``meta["classes"]`` what the classes of its modules are called, by name, and ``meta["example"]`` holds the inputs that it
-    was recorded with, on the meta device: arguments by position and by name.
+    ``meta["classes"]`` what the classes of its modules are called, by name, ``meta["words"]`` what its code calls their
+    arguments, and ``meta["example"]`` holds the inputs that it was recorded with, on the meta device: by position and by name.
     """
 
     def train(self, mode: bool = True) -> Any:

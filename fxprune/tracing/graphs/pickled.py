@@ -13,7 +13,7 @@ from fxprune.tracing.graphs.guarded_code import guard_modes
 __all__ = ["restored", "stored"]
 
 _MADE_ANEW = ("_graph", "_code", "_lineno_map", "_prologue_start")
-_META = ("scope", "calls", "source", "mode", "flag", "decides", "region", "acts")
+_META = ("scope", "calls", "source", "mode", "flag", "decides", "region", "acts", "words")
 
 
 class _Place:

@@ -1,0 +1,1 @@
+"""What the code of a model calls its numbers: names for the arguments of generated classes."""

@@ -1,0 +1,73 @@
+"""The syntax trees of the model's own functions, with the positions that they have in their files."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from types import CodeType
+
+__all__ = ["expression_at", "tree_of", "word_of"]
+
+_OF_TENSORS = frozenset({"shape", "size", "ndim", "dtype", "device"})
+
+
+@functools.lru_cache(maxsize=1024)
+def tree_of(code: CodeType) -> ast.FunctionDef | None:
+    """The definition of a function; None where its file cannot be read or says something else by now."""
+    last = max((line for line in _ends(code)), default=0)
+    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last]
+    if not lines:
+        return None
+    inside = lines[0][:1].isspace()
+    try:
+        tree = ast.parse("".join(["if True:\n" * inside, *lines]))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    ast.increment_lineno(tree, code.co_firstlineno - 1 - inside)
+    found = next((node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), None)
+    return found if found is not None and found.name == code.co_name else None
+
+
+def _ends(code: CodeType) -> Iterator[int]:
+    yield from (end for _, end, _, _ in code.co_positions() if end)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _ends(inner)
+
+
+Span = tuple[int | None, int | None, int | None, int | None]
+
+
+@functools.lru_cache(maxsize=1024)
+def _expressions(code: CodeType) -> tuple[list[Span], dict[Span, ast.expr]]:
+    """Where each instruction of a function comes from, and the expressions there."""
+    tree = tree_of(code)
+    kinds = (ast.Call, ast.Subscript, ast.BinOp)
+    found: dict[Span, ast.expr] = {}
+    for node in [] if tree is None else ast.walk(tree):
+        if isinstance(node, kinds):
+            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
+    return [*code.co_positions()] if found else [], found
+
+
+def expression_at(code: CodeType, instruction: int) -> ast.expr | None:
+    """The call, subscript or arithmetic of a function that an instruction is of."""
+    positions, found = _expressions(code)
+    return found.get(positions[instruction // 2]) if instruction // 2 < len(positions) else None
+
+
+def word_of(expression: ast.expr) -> str:
+    """What the code calls a number: ``heads`` for ``heads``, ``self.heads`` and ``config.heads[0]``; or an empty text."""
+    while isinstance(expression, ast.Subscript) and isinstance(expression.slice, ast.Constant):
+        expression = expression.value
+    word = ""
+    if isinstance(expression, ast.Name):
+        word = expression.id
+    elif isinstance(expression, ast.Attribute):
+        owner: ast.expr = expression
+        while isinstance(owner, ast.Attribute):
+            owner = owner.value
+        word = expression.attr if isinstance(owner, ast.Name) else ""
+    return "" if word in _OF_TENSORS or word == "self" else word.lstrip("_")
