@@ -8,9 +8,11 @@ import keyword
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fxprune.codegen.names import Names
-from fxprune.codegen.structured.unify import Hole, Site, Unifier, is_layer
+from fxprune.codegen.structured.plain import is_layer
+from fxprune.codegen.structured.unify import Hole, Site, Unifier
 
 __all__ = ["Argument", "arguments_of"]
 
@@ -43,14 +45,18 @@ def arguments_of(
         taken: names that attributes have already.
         word: what the model's own code calls the number at a place, or an empty text.
     """
-    count = len(
-        next((h.values for h in unifier.holes), next(iter(unifier.parts.values()), next(iter(unifier.flags.values()), [])))
+    known: tuple[Sequence[Any], ...] = (
+        *(h.values for h in unifier.holes),
+        *unifier.parts.values(),
+        *unifier.flags.values(),
+        *unifier.handed.values(),
     )
+    count = len(known[0]) if known else 0
     used: set[str] = {"self"}
     renamed: dict[str, str] = {}
     arguments: list[Argument] = []
     kept: list[str] = []
-    for name in unifier.flags:  # first, so that they bear the names of the parts that they are about
+    for name in (*unifier.handed, *unifier.flags):  # first, so that they bear the names of the parts that they are about
         renamed[f"?{name}"] = _free(name, used, names)
         used.add(renamed[f"?{name}"])
     own_words = _own_words(unifier.holes, word, names)
@@ -73,6 +79,9 @@ def arguments_of(
         used.add(own)
         renamed[f"?{name}"] = own
         arguments.append(Argument(own, "nn.Module", list(parts)))
+    for name, parts in unifier.handed.items():
+        given = [ast.Constant(None) if part is None else part for part in parts]
+        arguments.append(Argument(renamed[f"?{name}"], "nn.Module | None", [*given], ast.Constant(None)))
     for name, flags in unifier.flags.items():
         arguments.append(Argument(renamed[f"?{name}"], "bool", [ast.Constant(flag) for flag in flags], ast.Constant(False)))
     assert all(len(argument.values) == count for argument in arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,39 +17,17 @@ from fxprune.codegen.records import Records
 from fxprune.codegen.structured.arguments import Argument, arguments_of
 from fxprune.codegen.structured.chains import is_sequence
 from fxprune.codegen.structured.compress import compressed, keyed
+from fxprune.codegen.structured.families import Families, Instance, Unified
 from fxprune.codegen.structured.optional_parts import complete_parts
 from fxprune.codegen.structured.parts import Part, Text
 from fxprune.codegen.structured.signatures import constructor, forward_signature, init_signature
 from fxprune.codegen.structured.simplify import Whole
-from fxprune.codegen.structured.unify import Mismatch, Site, Unifier
+from fxprune.codegen.structured.unify import Site
 from fxprune.codegen.values import is_growing
 
 __all__ = ["HOLDER", "Classes"]
 
 HOLDER = "Parts"  # the class of what only holds others
-
-
-@dataclass
-class _Instance:
-    """A folded module.
-
-    Attributes:
-        base: the class that its class derives from, and what that is made with.
-        init: what ``__init__`` assigns.
-        forward: the method; None where the base class has it.
-    """
-
-    path: str
-    base: str
-    made_with: ast.Call
-    init: list[ast.stmt]
-    forward: ast.FunctionDef | None
-
-    def texts(self) -> tuple[ast.stmt, ast.FunctionDef]:
-        """Two statements that hold all that must be alike: the call of the base class, and the method."""
-        call = ast.Expr(self.made_with)
-        empty = ast.FunctionDef("none", forward_signature({}), [ast.Pass()], [])
-        return call, self.forward or empty
 
 
 @dataclass
@@ -75,7 +54,9 @@ class Classes:
         self.known: dict[str, _Class] = {}
         self.inner = {path: f"_made({number})" for number, path in enumerate(folded) if path}
         self.order = [path for path in folded if path]
+        self.counts = Counter(self.kinds.get(path) for path in self.order)
         self.model = model
+        self.families = Families(self._defaults)
 
     def write_all(self) -> None:
         """Write all classes."""
@@ -88,7 +69,7 @@ class Classes:
             rest = [path for path in group if path not in plain]
             complete_parts([(self.folded[path], self._module(path)) for path in rest])
             self._write([self._instance(path) for path in rest])
-        self._define([self._instance("")])
+        self._write([self._instance("")])
 
     def children(self, path: str) -> list[str]:
         """Folded modules directly below a module."""
@@ -103,9 +84,10 @@ class Classes:
         return self.whole.get_submodule(path)
 
     def _plain(self, path: str) -> bool:
-        """Whether a module is written as an nn.Sequential: it was one, or has one part."""
-        module = self._module(path)
-        return (self.kinds.get(path) == "Sequential" or len(module._modules) == 1) and is_sequence(self.folded[path], module)
+        """Whether a module is written as an nn.Sequential: it was one, or is the only one of its class and has one part."""
+        module, kind = self._module(path), self.kinds.get(path)
+        single = len(module._modules) == 1 and self.counts[kind] == 1
+        return (kind == "Sequential" or single) and is_sequence(self.folded[path], module)
 
     def _groups(self) -> list[list[str]]:
         """Modules of one class each, after those whose classes they need; by height where classes need each other."""
@@ -149,7 +131,7 @@ class Classes:
         made = self.expression(ast.Call(function, arguments, []))
         return made
 
-    def _instance(self, path: str) -> _Instance:
+    def _instance(self, path: str) -> Instance:
         module, graph = self._module(path), self.folded[path]
         numbered = list(module._modules) == [str(i) for i in range(len(module._modules))] and bool(module._modules)
         sequence = numbered and is_sequence(graph, module)
@@ -174,7 +156,7 @@ class Classes:
         forward = None
         if not sequence:
             forward = ast.FunctionDef("forward", forward_signature(text.arguments), text.written_body(), [], ast.Name("Any"))
-        return _Instance(path, base, made_with, init, forward)
+        return Instance(path, base, made_with, init, forward)
 
     def _grown(self, part: Part, text: Text) -> ast.DictComp | None:
         """The numbered parts that a growing list goes through, in a loop over a table, if the module holds nothing else."""
@@ -184,41 +166,12 @@ class Classes:
         parts = [self.expression(_expression(shown)) for shown in text.tree.parts.values()]
         return keyed([*part._modules], parts)
 
-    def _write(self, instances: Sequence[_Instance]) -> None:
-        """One class for as many instances as are alike, the largest families first."""
-        families: list[list[_Instance]] = []
-        for instance in instances:
-            for family in families:
-                if self._unified([family[0], instance]) is not None:
-                    family.append(instance)
-                    break
-            else:
-                families.append([instance])
-        for family in families:
-            if len(family) > 1 and self._unified(family) is None:
-                for instance in family:
-                    self._define([instance])
-            else:
-                self._define(family)
+    def _write(self, instances: Sequence[Instance]) -> None:
+        """One class for as many instances as are alike."""
+        for family, unified in self.families.of(instances):
+            self._define(family, unified)
 
-    def _unified(self, family: Sequence[_Instance]) -> tuple[Unifier, list[ast.stmt], ast.stmt, ast.FunctionDef] | None:
-        if len({instance.base for instance in family}) > 1:
-            return None
-        unifier = Unifier(self._defaults, family[0].base)
-        try:
-            texts = [instance.texts() for instance in family]
-            call = unifier.base_call([text[0] for text in texts])
-            init = unifier.module_body([instance.init for instance in family])
-            forward = unifier.method([text[1] for text in texts])
-        except Mismatch:
-            return None
-        if unifier.parts and len(unifier.parts) * 2 > len(init):
-            return None
-        return unifier, init, call, forward
-
-    def _define(self, family: Sequence[_Instance]) -> None:
-        unified = self._unified(family)
-        assert unified is not None
+    def _define(self, family: Sequence[Instance], unified: Unified) -> None:
         unifier, init, call, forward = unified
         path = family[0].path
         name = self._class_name(self.kinds.get(path, "Part")) if path else self.model
@@ -239,7 +192,7 @@ class Classes:
         for number, instance in enumerate(family):
             self.made[instance.path] = constructor(name, arguments, number)
 
-    def _word(self, family: Sequence[_Instance], site: Site) -> str:
+    def _word(self, family: Sequence[Instance], site: Site) -> str:
         """What the code of the model calls the number at a place of some instances, if it has one name for it."""
         if site.method:
             return site.word

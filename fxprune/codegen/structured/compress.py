@@ -9,7 +9,8 @@ import ast
 from collections.abc import Sequence
 
 from fxprune.codegen.structured.expression_text import text
-from fxprune.codegen.structured.unify import Defaults, Mismatch, Site, Unifier, is_plain
+from fxprune.codegen.structured.plain import is_plain
+from fxprune.codegen.structured.unify import Defaults, Mismatch, Site, Unifier
 
 __all__ = ["compressed", "keyed"]
 
@@ -47,7 +48,7 @@ def keyed(names: Sequence[str], parts: Sequence[ast.expr]) -> ast.DictComp | Non
         given = [ast.List(rows, ast.Load()), *([ast.Constant(start)] if start else [])]
         loop = ast.comprehension(target, ast.Call(ast.Name("enumerate"), given, []), [], 0)
     else:
-        bounds = [*([ast.Constant(start)] if start else []), ast.Constant(start + len(calls))]
+        bounds: list[ast.expr] = [*([ast.Constant(start)] if start else []), ast.Constant(start + len(calls))]
         loop = ast.comprehension(number, ast.Call(ast.Name("range"), bounds, []), [], 0)
     return ast.DictComp(key, ast.Call(first.func, variables, first.keywords), [loop])
 

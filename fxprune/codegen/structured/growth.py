@@ -94,7 +94,7 @@ def _replace(graph: fx.Graph, run: list[fx.Node], growth: Growth) -> None:
     last = run[-1]
     held: list[Any] = [*run[0].args[0], *run]  # type: ignore[misc]
     with graph.inserting_after(last):
-        new = graph.call_function(growth, (list(run[0].args[0]),))  # type: ignore[call-overload]
+        new = graph.call_function(growth, (held[: len(held) - len(run)],))
     new.meta = {**last.meta, "list": True}
     for user in {user for part in run for user in part.users if user not in run}:
         user.args = tuple(new if _is_list((part,), held) else part for part in user.args)

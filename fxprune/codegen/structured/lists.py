@@ -85,6 +85,6 @@ def _take_list(graph: fx.Graph) -> None:
     for node in body:
         args = tuple(taken if _is_list(part, inputs) else part for part in node.args)
         replaced = map_aggregate((args, node.kwargs), lambda part: entry(part) if isinstance(part, fx.Node) else part)
-        node.args, node.kwargs = replaced  # type: ignore[misc]
+        node.args, node.kwargs = replaced
     for node in inputs:
         graph.erase_node(node)

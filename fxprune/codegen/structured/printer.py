@@ -214,7 +214,7 @@ def _broken(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
     """A display or comprehension whose brackets are opened."""
     margin, inner = " " * indent, indent + 4
     if isinstance(value, (ast.ListComp, ast.DictComp, ast.GeneratorExp)):
-        opening, closing = {ast.ListComp: "[]", ast.DictComp: "{}"}.get(type(value), "()")
+        opening, closing = {ast.ListComp: ("[", "]"), ast.DictComp: ("{", "}")}.get(type(value), ("(", ")"))
         named = isinstance(value, ast.DictComp)
         body = _laid(f"{text(value.key)}: ", value.value, inner) if named else _laid("", value.elt, inner)  # type: ignore[union-attr]
         (loop,) = value.generators

@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
+from fxprune.codegen.structured.function_layers import layers_of_functions, put
 from fxprune.codegen.values import called_by
 
 __all__ = ["Whole", "simplified"]
@@ -55,9 +56,17 @@ def simplified(slim: fx.GraphModule) -> Whole:
     """A copy of the model without what does nothing in either mode; its state has the same names."""
     whole = Whole(slim)
     _without_idle(whole)
-    _linear_layers(whole)
+    layers_of_functions(whole)
+    _alike(whole.graph)
     _without_empty(whole, "", whole, _read(whole))
     return whole
+
+
+def _alike(graph: fx.Graph) -> None:
+    """Have all calls of split name their dimension, whether the model's code made them or the rewrite."""
+    for node in graph.nodes:
+        if node.target in ("split", torch.split) and node.op in ("call_method", "call_function") and len(node.args) == 3:
+            node.args, node.kwargs = node.args[:2], {"dim": node.args[2]}
 
 
 def _shallow(module: nn.Module, memo: dict[int, nn.Module], leaves: set[int]) -> nn.Module:
@@ -97,7 +106,7 @@ def _without_idle(whole: Whole) -> None:
         elif called:
             idle = nn.Identity()
             idle.training = whole.get_submodule(str(node.target)).training
-            _put(whole, str(node.target), idle)
+            put(whole, str(node.target), idle)
     used = {str(node.target) for node in whole.graph.nodes if node.op == "call_module"}
     for path, module in list(whole.named_modules()):
         if path and path not in used and _idle(module) and not _between(whole, path) and not module._modules:
@@ -117,53 +126,9 @@ def _between(whole: nn.Module, path: str) -> bool:
     return any(module is not None and not _idle(module) for _, module in siblings[int(name) + 1 :]) or len(siblings) == 1
 
 
-def _put(whole: nn.Module, path: str, module: nn.Module) -> None:
-    owner, _, name = path.rpartition(".")
-    whole.get_submodule(owner)._modules[name] = module
-
-
 def _delete(whole: nn.Module, path: str) -> None:
     owner, _, name = path.rpartition(".")
     del whole.get_submodule(owner)._modules[name]
-
-
-def _linear_layers(whole: Whole) -> None:
-    """``F.linear`` with all that a module holds is a layer."""
-    called = {str(node.target) for node in whole.graph.nodes if node.op == "call_module"}
-    tied = _tied(whole)
-    for node in list(whole.graph.nodes):
-        if node.op != "call_function" or node.target is not F.linear or len(node.args) + len(node.kwargs) < 2:
-            continue
-        x, weight, bias = (*node.args, *node.kwargs.values(), None)[:3]
-        names = [*node.kwargs] == [n for n in ("input", "weight", "bias") if n in node.kwargs]
-        if not names or not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            continue
-        path, _, name = str(weight.target).rpartition(".")
-        module = whole.get_submodule(path)
-        held = {n for n, p in module._parameters.items() if p is not None}
-        if name != "weight" or not path or path in called or module._modules or module._buffers or id(module) in tied:
-            continue
-        expected = {"weight"} if bias is None else {"weight", "bias"}
-        fits = bias is None or (isinstance(bias, fx.Node) and bias.op == "get_attr" and bias.target == f"{path}.bias")
-        alone = all(len(n.users) == 1 for n in (weight, bias) if n is not None)
-        if held != expected or not fits or not alone or type(module) is not nn.Module:
-            continue
-        rows, columns = module._parameters["weight"].shape  # type: ignore[union-attr]
-        layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-        layer._parameters.update(module._parameters)
-        layer.training = module.training
-        _put(whole, path, layer)
-        with whole.graph.inserting_after(node):
-            new = whole.graph.call_module(path, (x,))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        whole.graph.erase_node(node)
-
-
-def _tied(whole: nn.Module) -> set[int]:
-    """Modules that have several names."""
-    seen: set[int] = set()
-    return {id(m) for _, m in whole.named_modules(remove_duplicate=False) if id(m) in seen or seen.add(id(m))}  # type: ignore[func-returns-value]
 
 
 def _read(whole: Whole) -> set[str]:

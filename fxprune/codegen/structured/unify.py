@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fxprune.codegen.structured.assigned import Mismatch, aligned, is_absent
 from fxprune.codegen.structured.layers import layer_defaults, name_at
 from fxprune.codegen.structured.named_numbers import word_of
+from fxprune.codegen.structured.plain import alike, is_plain
 
-__all__ = ["Hole", "Mismatch", "Site", "Unifier", "is_layer", "is_plain"]
+__all__ = ["SETTINGS", "Hole", "Mismatch", "Site", "Unifier"]
 
 # The arguments of a class of the file in their order, with their defaults; None for a class that it does not know.
 Defaults = Callable[[str], "dict[str, ast.expr | None] | None"]
@@ -71,13 +72,15 @@ class Unifier:
 
     Args:
         defaults: the arguments of a class of the file by name.
+        handed: parts that only some texts have, and that those hand to the class.
     """
 
-    def __init__(self, defaults: Defaults, base: str = "nn.Module") -> None:
+    def __init__(self, defaults: Defaults, base: str = "nn.Module", handed: Collection[str] = ()) -> None:
         self.holes: list[Hole] = []
         self.parts: dict[str, list[ast.expr | None]] = {}
         self.flags: dict[str, list[bool]] = {}
         self.order: list[str] = []  # of the attributes
+        self.handed: dict[str, list[ast.expr | None]] = {name: [] for name in handed}
         self.defaults, self.base = defaults, base
 
     def base_call(self, calls: Sequence[ast.stmt]) -> ast.stmt:
@@ -107,6 +110,10 @@ class Unifier:
                 found.append(self.one(statements, Site()))  # type: ignore[arg-type]
                 continue
             first = next(s for s in statements if s is not None)
+            if name in self.handed:
+                self.handed[name] = values
+                found.append(ast.Assign([first.targets[0]], _given(name)))  # type: ignore[attr-defined]
+                continue
             value = self._part(name, values)
             if name in self.parts:
                 self.parts[name] = [_identity() if v is None else v for v in values]
@@ -154,7 +161,7 @@ class Unifier:
             return copy.deepcopy(first)
         rows = all(isinstance(node, ast.Tuple) for node in given) and len({len(n.elts) for n in given}) == 1  # type: ignore[attr-defined]
         if not rows and all(isinstance(node, ast.expr) and is_plain(node) for node in given):
-            if not _alike(given):  # type: ignore[arg-type]
+            if not alike(given):  # type: ignore[arg-type]
                 raise Mismatch
             return self.hole(nodes, site)  # type: ignore[arg-type]
         if any(type(node) is not type(first) for node in given):
@@ -233,6 +240,12 @@ def _inside(site: Site, number: int) -> Site:
     return replace(site, part=f"{site.part}.{number}".lstrip("."))
 
 
+def _given(name: str) -> ast.expr:
+    """``nn.Identity() if part is None else part``."""
+    missing = ast.Compare(ast.Name(f"?{name}"), [ast.Is()], [ast.Constant(None)])
+    return ast.IfExp(missing, _identity(), ast.Name(f"?{name}"))
+
+
 def _identity() -> ast.expr:
     return ast.parse("nn.Identity()", mode="eval").body
 
@@ -244,40 +257,6 @@ def _keyword(call: ast.Call, word: str, default: ast.expr | None) -> ast.expr:
     if default is None:
         raise Mismatch
     return default
-
-
-def is_plain(node: ast.AST) -> bool:
-    """Whether an expression is a number, a truth value, None, or a tuple of such."""
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, (bool, int, float)) or node.value is None
-    if isinstance(node, ast.Attribute):
-        return is_layer(node)
-    if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.USub) and is_plain(node.operand)
-    return isinstance(node, (ast.Tuple, ast.List)) and bool(node.elts) and all(map(is_plain, node.elts))
-
-
-def _alike(values: list[ast.expr]) -> bool:
-    """Whether values can be those of one argument."""
-    kinds = {_kind(value) for value in values}
-    return len(kinds) == 1 or kinds == {"int", "float"} or kinds == {"int", "pair"}
-
-
-def is_layer(node: ast.AST) -> bool:
-    """Whether an expression is a class of torch.nn."""
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nn"
-
-
-def _kind(value: ast.expr) -> str:
-    if is_layer(value):
-        return "layer"
-    if isinstance(value, ast.Constant):
-        return type(value.value).__name__
-    if isinstance(value, ast.UnaryOp):
-        return _kind(value.operand)
-    if isinstance(value, ast.List):
-        return "list"
-    return "pair" if isinstance(value, ast.Tuple) and len(value.elts) == 2 else ast.dump(value)
 
 
 SETTINGS = frozenset({"stride", "padding", "dilation", "kernel_size", "eps", "p", "bias", "groups", "output_padding"})

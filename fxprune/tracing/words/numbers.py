@@ -60,8 +60,10 @@ def _pairs(written: Sequence[ast.expr], values: Sequence[Any], where: tuple[int 
         value, place = values[number], (*where, number + first)
         if isinstance(value, (tuple, list)) and isinstance(expression, (ast.Tuple, ast.List)):
             found |= _pairs(expression.elts, value, place)
-        elif type(value) in (int, float) and (word := word_of(expression)):
-            found[place] = word
+        elif word := word_of(expression):
+            items = enumerate(value) if isinstance(value, (tuple, list)) else ()
+            found |= {(*place, item): word for item, inner in items if type(inner) in (int, float)}
+            found |= {place: word} if type(value) in (int, float) else {}
     return found
 
 

@@ -113,8 +113,9 @@ def _described(call: ast.Call, part: Any, known: Mapping[str, Any]) -> Iterator[
             yield "", {str(i): word for i, e in enumerate(inner[0].args) if (word := word_of(e))}
         return
     if isinstance(part, nn.Module) and type(part).__init__ in (nn.Sequential.__init__, nn.ModuleList.__init__):
-        for number, made in _listed(call, len(part)):
-            for below, words in _described(made, part[number], known):
+        parts = [*part._modules.values()]
+        for number, made in _listed(call, len(parts)):
+            for below, words in _described(made, parts[number], known):
                 yield f".{number}{below}", words
         return
     kind = part if isinstance(part, type) else type(part) if isinstance(part, nn.Module) else None
@@ -191,6 +192,7 @@ def _resolved(function: ast.expr, known: Mapping[str, Any]) -> Any:
 
 def _parameters(made: Any) -> list[str]:
     """What a class or function takes by place."""
-    code = getattr(inspect.unwrap(made.__init__ if isinstance(made, type) else made), "__code__", None)
+    function: Any = getattr(made, "__init__", None) if isinstance(made, type) else made
+    code = getattr(inspect.unwrap(function), "__code__", None)
     names = [] if code is None else [*code.co_varnames[: code.co_argcount]]
     return names[1:] if isinstance(made, type) else names
