@@ -55,7 +55,10 @@ def _generated(model: Any, ids: torch.Tensor) -> None:
         (_llama, {"*gate_proj*": 0.25}, "heads", {"intermediate_size": 36}),
         (_llama, {"*layers.0*gate_proj*": 0.25}, "heads", {}),
         (_bert, 0.5, "heads", {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}),
-        (_bert, 0.5, "head_dim", {}),
+        (_bert, 0.5, "head_dim", {"hidden_size": 16, "intermediate_size": 32}),
+        (_bert, 0.3, "head_dim", {}),
+        (_vit, 0.5, "head_dim", {"hidden_size": 16, "intermediate_size": 32}),
+        (_vit, {"*.q_proj.weight": 0.5, "*.v_proj.weight": 0.5}, "head_dim", {"head_dim": 4}),
         (_vit, 0.5, "heads", {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}),
         (_gpt2, {"*c_fc*": 0.5}, "none", {"n_inner": 64}),
         (_gpt2, 0.5, "heads", {}),
@@ -77,6 +80,9 @@ def test_models_of_transformers_are_stored_and_made_again(
     report = own.meta["fxprune"].own_class
     assert type(own) is type(model) and not report.generated
     assert {name: new for name, (_, new) in report.config.items()} == config
+    assert bool(report.config_left) != bool(config) and (
+        "attention='heads'" in report.config_left or attention != "head_dim" or config
+    )
     with torch.no_grad():
         for parameter in own.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

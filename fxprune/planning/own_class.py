@@ -17,7 +17,10 @@ class OwnClass:
         kept_true: module -> numbers that its code does not need, but others read: ``num_features``, ``in_channels``.
         config: numbers of what the model was built from (``model.config``), ``{field: (before, after)}``: from it alone the
             class makes this architecture. Empty where layers differ, or where there is no such object.
+        config_left: why it is empty, where there is such an object.
         folded: attention whose code names no scale -> the tensors into whose rows the factor went that keeps it.
+        rescaled: attention whose code names the scale of its wider heads by an attribute -> that attribute, which has the scale
+            of its narrower ones now, since a model that is made of `config` would: the factor went into rows of `folded`, too.
         sized: modules whose own code has numbers of this model in the place of some expressions -> ``{expression: number}``.
         alternatives: modules -> other methods that computed what its forward does, and run its code now, since theirs no longer
             does: exporters put them in its place.
@@ -29,7 +32,9 @@ class OwnClass:
     settings: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     kept_true: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     config: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    config_left: str = ""
     folded: dict[str, list[str]] = field(default_factory=dict)
+    rescaled: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     sized: dict[str, dict[str, Any]] = field(default_factory=dict)
     alternatives: dict[str, list[str]] = field(default_factory=dict)
     generated: dict[str, str] = field(default_factory=dict)

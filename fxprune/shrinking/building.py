@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.errors import NotEquivalent, PruneError
+from fxprune.errors import NotEquivalent, PlanMismatch, PruneError
 from fxprune.inputs.examples import random_like
 from fxprune.planning.own_class import OwnClass
 from fxprune.proofs.randomize import randomize
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.alternatives import follow
-from fxprune.shrinking.configuring import configured
+from fxprune.shrinking.configuring import ABSENT, ConfigField, Configurations
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
 from fxprune.shrinking.fitting import Fit, fit
 from fxprune.shrinking.generated import generated_for, generated_part
 from fxprune.shrinking.kept_true import numbers_of_channels
 from fxprune.shrinking.proof import compare
+from fxprune.shrinking.rescaling import Rescaled, rescaled
 from fxprune.shrinking.scales import Scaling, fold, scalings
 from fxprune.shrinking.slots import Setting
 from fxprune.state import deep_copy, place_of, set_modes
@@ -36,21 +38,28 @@ class Built:
     did: OwnClass
 
 
-def build_own(model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, *, verify: bool = True) -> Built:
+def build_own(
+    model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, *, verify: bool = True, rescale: bool | None = None
+) -> Built:
     """A copy of `model` that computes what `slim` does, over copies of its tensors.
 
+    Args:
+        rescale: whether attention whose code names the scale of its wider heads gets that of its narrower ones, and its weights
+            the factor: weights that are loaded later have it, or do not. None: where a configuration of the model needs it.
+
     Raises:
+        PlanMismatch: there is no such attention, and there is to be some.
         NotEquivalent: no way was found for it to do so.
     """
     with untouched(model, slim, watch=False):
-        return _Builder(model, rewritten, slim).build(verify)
+        return _Builder(model, rewritten, slim, rescale).build(verify)
 
 
 class _Builder:
     """The steps, on the user's weights and on random ones."""
 
-    def __init__(self, model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule) -> None:
-        self.model, self.rewritten, self.slim = model, rewritten, slim
+    def __init__(self, model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, rescale: bool | None) -> None:
+        self.model, self.rewritten, self.slim, self.rescale = model, rewritten, slim, rescale
         self.traced = rewritten.cut.analysis.traced
         self.copy = own_copy_of(model, rewritten, slim)
         self.random = twin_of(slim, clone=True)
@@ -69,10 +78,9 @@ class _Builder:
         fold(self.copy, {n: found[n] for n in fitted.unfolded}, undo=True)
         found = {n: one for n, one in found.items() if n not in fitted.unfolded}
         self._adopt(fitted)
-        for one in found.values():
-            self.did.folded.setdefault(one.scope, []).extend(one.masks)
         wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
-        wrong = wrong or self._prove_with_config(_factors(found), verify)
+        self._note_folded(found)
+        wrong = wrong or self._prove_with_config(found, verify)
         if wrong:
             self._generate(wrong)
             left = self._prove({}) if verify else ""
@@ -86,25 +94,57 @@ class _Builder:
         set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
         return Built(self.copy, self.did)
 
-    def _prove_with_config(self, folded: Mapping[str, Tensor], verify: bool) -> str:
+    def _prove_with_config(self, found: Mapping[fx.Node, Scaling], verify: bool) -> str:
         """Set what the model was built from, where that makes the slim one; not where its code then does something else."""
+        from_it, scaled = Configurations(self.model, self.twin, self.rewritten), Rescaled()
+        fields = {} if self.rescale else from_it.proved(self._proves(_factors(found)))
+        if self.rescale or (self.rescale is None and from_it.choices and not fields):  # its class may have scales of its own
+            scaled = self._rescaled()
+            fields = from_it.proved(self._proves(_factors({**found, **scaled.folded}))) if scaled.folded else {}
+        self._put_fields({field: new for field, (_, new) in fields.items()})
+        both = {**found, **scaled.folded}
+        wrong = self._prove_with_numbers(_factors(both), verify) if fields or self.rescale else ""
+        if self.rescale is None and (wrong or not fields):
+            for module in (self.copy, self.twin):
+                scaled.put(module, undo=True)
+            both, scaled = dict(found), Rescaled()
+        if wrong or not fields:
+            self._put_fields({field: old for field, (old, _) in fields.items()})
+            fields, self.did.config_left = {}, from_it.left(_keeps_heads(self.rewritten))
+            wrong = self._prove_with_numbers(_factors(both), verify)
+        self.did.config = {str(field): (None if old is ABSENT else old, new) for field, (old, new) in fields.items()}
+        self._note_folded(scaled.folded)
+        self.did.rescaled = {n: {str(s.slot): (s.old, s.new) for s in settings} for n, settings in scaled.settings.items()}
+        return wrong
 
+    def _rescaled(self) -> Rescaled:
+        """Attentions whose code names a scale, with that of their narrower heads.
+
+        Raises:
+            PlanMismatch: the plan says that there are such, and there are none.
+        """
+        scaled = rescaled(self.rewritten, self.random, self.inputs, self.twin)
+        if self.rescale and not scaled.folded:
+            raise PlanMismatch(f"the plan was made for a {type(self.model).__name__} whose attention has scales of its own")
+        for module in (self.copy, self.twin):
+            scaled.put(module)
+        return scaled
+
+    def _put_fields(self, fields: Mapping[ConfigField, Any]) -> None:
+        for field, value in fields.items():
+            for module in (self.copy, self.twin):
+                field.put(module, value)
+
+    def _proves(self, folded: Mapping[str, Tensor]) -> Callable[[nn.Module], bool]:
         def proves(made: nn.Module) -> bool:
             errors, tolerance = compare(made, self.random, self.traced, folded)
             return max(errors.values(), default=1.0) <= tolerance
 
-        fields = configured(self.model, self.twin, self.rewritten, proves)
-        for field, (_, new) in fields.items():
-            for module in (self.copy, self.twin):
-                field.put(module, new)
-        wrong = self._prove_with_numbers(folded, verify)
-        if wrong and fields:
-            for field, (old, _) in fields.items():
-                for module in (self.copy, self.twin):
-                    field.put(module, old)
-            return self._prove_with_numbers(folded, verify)
-        self.did.config = {str(field): change for field, change in fields.items()}
-        return wrong
+        return proves
+
+    def _note_folded(self, found: Mapping[fx.Node, Scaling]) -> None:
+        for one in found.values():
+            self.did.folded.setdefault(one.scope, []).extend(one.masks)
 
     def _prove_with_numbers(self, folded: Mapping[str, Tensor], verify: bool) -> str:
         """Set the numbers that others read; none of them where the model's own code then does something else."""
@@ -153,6 +193,14 @@ class _Builder:
         self.did.errors, self.did.tolerance = dict(errors), tolerance
         worst = max(errors, key=lambda n: errors[n])
         return "" if errors[worst] <= tolerance else f"they differ by {errors[worst]:.1e} ({worst})"
+
+
+def _keeps_heads(rewritten: Rewritten) -> bool:
+    """Whether there are heads whose number stays and whose width does not have to."""
+    analysis = rewritten.cut.analysis
+    return analysis.attention == "head_dim" and any(
+        "keeps the number of heads" in cause.text for cause in analysis.traced.mode.store.causes
+    )
 
 
 def _put(chosen: Mapping[str, Sequence[Setting]], modules: Iterable[nn.Module]) -> None:

@@ -4,7 +4,7 @@ A model says what it was built from where the one argument that its constructor 
 class makes a model with the same tensors. Whole numbers in it that are an old size get the new one, as few of them as will do,
 where the class then makes a model with the shapes of the slim one, which with its weights computes what the GraphModule does:
 all layers agree on these numbers. Where they do not, or where something else hangs on a number (frequencies of rotary
-positions, a scale), nothing is set.
+positions), nothing is set, and a sentence says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import copy
 import inspect
 import io
 import itertools
+import re
 import time
 import warnings
 from collections import Counter
@@ -28,18 +29,21 @@ from fxprune.labels.store import axes_in
 from fxprune.rewrite import Rewritten
 from fxprune.state import named_tensors, place_of
 
-__all__ = ["ConfigField", "configured"]
+__all__ = ["ConfigField", "Configurations"]
 
 _SECONDS = 15.0  # for models that are made on trial
 _TOGETHER = 60  # pairs of numbers that are tried
 _PROVED = 6  # configurations that are compared in numbers
+
+ABSENT = object()  # the number of a field that an object does not have, and its reader has a default for
+_SIZES = re.compile(r"(dim|size|width|channels|features)$")
 
 Chosen = Mapping["ConfigField", int]
 
 
 @dataclass(frozen=True)
 class ConfigField:
-    """One whole number, or nothing, in what a model was built from.
+    """One whole number, or None, or one that is not there, in what a model was built from.
 
     Attributes:
         path: ``("attribute", name)`` and ``("item", key)``, from the model's attribute down.
@@ -53,7 +57,9 @@ class ConfigField:
         holder: Any = module
         for step, key in way:
             holder = getattr(holder, key) if step == "attribute" else holder[key]
-        if kind == "attribute":
+        if number is ABSENT:
+            delattr(holder, last)
+        elif kind == "attribute":
             setattr(holder, last, number)
         else:
             holder[last] = number
@@ -62,30 +68,60 @@ class ConfigField:
         return "".join(f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in self.path[1:]).lstrip(".")
 
 
-def configured(
-    model: nn.Module, slim: nn.Module, rewritten: Rewritten, proves: Callable[[nn.Module], bool]
-) -> dict[ConfigField, tuple[Any, int]]:
-    """Numbers of what a model was built from that make the slim one: before and after; none where there are no such numbers.
+class Configurations:
+    """What a model was built from, and the changes of it that make a model of the slim shapes.
 
-    Args:
-        slim: a copy in its own class, over the slim tensors.
-        proves: whether a model that was made of these numbers computes what it should, given the slim weights.
+    Attributes:
+        fields: the numbers in it.
+        choices: the changes, the smallest first.
+        known: whether the class makes the model from it at all.
     """
-    name = _argument(model)
-    if name is None:
+
+    def __init__(self, model: nn.Module, slim: nn.Module, rewritten: Rewritten) -> None:
+        name = _argument(model)
+        self.fields: dict[ConfigField, Any] = {}
+        self.choices: list[dict[ConfigField, int]] = []
+        self.known = name is not None
+        if name is None:
+            return
+        self.search = _Search(model, slim, name)
+        self.known = self.search.fits({}, model)
+        if not self.known:
+            return
+        self.fields = dict(_fields(getattr(model, name), (("attribute", name),)))
+        sizes = _sizes(rewritten)
+        numbers = {f: v for f, v in self.fields.items() if v is not None and v > 1 and v in sizes}
+        options = {f: [n for n in sizes[v] if n != v] for f, v in numbers.items()}
+        self.fields |= {ConfigField((("attribute", name), ("attribute", asked))): ABSENT for asked in self.search.asked()}
+        empty = [f for f, v in self.fields.items() if v is None or v is ABSENT]
+        news = sorted({n for found in sizes.values() for n in found if n > 1})
+        self.choices = list(self.search.run({f: found for f, found in options.items() if found}, empty, news))
+
+    def left(self, narrowed: bool) -> str:
+        """Why none of them is taken; empty where there is nothing that a model is built from.
+
+        Args:
+            narrowed: whether heads stay, and have fewer channels now.
+        """
+        if not self.known:
+            return ""
+        why = "no numbers in it make the slim shapes, as where layers keep different widths (scope='layer' takes alike)"
+        if self.choices:
+            why = "with the numbers that make the slim shapes it computes something else, as where frequencies hang on a size"
+        heads = "; attention='heads' takes whole heads, which it can say, and leaves their width" if narrowed else ""
+        return f"what the model was built from stays as it was: {why}{heads}"
+
+    def proved(self, proves: Callable[[nn.Module], bool]) -> dict[ConfigField, tuple[Any, int]]:
+        """Before and after of the first change whose model computes what it should; none where there is none.
+
+        Args:
+            proves: whether a model that was made of these numbers does, given the slim weights.
+        """
+        for chosen in self.choices:
+            with contextlib.suppress(Exception):  # of the model's own code
+                if proves(self.search.made(chosen, meta=False)):
+                    return {f: (self.fields[f], new) for f, new in chosen.items()}
         return {}
-    search = _Search(model, slim, name)
-    if not search.fits({}, model):
-        return {}
-    fields = dict(_fields(getattr(model, name), (("attribute", name),)))
-    sizes = _sizes(rewritten)
-    options = {f: [n for n in sizes[v] if n != v] for f, v in fields.items() if v is not None and v > 1 and v in sizes}
-    found = search.run({f: news for f, news in options.items() if news}, [f for f, v in fields.items() if v is None])
-    for chosen in found:
-        with contextlib.suppress(Exception):  # of the model's own code
-            if proves(search.made(chosen, meta=False)):
-                return {f: (fields[f], new) for f, new in chosen.items()}
-    return {}
 
 
 def _argument(model: nn.Module) -> str | None:
@@ -134,14 +170,14 @@ class _Search:
         self.known: dict[frozenset[tuple[ConfigField, int]], float] = {}
         self.until = time.monotonic() + _SECONDS
 
-    def made(self, chosen: Chosen, meta: bool = True) -> nn.Module:
+    def made(self, chosen: Chosen, meta: bool = True, given: Any = None) -> nn.Module:
         """A model of these numbers: without values, or with the weights of the slim one.
 
         Raises:
             Exception: whatever the constructor raises.
         """
         holder = nn.Module()
-        holder.__dict__[self.name] = copy.deepcopy(getattr(self.model, self.name))
+        holder.__dict__[self.name] = copy.deepcopy(getattr(self.model, self.name)) if given is None else given
         for field, number in chosen.items():
             field.put(holder, number)
         device, dtype = place_of(self.slim)
@@ -163,6 +199,27 @@ class _Search:
             return made == {n: tuple(t.shape) for n, t in named_tensors(model).items()}
         return False
 
+    def asked(self) -> list[str]:
+        """Names of sizes that the constructor asks the object for, and it does not have: ``getattr(config, "head_dim", 8)``."""
+        names: dict[str, None] = {}
+
+        def heard(thing: Any, name: str) -> Any:
+            try:
+                return super(kind, thing).__getattribute__(name)
+            except AttributeError:
+                names.setdefault(name)
+                raise
+
+        given = getattr(self.model, self.name)
+        kind: Any = type(
+            type(given).__name__, (type(given),), {"__getattribute__": heard, "__module__": type(given).__module__}
+        )
+        with contextlib.suppress(Exception):  # of an object whose class cannot be another
+            spy = copy.deepcopy(given)
+            spy.__class__ = kind
+            self.made({}, given=spy)
+        return [n for n in names if not n.startswith("_") and _SIZES.search(n)]
+
     def apart(self, chosen: Chosen) -> float:
         """How many tensors have other shapes; infinity where no model can be made, or the time is over."""
         key = frozenset(chosen.items())
@@ -176,15 +233,20 @@ class _Search:
         return self.known[key]
 
     def run(
-        self, options: Mapping[ConfigField, Sequence[int]], empty: Sequence[ConfigField]
+        self, options: Mapping[ConfigField, Sequence[int]], empty: Sequence[ConfigField], sizes: Sequence[int]
     ) -> Iterator[dict[ConfigField, int]]:
-        """Choices with the right shapes: the smallest, then those with more numbers that the shapes do not show."""
+        """Choices with the right shapes: the smallest, then those with more numbers that the shapes do not show.
+
+        Args:
+            options: what numbers may become.
+            empty: where there is none, and any of these `sizes` or of the tensors' may be.
+        """
         whole = {f: news[0] for f, news in options.items()}
         start: dict[ConfigField, int] = min(whole, {}, key=self.apart)
         found = self._nearer(start, options)
         if self.apart(found):
-            sizes = {size for shape in self.wanted.values() for size in shape if size > 1}
-            found = self._nearer(found, {f: sorted(sizes) for f in empty}, pairs=0)
+            either = {*sizes, *(size for shape in self.wanted.values() for size in shape if size > 1)}
+            found = self._nearer(found, {f: sorted(either) for f in empty}, pairs=0)
         if self.apart(found):
             return
         for field in list(found):

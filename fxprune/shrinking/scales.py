@@ -47,22 +47,26 @@ class Scaling:
     masks: Mapping[str, Tensor]
 
 
-def scalings(rewritten: Rewritten, slim: fx.GraphModule, inputs: Any) -> dict[fx.Node, Scaling]:
+def scalings(
+    rewritten: Rewritten, slim: fx.GraphModule, inputs: Any, queries: Mapping[fx.Node, fx.Node] | None = None
+) -> dict[fx.Node, Scaling]:
     """Traced node of an attention whose scale the rewrite wrote down -> what comes to the same, where that can be found.
 
     Args:
         slim: filled with weights on which nothing vanishes.
         inputs: of the model.
+        queries: the attentions that are to be scaled, if others: node of the slim graph -> its queries there.
     """
     traced, found = rewritten.cut.analysis.traced, {}
-    tensors = {new for new, old in rewritten.context.origin.items() if nested.tensors(traced.values.get(old))}
+    origin = rewritten.context.origin
+    tensors = {new for new, old in origin.items() if nested.tensors(traced.values.get(old))}
     paths: dict[fx.Node, _Path] = {}
-    for new, old in rewritten.context.origin.items():
-        written = "scale" in new.kwargs and old.kwargs.get("scale") is None and len(old.args) < 7
-        if written and key_of(new.op, new.target) == "aten::scaled_dot_product_attention":
-            path = _Path.to(new.all_input_nodes[0], slim, tensors)
-            if path.makers:
-                paths[old] = path
+    if queries is None:
+        queries = {new: new.all_input_nodes[0] for new, old in origin.items() if _unnamed(new, old)}
+    for new, query in queries.items():
+        path = _Path.to(query, slim, tensors)
+        if path.makers:
+            paths[origin[new]] = path
     if not paths:
         return {}
     wanted = {n.name for path in paths.values() for n in (*path.reads, *path.makers, path.end)}
@@ -70,9 +74,15 @@ def scalings(rewritten: Rewritten, slim: fx.GraphModule, inputs: Any) -> dict[fx
     for old, path in paths.items():
         masks = path.masks(slim, known)
         if masks:
-            width, now = int(traced.axes[old.all_input_nodes[0]][-1].size), int(known[path.end.name].shape[-1])
+            width, now = int(traced.axes[origin[path.end]][-1].size), int(known[path.end.name].shape[-1])
             found[old] = Scaling(str(old.meta.get("scope", "")), (now / width) ** 0.5, width, now, masks)
     return found
+
+
+def _unnamed(new: fx.Node, old: fx.Node) -> bool:
+    """Whether a node is attention whose code names no scale, and the rewrite did."""
+    written = "scale" in new.kwargs and old.kwargs.get("scale") is None and len(old.args) < 7
+    return written and key_of(new.op, new.target) == "aten::scaled_dot_product_attention"
 
 
 def fold(module: nn.Module, found: Mapping[fx.Node, Scaling], *, undo: bool = False) -> None:

@@ -86,13 +86,7 @@ def tree_of(kind: type, name: str) -> ast.FunctionDef | None:
     code = function.__code__
     if set(code.co_freevars) - {"__class__"} or "<locals>" in kind.__qualname__ or _mangled(code, kind):
         return None
-    tree = _tree_of_file(code.co_filename)
-    for node in ast.walk(tree) if tree is not None else ():
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if first == code.co_firstlineno:
-                return node
-    return None
+    return _functions_of_file(code.co_filename).get((name, code.co_firstlineno))
 
 
 def _mangled(code: CodeType, kind: type) -> bool:
@@ -101,12 +95,15 @@ def _mangled(code: CodeType, kind: type) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _tree_of_file(file: str) -> ast.Module | None:
+def _functions_of_file(file: str) -> dict[tuple[str, int], ast.FunctionDef]:
+    """The functions of a file by name and first line, decorators included."""
     lines = linecache.getlines(file)
     try:
-        return ast.parse("".join(lines)) if lines else None
+        tree = ast.parse("".join(lines))
     except SyntaxError:
-        return None
+        return {}
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return {(n.name, min([n.lineno, *(d.lineno for d in n.decorator_list)])): n for n in found}
 
 
 def with_expressions(tree: ast.FunctionDef, new: Mapping[ast.AST, ast.AST]) -> str:

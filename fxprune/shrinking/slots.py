@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Setting", "Slot", "combinations", "settings", "slots_of"]
+__all__ = ["Field", "Setting", "Slot", "combinations", "named_slots_of", "settings", "slots_of"]
 
 _INTERNAL = frozenset(nn.Module().__dict__)
 _MOST = 400  # combinations that are tried of one module
+
+
+class Field(str):
+    """An attribute of an object on the way to a number, where others are keys."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Slot:
     Attributes:
         part: name of a module below the one that is fitted; empty for itself.
         attribute: its attribute.
-        path: where in that: keys and positions.
+        path: where in that: keys and positions, and fields of objects.
     """
 
     part: str
@@ -34,7 +39,7 @@ class Slot:
         """What stands there."""
         value = module.get_submodule(self.part).__dict__[self.attribute]
         for key in self.path:
-            value = value[key]
+            value = getattr(value, key) if isinstance(key, Field) else value[key]
         return value
 
     def put(self, module: nn.Module, number: Any) -> None:
@@ -43,7 +48,8 @@ class Slot:
         table[self.attribute] = _with(table[self.attribute], self.path, number)
 
     def __str__(self) -> str:
-        return f"{self.part}.{self.attribute}".lstrip(".") + "".join(f"[{key!r}]" for key in self.path)
+        steps = (f".{key}" if isinstance(key, Field) else f"[{key!r}]" for key in self.path)
+        return f"{self.part}.{self.attribute}".lstrip(".") + "".join(steps)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ def _with(value: Any, path: tuple[Any, ...], number: Any) -> Any:
     if not path:
         return number
     key, *rest = path
+    if isinstance(key, Field):
+        thing = copy.copy(value)
+        setattr(thing, key, _with(getattr(value, key), tuple(rest), number))
+        return thing
     if isinstance(value, Mapping):
         made: Any = value.copy()  # type: ignore[attr-defined]
         made[key] = _with(value[key], tuple(rest), number)
@@ -80,6 +90,18 @@ def slots_of(module: nn.Module, part: str = "") -> Iterator[tuple[Slot, int]]:
         if attribute not in _INTERNAL:
             for path, number in _numbers(value):
                 yield Slot(part, attribute, path), number
+
+
+def named_slots_of(module: nn.Module) -> Iterator[tuple[Slot, int]]:
+    """Whole numbers in dicts, in lists of the objects among the attributes of a module: what a description of its maps has."""
+    for attribute, value in module.__dict__.items():
+        if attribute in _INTERNAL or isinstance(value, (nn.Module, torch.Tensor, type)) or callable(value):
+            continue
+        for field, inner in getattr(value, "__dict__", {}).items():
+            if isinstance(inner, (list, dict)):
+                for path, number in _numbers(inner):
+                    if isinstance(path[-1], str):
+                        yield Slot("", attribute, (Field(field), *path)), number
 
 
 def _numbers(value: Any, depth: int = 3) -> Iterator[tuple[tuple[Any, ...], int]]:

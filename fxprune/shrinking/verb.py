@@ -24,6 +24,8 @@ from fxprune.submodules.target import Target, pair_of
 
 __all__ = ["applied_own", "own_class", "pruned_own", "shrink", "verified"]
 
+_RESCALED = "rescaled"  # the option of a plan whose weights have factors in them (`OwnClass.rescaled`)
+
 
 def shrink(model: nn.Module, plan: Plan | nn.Module, *, verify: bool = True) -> Any:
     """Return a smaller copy of `model` in its own classes: the same modules, methods and attributes, with sliced tensors.
@@ -134,6 +136,10 @@ def own_class(
     if not isinstance(getattr(target.model, "meta", {}), dict):
         raise InputError("the model has an attribute 'meta' of its own, where the report goes: rename it")
     report = report_of(slim)
+    plan = planned[0] if planned is not None else None if report is None else report.plan
+    rescale = False if slim is None else None  # weights that belong to a plan have the factors that it names, and no others
+    if plan is not None and _RESCALED in plan.options:
+        rescale = bool(plan.options[_RESCALED])
     if slim is None:
         slim, _ = target.fill(rewritten)
     elif target.whole is not None:
@@ -141,9 +147,12 @@ def own_class(
     _check_alike(rewritten.module, slim)
     if report is None and planned is not None:
         report = rewritten.report(planned[0], planned[1].seconds)
-    built = build_own(target.model, rewritten, slim, verify=verify)
+    built = build_own(target.model, rewritten, slim, verify=verify, rescale=rescale)
     assert report is not None
-    report = replace(report, own_class=built.did)
+    if built.did.rescaled:
+        report = replace(report, plan=replace(report.plan, options=report.plan.options | {_RESCALED: True}))
+    notes = [*report.notes, *([built.did.config_left] if built.did.config_left else [])]
+    report = replace(report, own_class=built.did, notes=notes)
     if target.whole is None:
         built.model.meta = {**getattr(built.model, "meta", {}), "fxprune": report}  # type: ignore[assignment]
         return built.model
