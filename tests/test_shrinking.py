@@ -105,6 +105,18 @@ class Slots(nn.Module):
         return self.last(torch.cat([a, self.one(b).relu() + self.two(c)], 1))
 
 
+class Biased(nn.Module):
+    """Queries that are more than queries: the factor that makes up for a scale cannot go into them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.places, self.last = nn.Linear(5, 36), nn.Parameter(torch.randn(4, 12)), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.last(F.scaled_dot_product_attention(q, k, v, attn_mask=q @ self.places.t()))
+
+
 TOKENS, IMAGE = torch.randn(2, 4, 5), torch.randn(2, 3, 6, 6)
 # Name -> model, input, what else prune takes, and what is said of the result.
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, Any], Callable[[OwnClass], Any]]] = {
@@ -129,6 +141,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, Any], Callable
         TOKENS,
         {"ratio": {"first*": 0.0, "attention*": 0.5}},
         lambda own: own.sized["attention"] == {"dim // self.num_heads": "3"},
+    ),
+    "queries for more": (
+        Biased,
+        TOKENS,
+        {},
+        lambda own: not own.folded and "attn_mask=q @ self.places.t(), scale=" in str(own.sized[""]),
     ),
     "in a method": (lambda: Mixer("in a method"), TOKENS, {}, lambda own: not own.generated),
     "half": (Gated, IMAGE, {}, lambda own: own.settings[""] == {"c": (8, 4)}),
@@ -218,6 +236,15 @@ def test_a_part_whose_methods_are_called_is_fitted() -> None:
     assert report.settings == {"": {"rope.dim": (12, 6)}} and not report.generated and not report.sized
     assert set(report.folded[""]) == {"q.linear.weight", "q.linear.bias"}
     torch.testing.assert_close(own(TOKENS), slim(TOKENS), atol=2e-6, rtol=2e-5)
+
+
+def test_the_slim_graph_stays_as_it_is() -> None:
+    """Its nodes, too, which say the scale that its weights need."""
+    model = Mixer("fused").eval()
+    slim = fxprune.prune(model, 0.5, TOKENS, scope="layer")
+    before = [str(node.format_node()) for node in slim.graph.nodes]
+    assert fxprune.shrink(model, slim).meta["fxprune"].own_class.folded
+    assert [str(node.format_node()) for node in slim.graph.nodes] == before and "scale" in "".join(before)
 
 
 def test_an_expression_that_became_a_number_is_copied_and_stored() -> None:

@@ -66,6 +66,28 @@ def test_a_number_of_what_a_list_of_modules_holds_is_found() -> None:
     assert own.hidden == own.stages[0].out_channels == 6
 
 
+class Folding(nn.Module):
+    """A number that is a size of channels, too, and says something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features, self.block_size = 16, 4
+        self.first, self.second, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 16, 1), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        y = self.second(self.first(x).relu())
+        y = y.view(n, -1, h // self.block_size, self.block_size, w).amax((2, 4)).mean(-1)
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+def test_a_number_that_code_reads_for_something_else_stays_and_others_follow() -> None:
+    own = fxprune.prune(Folding().eval(), 0.5, IMAGE, scope="layer", form="module")
+    report = own.meta["fxprune"].own_class
+    assert (own.num_features, own.block_size) == (8, 4) and not report.settings and not report.generated
+    assert report.kept_true == {"": {"num_features": (16, 8)}}
+
+
 class Info:
     """What a library says of the maps of a model: an object that others hold, too."""
 

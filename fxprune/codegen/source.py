@@ -86,6 +86,9 @@ def check_graph(slim: torch.fx.GraphModule) -> None:
     if not isinstance(slim, torch.fx.GraphModule):
         pruned = [n for n, m in slim.named_modules() if isinstance(m, torch.fx.GraphModule)] if report_of(slim) else []
         hint = f"; save its pruned submodules one by one, as slim.get_submodule({pruned[0]!r})" if pruned else ""
+        report = report_of(slim)
+        if report is not None and report.own_class is not None:
+            hint = ", which is in its own class: fxprune.store writes that"
         raise InputError(f"expected a torch.fx.GraphModule, as prune() and trace() return, got {type(slim).__name__}{hint}")
     if type(slim.graph._codegen) not in (torch.fx.graph.CodeGen, GuardedCode):
         raise PruneError(

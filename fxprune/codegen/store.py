@@ -44,7 +44,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         waiting = list(file.parent.glob(waiting_name(Path(glob.escape(str(weights))), "*").name))
         for needed, there in ((file, file.is_file()), (weights, bool(waiting) or weights.is_file())):
             if not there:
-                raise InputError(f"{needed} does not exist: pass the path that save() was given")
+                stored = (file.parent / "fxprune_plan.json").is_file()
+                instead = "fxprune.restore makes what store() wrote there" if stored else "pass the path that save() was given"
+                raise InputError(f"{needed} does not exist: {instead}")
     except OSError as error:
         raise InputError(f"{target!s:.200} cannot be read: {error.strerror}") from error
     before = None

@@ -21,6 +21,7 @@ from fxprune.errors import InputError, NotEquivalent, PruneError, said
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import own_copy, random_like
 from fxprune.options import check_flag
+from fxprune.planning.report import check_graph
 from fxprune.proofs.errors import relative_error
 from fxprune.state import place_of
 from fxprune.tracing.graphs.one_mode import without_checks
@@ -69,6 +70,7 @@ def export(
     """
     target, form = Path(path), format_of(Path(path))
     check_model(model)
+    check_graph(model, "an export", "export the parts that do not depend on values, each by itself")
     check_values(model, "export a filled model")
     optimize, dynamic_batch = check_flag(optimize, "optimize"), check_flag(dynamic_batch, "dynamic_batch")
     device, dtype = place_of(model)

@@ -14,7 +14,7 @@ from fxprune.errors import InputError, NotEquivalent, PruneError
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import describe, example_of, own_copy, random_like, settle_inputs
 from fxprune.passes.registry import names, pipeline
-from fxprune.planning.report import report_of
+from fxprune.planning.report import check_graph, report_of
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.randomize import randomize
 from fxprune.state import deep_copy, place_of
@@ -63,6 +63,7 @@ def optimize(model: nn.Module, example_inputs: Any = None, *, passes: Collection
         NotEquivalent: the rewrite does not compute what the model does in evaluation (a bug: please report it).
     """
     check_model(model)
+    check_graph(model, "optimize", "torch.compile takes it as it is")
     check_values(model, "optimize a filled model")
     wanted = _chosen(passes)
     args, named = inputs_of(model, example_inputs)

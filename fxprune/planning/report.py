@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fxprune.planning.trials import Trials
     from fxprune.planning.validation import Validation
 
-__all__ = ["Checks", "Clock", "Report", "check_unchanged", "counted", "in_unit", "plan_of", "report_of"]
+__all__ = ["Checks", "Clock", "Report", "check_graph", "check_unchanged", "counted", "in_unit", "plan_of", "report_of"]
 
 _UNITS = ((1e5, 1e6, "M"), (1e3, 1e3, "k"))  # from which count, by what it is divided, its letter
 
@@ -209,6 +209,22 @@ def check_unchanged(report: Report, verb: str) -> None:
     if report.optimized is not None:
         raise InputError(
             f"slim was optimized for evaluation, and is no longer what its plan makes: {verb}, then optimize again"
+        )
+
+
+def check_graph(slim: Any, verb: str, instead: str) -> None:
+    """
+    Args:
+        verb: what needs the model as one graph.
+        instead: what to do.
+
+    Raises:
+        InputError: it was pruned without one.
+    """
+    report = report_of(slim)
+    if report is not None and report.plan.options.get("watched"):
+        raise InputError(
+            f"{verb} needs the model as one graph, and no graph can hold this one, which was pruned in its own class: {instead}"
         )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from fxprune.errors import InputError, shown
 from fxprune.inputs.acceptance import check_values
 from fxprune.options import AttentionPolicy, check_seed
+from fxprune.planning.report import check_graph
 from fxprune.profiling.designs import design
 from fxprune.profiling.engines.base import Engine
 from fxprune.profiling.engines.registry import engine_of
@@ -66,6 +67,7 @@ def profile(
     Raises:
         InputError: there is no such engine or device, something is not installed, or an argument is out of range.
     """
+    check_graph(model, "a latency table", "time it as a whole, as fxprune.validate does")
     found = engine_of(engine, device_of(model) if device is None else device, threads)
     target = Target.of(model, submodules, example_inputs)
     return measured(target, found, samples, (attention, ignore, seed), (cache, told))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import NotEquivalent, PlanMismatch, PruneError
-from fxprune.inputs.examples import random_like
+from fxprune.inputs.examples import own_copy, random_like
 from fxprune.planning.own_class import OwnClass
 from fxprune.proofs.randomize import randomize
 from fxprune.rewrite import Rewritten
@@ -19,7 +20,8 @@ from fxprune.shrinking.configuring import ABSENT, ConfigField, Configurations
 from fxprune.shrinking.copying import own_copy_of, with_tensors_of
 from fxprune.shrinking.fitting import Fit, fit
 from fxprune.shrinking.generated import generated_for, generated_part
-from fxprune.shrinking.kept_true import numbers_of_channels
+from fxprune.shrinking.kept_true import by_attribute, numbers_of_channels
+from fxprune.shrinking.listening import reading
 from fxprune.shrinking.proof import compare
 from fxprune.shrinking.rescaling import Rescaled, rescaled
 from fxprune.shrinking.scales import Scaling, fold, scalings
@@ -28,6 +30,9 @@ from fxprune.state import deep_copy, place_of, set_modes
 from fxprune.tracing.untouched import twin_of, untouched
 
 __all__ = ["Built", "build_own"]
+
+
+Numbers = Mapping[str, Sequence[Setting]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,26 +66,16 @@ class _Builder:
     def __init__(self, model: nn.Module, rewritten: Rewritten, slim: fx.GraphModule, rescale: bool | None) -> None:
         self.model, self.rewritten, self.slim, self.rescale = model, rewritten, slim, rescale
         self.traced = rewritten.cut.analysis.traced
-        self.copy = own_copy_of(model, rewritten, slim)
         self.random = twin_of(slim, clone=True)
         randomize(self.random, 0).eval()
+        self.copy, self.did = own_copy_of(model, rewritten, slim), OwnClass()
         self.twin = deep_copy(self.copy)
         with_tensors_of(self.twin, self.random)
         device, dtype = place_of(self.random)
         self.inputs = random_like(self.traced.example, device, dtype)
-        self.did = OwnClass()
 
     def build(self, verify: bool) -> Built:
-        found: Mapping[fx.Node, Scaling] = scalings(self.rewritten, self.random, self.inputs)
-        for module in (self.copy, self.twin):
-            fold(module, found)
-        fitted = fit(self.twin, self.rewritten, self.random, self.inputs, found)
-        fold(self.copy, {n: found[n] for n in fitted.unfolded}, undo=True)
-        found = {n: one for n, one in found.items() if n not in fitted.unfolded}
-        self._adopt(fitted)
-        wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
-        self._note_folded(found)
-        wrong = wrong or self._prove_with_config(found, verify)
+        wrong = self._fitted(verify)
         if wrong:
             self._generate(wrong)
             left = self._prove({}) if verify else ""
@@ -93,6 +88,19 @@ class _Builder:
         modes = {name: part.training for name, part in self.model.named_modules()}
         set_modes((part, modes[name]) for name, part in self.copy.named_modules() if name in modes)
         return Built(self.copy, self.did)
+
+    def _fitted(self, verify: bool) -> str:
+        """Have the copy's own code follow part by part, as its twin over random weights does; what is wrong then."""
+        found: Mapping[fx.Node, Scaling] = scalings(self.rewritten, self.random, self.inputs)
+        for module in (self.copy, self.twin):
+            fold(module, found)
+        fitted = fit(self.twin, self.rewritten, self.random, self.inputs, found)
+        fold(self.copy, {n: found[n] for n in fitted.unfolded}, undo=True)
+        found = {n: one for n, one in found.items() if n not in fitted.unfolded}
+        self._adopt(fitted)
+        self._note_folded(found)
+        wrong = "; ".join(f"{name or 'its forward'}: {why}" for name, why in fitted.stuck.items())
+        return wrong or self._prove_with_config(found, verify)
 
     def _prove_with_config(self, found: Mapping[fx.Node, Scaling], verify: bool) -> str:
         """Set what the model was built from, where that makes the slim one; not where its code then does something else."""
@@ -147,15 +155,46 @@ class _Builder:
             self.did.folded.setdefault(one.scope, []).extend(one.masks)
 
     def _prove_with_numbers(self, folded: Mapping[str, Tensor], verify: bool) -> str:
-        """Set the numbers that others read; none of them where the model's own code then does something else."""
-        chosen = numbers_of_channels(self.model, self.copy, self.rewritten)
-        _put(chosen, (self.copy, self.twin))
+        """Set the numbers that others read; not those with which the model's own code does something else."""
+        chosen: Numbers = numbers_of_channels(self.model, self.copy, self.rewritten)
+        both = (self.copy, self.twin)
+        _put(chosen, both)
         wrong = self._prove(folded) if verify else ""
         if wrong and chosen:
-            _put({n: [replace(s, new=s.old, old=s.new) for s in found] for n, found in chosen.items()}, (self.copy, self.twin))
-            return self._prove(folded)
+            _put(_back(chosen), both)
+            read = self._read()
+            unread = {n: [s for s in found if (n, s.slot.attribute) not in read] for n, found in chosen.items()}
+            chosen = self._bearable([*by_attribute(unread).values()], folded)
+            _put(chosen, both)
+            wrong = self._prove(folded)
+            if wrong:
+                _put(_back(chosen), both)
+                chosen = {}
         self.did.kept_true = {n: {str(s.slot): (s.old, s.new) for s in found} for n, found in chosen.items()}
         return wrong
+
+    def _read(self) -> set[tuple[str, str]]:
+        """The attributes that the copy's code reads when it runs: what they say, it needs as it is."""
+        args, named = own_copy(self.inputs)
+        copy = deep_copy(self.twin).eval()  # a model may count its calls
+        with reading(copy) as read, torch.no_grad(), contextlib.suppress(Exception):
+            copy(*args, **named)
+        return read
+
+    def _bearable(self, parts: Sequence[Numbers], folded: Mapping[str, Tensor], taken: Numbers | None = None) -> Numbers:
+        """Those of the numbers, by halves, with which the copy still computes what it should."""
+        _put(taken := taken or {}, (self.twin,))
+        _put(joined := _joined(parts), (self.twin,))
+        wrong = self._prove(folded)
+        _put(_back(joined), (self.twin,))
+        _put(_back(taken), (self.twin,))
+        if not wrong:
+            return joined
+        if len(parts) < 2:
+            return {}
+        half = len(parts) // 2
+        first = self._bearable(parts[:half], folded, taken)
+        return _joined([first, self._bearable(parts[half:], folded, _joined([taken, first]))])
 
     def _adopt(self, fitted: Fit) -> None:
         """What was found on random weights, for the user's."""
@@ -178,6 +217,7 @@ class _Builder:
     def _generate(self, why: str) -> None:
         """The slim graph as the forward of the whole model."""
         self.did.generated.clear()
+        self.did.sized.clear()
         for module, slim in ((self.copy, self.slim), (self.twin, self.random)):
             with_tensors_of(module, slim)  # without the factors that the model's own code needs
             module.__dict__["forward"] = generated_for(module, slim)
@@ -201,6 +241,18 @@ def _keeps_heads(rewritten: Rewritten) -> bool:
     return analysis.attention == "head_dim" and any(
         "keeps the number of heads" in cause.text for cause in analysis.traced.mode.store.causes
     )
+
+
+def _back(chosen: Numbers) -> Numbers:
+    return {n: [replace(s, new=s.old, old=s.new) for s in found] for n, found in chosen.items()}
+
+
+def _joined(parts: Iterable[Numbers]) -> Numbers:
+    made: dict[str, list[Setting]] = {}
+    for part in parts:
+        for name, found in part.items():
+            made.setdefault(name, []).extend(found)
+    return made
 
 
 def _put(chosen: Mapping[str, Sequence[Setting]], modules: Iterable[nn.Module]) -> None:

@@ -9,7 +9,7 @@ give, in that order, becomes the size that this has now; where axes of one size 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -20,7 +20,7 @@ from fxprune.rewrite import Rewritten
 from fxprune.shrinking.remade import numbers_of_layers
 from fxprune.shrinking.slots import Field, Setting, Slot, named_slots_of, slots_of
 
-__all__ = ["numbers_of_channels"]
+__all__ = ["by_attribute", "numbers_of_channels"]
 
 _CHANNELS = re.compile(r"(features|dims?|channels|chs|chans|width|hidden|planes|embed|size|heads)s?(_?\d+)?$|^(in|out|c)$")
 _OTHERS = re.compile(r"(kernel|patch|window|img|image|input|grid|vocab|pool|batch|stride|crop)")
@@ -51,6 +51,15 @@ def numbers_of_channels(model: nn.Module, made: nn.Module, rewritten: Rewritten)
                 chosen.append(Setting(slot, number, new))
         if chosen:
             found[name] = chosen
+    return found
+
+
+def by_attribute(chosen: Mapping[str, Sequence[Setting]]) -> dict[str, dict[str, list[Setting]]]:
+    """The same numbers, attribute by attribute: code that reads one for something else does so in all modules of its class."""
+    found: dict[str, dict[str, list[Setting]]] = {}
+    for name, settings in chosen.items():
+        for one in settings:
+            found.setdefault(one.slot.attribute, {}).setdefault(name, []).append(one)
     return found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-__all__ = ["Listening"]
+__all__ = ["Listening", "reading"]
 
 
 class Listening:
@@ -38,3 +39,25 @@ class Listening:
                 del module.__dict__["forward"]
             else:
                 module.__dict__["forward"] = before
+
+
+@contextmanager
+def reading(model: nn.Module) -> Iterator[set[tuple[str, str]]]:
+    """Inside, the attributes that code reads from the modules are noted: module and attribute, by name."""
+    found: set[tuple[str, str]] = set()
+    before = [(name, part, type(part)) for name, part in model.named_modules()]
+    for name, part, kind in before:
+
+        def heard(thing: Any, key: str, name: str = name, kind: Any = kind) -> Any:
+            found.add((name, key))
+            return kind.__getattribute__(thing, key)
+
+        try:
+            part.__class__ = type(kind.__name__, (kind,), {"__getattribute__": heard, "__module__": kind.__module__})
+        except TypeError:  # of a class whose objects stay what they are
+            continue
+    try:
+        yield found
+    finally:
+        for _, part, kind in before:
+            part.__class__ = kind

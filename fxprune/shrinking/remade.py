@@ -31,9 +31,10 @@ def numbers_of_layers(part: nn.Module, made: nn.Module) -> dict[Slot, int]:
         made: the copy of `part`, whose layers have other sizes.
     """
     found: dict[Slot, set[int]] = {}
-    for own, place, call in _lines(type(part)) if part._modules else ():
+    kind: Any = type(part)
+    for own, place, call in _lines(kind) if part._modules else ():
         layer, now = _at(place, own, part), _at(place, own, made)
-        if not isinstance(layer, nn.Module) or type(now) is not type(layer):
+        if not _has_sizes(layer) or type(now) is not type(layer):
             continue
         for name, argument in _arguments(call, type(layer)):
             slot = _slot(argument, own, part)
@@ -41,6 +42,12 @@ def numbers_of_layers(part: nn.Module, made: nn.Module) -> dict[Slot, int]:
             if slot is not None and type(old) is int and type(new) is int and slot.get(part) == old:
                 found.setdefault(slot, set()).add(new)
     return {slot: next(iter(news)) for slot, news in found.items() if len(news) == 1}
+
+
+def _has_sizes(layer: Any) -> bool:
+    """Whether it is a layer of torch.nn: what it says of its sizes is what its tensors have, in the copy, too."""
+    bases = type(layer).__mro__[: type(layer).__mro__.index(nn.Module)] if isinstance(layer, nn.Module) else ()
+    return any(base.__module__.startswith("torch.nn.") for base in bases) and not layer._modules
 
 
 @functools.lru_cache(maxsize=512)

@@ -83,8 +83,10 @@ def _scaled(node: fx.Node) -> tuple[fx.Node | None, float]:
     if name == "scaled_dot_product_attention":
         scale = node.kwargs.get("scale")
         return (node.all_input_nodes[0], scale) if isinstance(scale, float) else (None, 0.0)
-    if name in ("mul", "div", "truediv") and len(node.args) == 2 and isinstance(node.args[1], float) and node.args[1]:
+    if name in ("mul", "div", "truediv") and len(node.args) == 2:
         product, number = node.args
+        if not (isinstance(number, float) and number):
+            return None, 0.0
         if isinstance(product, fx.Node) and _name(product) == "matmul" and isinstance(product.args[0], fx.Node):
             return product.args[0], number if name == "mul" else 1 / number
     return None, 0.0

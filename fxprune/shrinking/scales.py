@@ -16,16 +16,17 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fxprune import nested
+from fxprune.inputs.examples import own_copy
 from fxprune.labels.table import key_of
 from fxprune.proofs.errors import relative_error
 from fxprune.rewrite import Rewritten
 from fxprune.shrinking.expected import values_of
-from fxprune.state import named_tensors
-from fxprune.tracing.untouched import twin_of
+from fxprune.state import deep_copy, named_tensors
 
 __all__ = ["Scaling", "as_folded", "fold", "scalings"]
 
 _MADE_BY = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_SAME = 1e-4  # relative: the whole is proved apart
 _FUNCTIONS = frozenset({"aten::linear", "aten::conv1d", "aten::conv2d", "aten::layer_norm", "aten::rms_norm"})
 
 
@@ -61,6 +62,7 @@ def scalings(
     origin = rewritten.context.origin
     tensors = {new for new, old in origin.items() if nested.tensors(traced.values.get(old))}
     paths: dict[fx.Node, _Path] = {}
+    given = queries is not None
     if queries is None:
         queries = {new: new.all_input_nodes[0] for new, old in origin.items() if _unnamed(new, old)}
     for new, query in queries.items():
@@ -76,7 +78,23 @@ def scalings(
         if masks:
             width, now = int(traced.axes[origin[path.end]][-1].size), int(known[path.end.name].shape[-1])
             found[old] = Scaling(str(old.meta.get("scope", "")), (now / width) ** 0.5, width, now, masks)
-    return found
+    names = {old: new.name for new, old in origin.items()}
+    return found if given else _alone(slim, names, found, inputs)
+
+
+def _alone(
+    slim: fx.GraphModule, names: Mapping[fx.Node, str], found: dict[fx.Node, Scaling], inputs: Any
+) -> dict[fx.Node, Scaling]:
+    """Those whose queries are nothing but queries: with the factors the graph computes what it did."""
+
+    def error(some: Mapping[fx.Node, Scaling]) -> float:
+        args, named = own_copy(inputs)
+        return relative_error(as_folded(slim, names, some)(*args, **named), slim(*args, **named))
+
+    with torch.no_grad():
+        if not found or error(found) <= _SAME:
+            return found
+        return {old: one for old, one in found.items() if error({old: one}) <= _SAME / 10}
 
 
 def _unnamed(new: fx.Node, old: fx.Node) -> bool:
@@ -99,18 +117,20 @@ def fold(module: nn.Module, found: Mapping[fx.Node, Scaling], *, undo: bool = Fa
 
 
 def as_folded(slim: fx.GraphModule, names: Mapping[fx.Node, str], found: Mapping[fx.Node, Scaling]) -> fx.GraphModule:
-    """A copy of a slim graph that computes what code with the factors in its weights does, at each step; to be interpreted.
+    """A copy of a slim graph that computes what code with the factors in its weights does, at each step.
 
     Args:
         names: traced node -> its name in the slim graph.
     """
     if not found:
         return slim
-    made, scales = twin_of(slim, clone=True), {names[old]: one.new**-0.5 for old, one in found.items()}
+    made: Any = deep_copy(slim)  # a twin would have the very graph, and the class with its code, which are the user's
+    scales = {names[old]: one.new**-0.5 for old, one in found.items()}
     fold(made, found)
     for node in made.graph.nodes:
         if node.name in scales:
             node.update_kwarg("scale", scales[node.name])
+    made.recompile()
     return made
 
 

@@ -66,8 +66,14 @@ class Target:
 
         Raises:
             PlanMismatch: that is another model.
+            InputError: no graph can hold it.
         """
         check_model(model)
+        if plan.options.get("watched"):
+            raise InputError(
+                "this needs the model as one graph, and the plan was made for one that no graph can hold: apply and shrink "
+                "take it (form='module'), and so do store, restore and verify"
+            )
         whole = Submodules.of_plan(model, plan)
         args, named = example_of(plan.example)
         target = cls(model if whole is None else whole.parts, whole, args, named)

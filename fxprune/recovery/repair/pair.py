@@ -18,7 +18,7 @@ from fxprune.labels.store import axes_in
 from fxprune.labels.table import key_of
 from fxprune.passes.do_conv import check_folded
 from fxprune.planning.plan import Plan, fingerprint
-from fxprune.planning.report import check_unchanged, report_of
+from fxprune.planning.report import check_graph, check_unchanged, report_of
 from fxprune.recovery.repair.calls import input_among
 from fxprune.state import clone_tensors, named_parts, named_tensors, place_of, set_modes, sliced
 from fxprune.tracing.graphs.module import build
@@ -125,6 +125,9 @@ def _plan_of(slim: Any) -> Plan:
     report = report_of(slim) if isinstance(slim, nn.Module) else None
     if report is None:
         raise InputError("slim must be what fxprune.prune or fxprune.apply returned")
+    check_graph(slim, "a repair", "fine-tune it instead")
+    if report.own_class is not None and not report.plan.options.get("submodules"):
+        raise InputError("slim is in its own class: repair the graph that prune gives without form='module', then shrink that")
     if report.plan.options.get("submodules") or not isinstance(slim, fx.GraphModule):
         raise InputError("a repair needs the model as one graph, and slim is a model of which submodules were pruned")
     if any(t.is_meta for t in named_tensors(slim, once=True).values()):
