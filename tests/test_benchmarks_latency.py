@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import latency
+import multiples
 
 
 def plan_row(error: float, engine: str = "eager") -> dict[str, Any]:
@@ -55,3 +56,17 @@ def test_random_plans_have_scores_that_stay() -> None:
         id, size = "conv.weight", 5
 
     assert (latency.drawn(Group(), None) == latency.drawn(Group(), None)).all() and len(latency.drawn(Group(), None)) == 5
+
+
+def test_multiples_say_where_half_of_the_work_is_not_faster() -> None:
+    row = {
+        "model": "m",
+        "engine": "e",
+        "dense": 0.01,
+        "saliency": [0.9, 0.8],
+        "shares": {"1": [1.1, 1.3, 1.2], "8": [0.6, 0.5, 0.7]},
+    }
+    text = "\n".join(multiples.table([row, {"model": "n", "engine": "e", "error": "why"}], {"processor": "p"}))
+    assert "| m | e | 10.00 | **1.20 (1.10 to 1.30)**, 90.0% | 0.60 (0.50 to 0.70), 80.0% |" in text
+    assert "e, median over 1 networks by multiple: 1: 1.20 (1 not faster), 8: 0.60 (0 not faster)." in text
+    assert "n, e: why" in text and "processor p." in text
