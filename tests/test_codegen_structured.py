@@ -330,7 +330,7 @@ def test_a_part_that_only_some_have_is_an_argument() -> None:
     slim = fxprune.trace(model, torch.randn(2, 4, 8, 8))
     source = generated(slim)[0]
     assert source.count("class Res") == 1
-    assert "def __init__(self, act: type[nn.Module], down: bool = False) -> None:" in source
+    assert "self, act: type[nn.Module] = nn.ReLU, down: bool = False" in source
     assert "self.down = nn.Conv2d(4, 4, 1) if down else nn.Identity()" in source
     assert_equal_bits(slim, torch.randn(2, 4, 8, 8))
 

@@ -189,3 +189,21 @@ def test_numbers_in_indices(index: str, tmp_path: Any) -> None:
     slim = fxprune.trace(Both(), torch.randn(2, 4))
     assert head_of(generated(slim)[0], "Cut") == f"self, {'sizes' if 'sizes' in index else 'keep'}: int"
     assert_equal_bits(slim, torch.randn(2, 4))
+
+
+class ConvAct(nn.Module):
+    def __init__(self, width: int, kernel: int, act: Any) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(width, width, kernel, padding=kernel // 2), act
+
+    def forward(self, x: Any) -> Any:
+        return self.act(self.conv(x))
+
+
+def test_a_setting_that_most_share_is_a_default() -> None:
+    settings = [(1, nn.ReLU()), (1, nn.ReLU()), (3, nn.ReLU()), (1, nn.SiLU())]
+    slim = fxprune.trace(nn.Sequential(*[ConvAct(4, *given) for given in settings]), torch.randn(2, 4, 8, 8))
+    source = generated(slim)[0]
+    assert "kernel: int = 1" in head_of(source, "ConvAct") and "act: type[nn.Module] = nn.ReLU" in head_of(source, "ConvAct")
+    assert "ConvAct()" in source and "ConvAct(kernel=3, padding=1)" in source and "ConvAct(act=nn.SiLU)" in source
+    assert_equal_bits(slim, torch.randn(2, 4, 8, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from fxprune.codegen.names import Names
 from fxprune.codegen.structured.plain import is_layer
-from fxprune.codegen.structured.unify import Hole, Site, Unifier
+from fxprune.codegen.structured.unify import SETTINGS, Hole, Site, Unifier
 
 __all__ = ["Argument", "arguments_of"]
 
@@ -64,7 +65,7 @@ def arguments_of(
         stored = any(site.method for site in hole.sites)
         wanted = own_words.get(number) or _wanted(hole, unifier.holes, unifier.order)
         owner = hole.sites[0].owner
-        if wanted in used and owner.isidentifier() and not owner.startswith(wanted):
+        if wanted in used and owner.isidentifier() and not owner.startswith(wanted) and not wanted.startswith(owner):
             wanted = f"{owner}_{wanted}"
         wanted = "size" if stored and wanted in taken else wanted
         name = _free(wanted, used | (taken if stored else set()), names)
@@ -72,7 +73,7 @@ def arguments_of(
         renamed[f"?{number}"] = name
         kept += [name] if stored else []
         values: list[ast.expr | None] = [*hole.values]
-        default = hole.default
+        default = _usual(hole) if hole.default is None else hole.default
         arguments.append(Argument(name, _kind(values), _filled(values, default), default))
     for name, parts in unifier.parts.items():
         own = _free(name, used, names)
@@ -89,6 +90,20 @@ def arguments_of(
     return arguments, renamed, kept
 
 
+def _usual(hole: Hole) -> ast.expr | None:
+    """The value of a setting (no width) that most instances share."""
+    setting = any(site.argument in SETTINGS or site.argument == "layer" for site in hole.sites) or hole.key()[0] in _SWITCHES
+    if not setting or len(hole.values) < LEAST or any(value is None or isinstance(value, ast.List) for value in hole.values):
+        return None
+    counts = Counter(hole.key())
+    most, count = counts.most_common(1)[0]
+    return hole.values[hole.key().index(most)] if count * 3 >= len(hole.values) * 2 else None
+
+
+LEAST = 3  # instances of a class of which one setting is the usual one
+_SWITCHES = {ast.dump(ast.Constant(flag)) for flag in (True, False)}
+
+
 def _own_words(holes: Sequence[Hole], word: Callable[[Site], str], names: Names) -> dict[int, str]:
     """Number of a hole -> its word: that of most of its places, unless another hole has it at as many."""
     counts = [Counter(filter(None, map(word, hole.sites))) for hole in holes]
@@ -103,8 +118,9 @@ def _own_words(holes: Sequence[Hole], word: Callable[[Site], str], names: Names)
 
 
 def _usable(word: str, names: Names) -> bool:
-    single = len(word) == 1 and not word.islower()
-    return word.isidentifier() and not single and not names.reserved(word)
+    """Whether an argument may bear a name: it hides no table, no helper and no variable of a comprehension."""
+    hides = word.isupper() or word == "attach" or re.fullmatch(r"\w|n\d+", word)
+    return word.isidentifier() and not hides and not names.reserved(word)
 
 
 def _filled(values: list[ast.expr | None], default: ast.expr | None) -> list[ast.expr | None]:

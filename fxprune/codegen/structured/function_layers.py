@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 __all__ = ["layers_of_functions", "put"]
 
@@ -29,6 +29,7 @@ def layers_of_functions(whole: nn.Module) -> None:
         path, _, name = str(weight.target).rpartition(".")
         module = whole.get_submodule(path)
         held = {n for n, p in module._parameters.items() if p is not None}
+        held |= {n for n, value in vars(module).items() if isinstance(value, Tensor)}
         if name != "weight" or not path or path in called or module._modules or module._buffers or id(module) in tied:
             continue
         expected = {"weight"} if bias is None else {"weight", "bias"}

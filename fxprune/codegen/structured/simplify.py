@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
 from fxprune.codegen.structured.function_layers import layers_of_functions, put
+from fxprune.codegen.structured.mode_values import gather_mode_values
 from fxprune.codegen.values import called_by
 
 __all__ = ["Whole", "simplified"]
@@ -58,6 +59,7 @@ def simplified(slim: fx.GraphModule) -> Whole:
     _without_idle(whole)
     layers_of_functions(whole)
     _alike(whole.graph)
+    gather_mode_values(whole.graph)
     _without_empty(whole, "", whole, _read(whole))
     return whole
 
