@@ -42,8 +42,11 @@ def built(spec: str, small: int = 0) -> tuple[nn.Module, Tensor]:
         import timm
 
         try:
-            return timm.create_model(name, img_size=small).eval(), torch.zeros(1, 3, small, small)
-        except Exception:  # a constructor may do anything with what it does not know
+            model, x = timm.create_model(name, img_size=small).eval(), torch.zeros(1, 3, small, small)
+            with torch.no_grad():
+                model(x)
+            return model, x
+        except Exception:  # a constructor may do anything with what it does not know, or take what forward does not
             pass
     model = load_model(spec).eval()
     inputs: Any = infer_example_inputs(model) or ()
