@@ -162,7 +162,7 @@ class _Body:
             self._line(f"{name} = {shown[loop.place]}")
             shown[loop.place] = name
         part = self.schedule.part_name(loop.container)
-        self._line(f"for {part} in {self.expressions.tree.access(loop.container)}:")
+        self._line(f"for {part} in {self.expressions.tree.access(loop.container)}{loop.span}:")
         self._line(f"{name} = {part}({', '.join(shown)})", len(self.open) + 1)
 
     def _growth(self, node: Node, name: str) -> None:

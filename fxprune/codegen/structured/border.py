@@ -68,11 +68,13 @@ class Border:
         return self._arguments
 
     def inputs(self, path: str) -> list[fx.Node] | None:
-        """The arguments, with tensors of the model that lie elsewhere; None where one cannot be handed in."""
+        """The arguments, with tensors of the model that lie elsewhere; None where a mode is read elsewhere."""
         found = dict.fromkeys(self.arguments)
         for node in self.read(self.nodes):
             if node.op == "get_attr" and not str(node.target).startswith(f"{path}."):
-                return None
+                if str(node.target).rpartition(".")[2] == "training":
+                    return None
+                found[node] = None
         return list(found)
 
     def leaves(self, node: fx.Node) -> set[fx.Node]:

@@ -8,7 +8,6 @@ y = self.blocks[2](y, mask)                  x = block(x, mask)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import fx, nn
@@ -27,11 +26,22 @@ class Loop:
         container: its name.
         targets: names of its parts.
         place: which argument the result of the one before is.
+        count: of all parts of the container.
     """
 
     container: str
     targets: tuple[str, ...]
     place: int
+    count: int
+
+    @property
+    def span(self) -> str:
+        """``[2:5]`` behind the container, if these are not all of its parts."""
+        start = int(self.targets[0].rpartition(".")[2])
+        stop = start + len(self.targets)
+        if len(self.targets) == self.count:
+            return ""
+        return f"[{start or ''}:{stop if stop < self.count else ''}]"
 
     __name__ = "loop"
 
@@ -53,48 +63,61 @@ def is_sequence(graph: fx.Graph, module: nn.Module) -> bool:
 
 
 def find_loops(graph: fx.Graph, module: nn.Module) -> None:
-    """Put one node with a `Loop` in the place of such calls."""
+    """Put one node with a `Loop` in the place of such calls: of all parts, or of three and more that follow one another."""
+    done: set[fx.Node] = set()
     for node in list(graph.nodes):
         container, _, number = str(node.target).rpartition(".")
-        if node.op != "call_module" or not container or number != "0":
+        if node.op != "call_module" or not container or not number.isdigit() or node in done:
             continue
         count = len(module.get_submodule(container)._modules)
-        names = [f"{container}.{i}" for i in range(count)]
-        if count < 2 or [*module.get_submodule(container)._modules] != [str(i) for i in range(count)]:
+        if [*module.get_submodule(container)._modules] != [str(i) for i in range(count)]:
             continue
-        run = _run(node, names)
-        if run is not None:
-            _replace(graph, run, Loop(container, tuple(names), _place(run)))
+        run = _run(node, [f"{container}.{i}" for i in range(int(number), count)])
+        if len(run) >= (2 if len(run) == count else LEAST):
+            done.update(run)
+            _replace(graph, run, Loop(container, tuple(str(n.target) for n in run), _place(run), count))
+
+
+LEAST = 3
 
 
 def _place(run: list[fx.Node]) -> int:
     return run[1].args.index(run[0])
 
 
-def _run(node: fx.Node, names: list[str]) -> list[fx.Node] | None:
+def _run(node: fx.Node, names: list[str]) -> list[fx.Node]:
+    """The calls that begin with a node and go on with its container's next parts, as far as all are alike."""
     run = [node]
+    if node.kwargs or any(not isinstance(argument, fx.Node) for argument in node.args):
+        return run
     for name in names[1:]:
         last, following = run[-1], run[-1].next
         while following.op == "get_attr" or is_metadata(following):
             following = following.next
-        if following.op != "call_module" or following.target != name or [*last.users] != [following]:
-            return None
+        if (
+            following.op != "call_module"
+            or following.target != name
+            or [*last.users] != [following]
+            or not _goes_on(run, following)
+        ):
+            break
         run.append(following)
-    first = run[0]
-    if any(n.kwargs or n.meta["needed"] != first.meta["needed"] or region_of(n) != region_of(first) for n in run):
-        return None
-    if run[1].args.count(first) != 1 or len({len(n.args) for n in run}) != 1:
-        return None
-    place = _place(run)
-    if first.args.count(first.args[place]) != 1:
-        return None
-    fixed = [*first.args[:place], *first.args[place + 1 :]]
-    for before, after in pairwise(run):
-        if after.args[place] is not before or [*after.args[:place], *after.args[place + 1 :]] != fixed:
-            return None
-    if any(not isinstance(argument, fx.Node) for argument in first.args) or "val" in run[-1].meta:
-        return None
+    while "val" in run[-1].meta and len(run) > 1:
+        run.pop()
     return run
+
+
+def _goes_on(run: list[fx.Node], following: fx.Node) -> bool:
+    """Whether a call is as the first one, with the result of the last in the place of one argument."""
+    first, last = run[0], run[-1]
+    if following.kwargs or following.meta["needed"] != first.meta["needed"] or region_of(following) != region_of(first):
+        return False
+    if following.args.count(last) != 1 or len(following.args) != len(first.args):
+        return False
+    place = following.args.index(last)
+    if (len(run) > 1 and place != _place(run)) or first.args.count(first.args[place]) != 1:
+        return False
+    return [*following.args[:place], *following.args[place + 1 :]] == [*first.args[:place], *first.args[place + 1 :]]
 
 
 def _replace(graph: fx.Graph, run: list[fx.Node], loop: Loop) -> None:

@@ -160,10 +160,10 @@ def _outlined(whole: Whole, path: str, chain: Call, nodes: list[fx.Node]) -> _Ou
     regions = {region_of(n) for n in nodes if not is_metadata(n)}
     region = regions.pop() if len(regions) == 1 else OUTSIDE
     local = Local(path)
-    if not outputs or not all(local.reaches(node, len(needed), region) for node in border.read(nodes)):
-        return None
     inputs = border.inputs(path)
-    if inputs is None:
+    if not outputs or inputs is None:
+        return None
+    if not all(local.reaches(node, len(needed), region) for node in border.read(nodes) if node not in inputs):
         return None
     graph = fx.Graph()
     known: dict[fx.Node, Any] = {}

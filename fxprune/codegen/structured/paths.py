@@ -40,7 +40,8 @@ class Paths(Tree):
     def _assign(self, path: str, value: str) -> str:
         owner, _, name = path.rpartition(".")
         here = self.access(owner)
-        if isinstance(reduce(getattr, path.split("."), self.slim), nn.Module):  # what stands there may be of another class
+        module = isinstance(reduce(getattr, path.split("."), self.slim), nn.Module)
+        if module and "get_submodule" not in here:  # a type checker knows what stands there, which may be of another class
             return f"{here}.add_module({quoted(name)}, {value})"
         return f"{here}.{name} = {value}" if is_name(name) else f"setattr({here}, {quoted(name)}, {value})"
 

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
+from fxprune.codegen.structured.constants import equal_constants
 from fxprune.codegen.structured.simplify import Whole
 from fxprune.tracing.skeleton import copy_with
 
@@ -35,12 +36,12 @@ def difference(slim: fx.GraphModule, made: nn.Module) -> str:
     held = Whole(slim)
     del held.__dict__["graph"], held.__dict__["meta"]
     other, _ = copy_with(held, lambda t: _on_meta(t))
-    example = slim.meta["example"]
+    example, same = slim.meta["example"], equal_constants(slim)
     flags = any(str(node.target).rpartition(".")[2] == "training" for node in slim.graph.nodes) or slim.meta.get("modes")
     for training in (True, False) if flags else (True,):  # layers are the same whatever their mode
         _set_mode(other, training, slim.meta.get("modes", {}))
         made.train(training)
-        expected = _log(other, example, lambda *args, **named: own(other, *args, **named))
+        expected = _log(other, example, lambda *args, **named: own(other, *args, **named), same)
         found = _log(made, example, made)
         if departure := _departure(expected, found):
             return f"in {'training' if training else 'evaluation'}, {departure}"
@@ -73,13 +74,18 @@ def _set_mode(model: nn.Module, training: bool, modes: Mapping[bool, Mapping[str
         model.get_submodule(name).training = flag
 
 
-def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any]) -> _Log:
-    """The operations of one run and what they leave behind; or how it fails."""
+def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any], same: Mapping[str, str] | None = None) -> _Log:
+    """The operations of one run and what they leave behind; or how it fails.
+
+    Args:
+        same: name of a constant -> that of another with the same values, by which it goes.
+    """
+    same = same or {}
     args, named = nested.map(lambda v: v.clone() if isinstance(v, Tensor) else v, example)
     log = _Log()
     state = (*model.named_parameters(), *model.named_buffers())
     for name, tensor in state:
-        log.know(tensor, name)
+        log.know(tensor, same.get(name, name))
     for number, tensor in enumerate(nested.tensors((args, named))):
         log.know(tensor, f"input {number}")
     try:
@@ -90,7 +96,7 @@ def _log(model: nn.Module, example: Sequence[Any], forward: Callable[..., Any]) 
         log.write(log.error)
         return log
     log.write("outputs", list(nested.tensors(outputs)))
-    log.write("state", [tensor for _, tensor in state])
+    log.write("state", [tensor for name, tensor in state if name not in same])
     log.write("inputs", list(nested.tensors((args, named))))
     return log
 

@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
+from fxprune.codegen.structured.constants import merge_constants
 from fxprune.codegen.structured.function_layers import layers_of_functions, put
 from fxprune.codegen.structured.mode_values import gather_mode_values
 from fxprune.codegen.values import called_by
@@ -23,6 +24,9 @@ from fxprune.codegen.values import called_by
 __all__ = ["Whole", "simplified"]
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+
+
+GUARD = "traced for inputs where"  # what recording says of conditions on shapes
 
 
 class Whole(nn.Module):
@@ -57,6 +61,7 @@ def simplified(slim: fx.GraphModule) -> Whole:
     """A copy of the model without what does nothing in either mode; its state has the same names."""
     whole = Whole(slim)
     _without_idle(whole)
+    merge_constants(whole)
     layers_of_functions(whole)
     _alike(whole.graph)
     gather_mode_values(whole.graph)
@@ -65,8 +70,12 @@ def simplified(slim: fx.GraphModule) -> Whole:
 
 
 def _alike(graph: fx.Graph) -> None:
-    """Have all calls of split name their dimension, whether the model's code made them or the rewrite."""
+    """Have all calls of split name their dimension, whether the model's code made them or the rewrite, and messages of the
+    recorder no nodes."""
     for node in graph.nodes:
+        said = node.args[1] if node.target is torch._assert and len(node.args) == 2 else None
+        if isinstance(said, str) and said.startswith(GUARD):
+            node.args = (node.args[0], f"{GUARD} this holds")
         if node.target in ("split", torch.split) and node.op in ("call_method", "call_function") and len(node.args) == 3:
             node.args, node.kwargs = node.args[:2], {"dim": node.args[2]}
 
