@@ -207,3 +207,19 @@ def test_a_setting_that_most_share_is_a_default() -> None:
     assert "kernel: int = 1" in head_of(source, "ConvAct") and "act: type[nn.Module] = nn.ReLU" in head_of(source, "ConvAct")
     assert "ConvAct()" in source and "ConvAct(kernel=3, padding=1)" in source and "ConvAct(act=nn.SiLU)" in source
     assert_equal_bits(slim, torch.randn(2, 4, 8, 8))
+
+
+class Basic(nn.Module):
+    def __init__(self, inside: int, middle: int, outside: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(inside, middle), nn.Linear(middle, outside)
+        self.norm = nn.LayerNorm(outside)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.norm(self.b(self.a(x)))
+
+
+def test_what_comes_in_gives_a_width_its_name_before_what_goes_out() -> None:
+    model = nn.Sequential(Basic(4, 6, 4), nn.Linear(4, 5), Basic(5, 7, 5))
+    source = generated(fxprune.trace(model, torch.randn(2, 4)))[0]
+    assert head_of(source, "Basic") == "self, inside: int, middle: int"

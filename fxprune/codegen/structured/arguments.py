@@ -106,10 +106,12 @@ _SWITCHES = {ast.dump(ast.Constant(flag)) for flag in (True, False)}
 
 def _own_words(holes: Sequence[Hole], word: Callable[[Site], str], names: Names) -> dict[int, str]:
     """Number of a hole -> its word: that of most of its places, unless another hole has it at as many."""
-    counts = [Counter(filter(None, map(word, hole.sites))) for hole in holes]
+    said = [[*filter(None, map(word, hole.sites))] for hole in holes]
+    counts = [*map(Counter, said)]
     found: dict[int, str] = {}
     for number, own in enumerate(counts):
-        for candidate, count in own.most_common():
+        first = [(said[0][0], own[said[0][0]])] if not number and said[0] else []  # what comes in, before what goes out
+        for candidate, count in (*first, *own.most_common()):
             rivals = (other[candidate] for other in counts if other is not own)
             if count > max(rivals, default=0) and _usable(candidate, names):
                 found[number] = candidate

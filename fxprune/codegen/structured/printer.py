@@ -233,6 +233,8 @@ def _broken(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
 def _operation(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
     margin, inner = " " * indent, " " * (indent + 4)
     shown = text(value)
+    if isinstance(value, ast.BinOp) and (opened := _last_opened(head, value, indent, tail)):
+        return opened
     if len(inner) + len(shown) <= WIDTH:
         body = [f"{inner}{shown}"]
     elif isinstance(value, ast.BinOp):
@@ -243,6 +245,18 @@ def _operation(head: str, value: ast.expr, indent: int, tail: str) -> list[str]:
     else:
         body = [f"{inner}{shown}"]
     return [f"{margin}{head}(", *body, f"{margin}){tail}"]
+
+
+def _last_opened(head: str, value: ast.BinOp, indent: int, tail: str) -> list[str] | None:
+    """``a * f(...)`` with the brackets of the call opened, if the operator is the only one of its rank."""
+    level, call = precedence(value), value.right
+    if isinstance(value.left, ast.BinOp) and precedence(value.left) == level:
+        return None
+    if not isinstance(call, ast.Call) or not (call.args or call.keywords) or _links(call)[0][0][1] is not call:
+        return None
+    head = f"{head}{text(value.left, level)} {operator_of(value)} "
+    room = indent + len(head) + len(text(call.func)) < WIDTH
+    return _in_turn(head, call, indent, tail) if room else None
 
 
 def _terms(value: ast.expr) -> list[str]:
