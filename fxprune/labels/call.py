@@ -32,13 +32,13 @@ class Labelled(Protocol):
         store: the facts recorded so far.
         macs: one term a contraction.
         node: the graph node that runs now.
-        statistics_nodes: nodes that compute a statistic over channels.
+        statistics_nodes: nodes that compute a statistic -> the axes that it runs over.
     """
 
     store: LabelStore
     macs: list[MacTerm]
     node: str
-    statistics_nodes: set[str]
+    statistics_nodes: dict[str, list[Axis]]
 
     def axes(self, tensor: Tensor) -> tuple[Axis, ...]: ...
     def label(self, tensor: Tensor, axes: Sequence[Axis]) -> None: ...
@@ -120,7 +120,7 @@ class Call:
         """A statistic runs over the axis: where entries go, it is taken over fewer."""
         if axis.labels is not None:
             self.store.mark_statistics(axis)
-            self.mode.statistics_nodes.add(self.mode.node)
+            self.mode.statistics_nodes.setdefault(self.mode.node, []).append(axis)
 
     def role(self, axis: Axis, role: Role) -> None:
         """What a parameter's axis is to its layer."""

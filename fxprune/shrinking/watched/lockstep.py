@@ -130,7 +130,7 @@ class Masking(Operators):
                 self._fault(number, f"the number {own:.6g} became {heard.out:.6g}")
             return heard.out
         out: Any = NotImplemented
-        if seen.node in self.labels.statistics_nodes and any(self.cut.kept(a) is not None for a in axes_in(seen.inputs)):
+        if any(self.cut.kept(axis) is not None for axis in self.labels.statistics_nodes.get(seen.node, ())):
             out = self._statistic(func, args, kwargs, number)
         if out is NotImplemented:
             out = func(*args, **kwargs)

@@ -55,7 +55,7 @@ class LabelMode(DispatchMode):
         self._axes: dict[int, tuple[Tensor, tuple[Axis, ...]]] = {}
         self._constants = Constants()
         self.roles: dict[int, Role] = {}
-        self.statistics_nodes: set[str] = set()
+        self.statistics_nodes: dict[str, list[Axis]] = {}
         self.unknown: dict[str, str] = {}
         self.acted = False
         self._parameters: set[int] = set()
