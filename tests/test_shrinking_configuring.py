@@ -65,7 +65,7 @@ def pruned(ratio: Any, fused: bool = True) -> tuple[Any, Any]:
     return model, fxprune.prune(model, ratio, X, scope="layer", form="module")
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("ratio", "expected"), [(0.5, {"width": (16, 8)}), (NARROW, {"head_dim": (None, 2)})])
 def test_the_scale_of_narrower_heads_is_that_which_the_class_works_out(ratio: Any, expected: Any, fused: bool) -> None:
     model, own = pruned(ratio, fused)
@@ -107,7 +107,10 @@ class Uneven(Net):
 
 @pytest.mark.parametrize(
     ("make", "ratio", "words"),
-    [(Uneven, 0.5, "computes something else"), (Net, {"attention.v.weight": 0.5}, "no numbers in it")],
+    [
+        pytest.param(Uneven, 0.5, "computes something else", marks=pytest.mark.slow),
+        (Net, {"attention.v.weight": 0.5}, "no numbers in it"),
+    ],
 )
 def test_what_stays_as_it_was_is_said(make: Any, ratio: Any, words: str) -> None:
     torch.manual_seed(0)

@@ -92,6 +92,7 @@ def test_what_needs_none_works(tmp_path: Path) -> None:
     assert torch.equal(folded[1](X), slim(X))
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_pruned_again() -> None:
     model, slim = pair()
     trained = fxprune.finetune(slim, [(X, Y)], teacher=model, epochs=1)

@@ -15,6 +15,7 @@ from fxprune.errors import InputError, PruneError, said
 from fxprune.options import AttentionPolicy
 from fxprune.proofs.errors import relative_error
 from fxprune.proofs.randomize import randomize
+from fxprune.shrinking.watched.attention import with_plain_attention
 from fxprune.shrinking.watched.calls import Example, Session, run
 from fxprune.shrinking.watched.labels import Diverged, Heard, Watching, label_calls
 from fxprune.shrinking.watched.operators import Decisions
@@ -34,6 +35,7 @@ class Watched:
     """A model that was watched.
 
     Attributes:
+        model: it, or a copy over its tensors whose attention runs in plain operations.
         analysis: its groups; its graph is a list of operators, which nobody runs.
         sessions: what was run on the user's weights.
         layers: layer of torch.nn -> axes of its first input and of its output.
@@ -66,6 +68,7 @@ def watch(
     Raises:
         InputError: it fails on the example inputs.
     """
+    model = with_plain_attention(model, example)
     copy = twin(model, example)
     mode, decisions = Watching(copy), Decisions()
     mode.decisions = decisions

@@ -86,9 +86,13 @@ def compare(watched: Watched, cut: Cut, chosen: Chosen, session: Session) -> Out
         scope = hearing.trying[1] if failed else labels.scopes.now
         axes = axes_in([labels.inputs_at(number), labels.axes_before(number)])
         outcome.compared.faults.append(Fault(number, scope, failed or str(diverged), axes))
-        return outcome
+        del hearing.heard[number:]
     analysis = analysis_of(labels, dense, watched.example, cut.analysis)
     there, places = _cut_there(cut, analysis, labels)
+    if outcome.compared.faults:  # that they fail later says nothing of what comes before
+        before = _masked_run(watched, (cut, there), session, (hearing, labels), (slim, results)).faults if not places else []
+        outcome.compared.faults += [fault for fault in before if fault.number < number]
+        return outcome
     if places:
         what = f"with {session.name}, other channels belong together"
         outcome.compared.faults.append(Fault(0, places[0][0].rpartition(".")[0], what, places=places))

@@ -47,12 +47,14 @@ class Heard:
     Attributes:
         args: its positional and keyword arguments, with an empty tensor for each tensor.
         out: its results: copies; views are None, and what has no tensor is as it was.
+        calm: of one that draws by a probability, what it returns where that is zero; else None.
     """
 
     func: Any
     scope: str
     args: Any
     out: Any
+    calm: Any = None
 
 
 class Diverged(Exception):

@@ -31,6 +31,7 @@ from fxprune.shrinking.watched.operators import (
     number_of,
     numbers_apart,
     takes_number,
+    without_chance,
 )
 from fxprune.tracing.state.effects import written
 
@@ -54,9 +55,10 @@ class Hearing(Operators):
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.trying = func, self.scopes.now
         plain = nested.map(lambda v: _NO_TENSOR if isinstance(v, Tensor) else v, (args, kwargs))
+        calm = without_chance(func, args, kwargs)
         out = self.decisions(number_of(func, args, kwargs)) if takes_number(func) else func(*args, **kwargs)
         kept = None if is_view(func) else nested.map(lambda v: v.clone() if isinstance(v, Tensor) else v, out)
-        self.heard.append(Heard(func, self.scopes.now, plain, kept))
+        self.heard.append(Heard(func, self.scopes.now, plain, kept, calm))
         return out
 
 
@@ -134,7 +136,13 @@ class Masking(Operators):
             out = self._statistic(func, args, kwargs, number)
         if out is NotImplemented:
             out = func(*args, **kwargs)
-        self._compare(number, func, out)
+        calm = without_chance(func, args, kwargs)
+        if calm is not None and self.heard[number].calm is not None:
+            self._compare(number, func, calm, self.heard[number].calm)
+        drawn = is_by_chance(func, args, kwargs)
+        if drawn and numbers_apart((args, kwargs), heard.args):
+            self._fault(number, f"{name_of(func)} draws by other numbers")
+        self._compare(number, func, out, heard.out, drawn)
         by_id = dict(zip(map(id, nested.tensors((args, kwargs))), seen.inputs, strict=True))
         for tensor in written(func, args, kwargs):
             masked(tensor, kept_of(self.cut, by_id[id(tensor)]))
@@ -144,14 +152,12 @@ class Masking(Operators):
         seen = self.labels.seen[number]
         self.found.faults.append(Fault(number, seen.scope, what, axes_in([seen.inputs, seen.axes]), rounding=rounding))
 
-    def _compare(self, number: int, func: Any, out: Any) -> None:
+    def _compare(self, number: int, func: Any, out: Any, other: Any, drawn: bool = False) -> None:
         """Compare what remains of the results, and give them the very values of the slim model; the rest becomes zero."""
-        heard = self.heard[number]
         self.found.operators += 1
-        if heard.out is None:  # a view: its memory was compared
+        if other is None:  # a view: its memory was compared
             return
-        drawn = is_by_chance(func)
-        for mine, its, axes in zip(nested.tensors(out), nested.tensors(heard.out), self.labels.seen[number].axes, strict=True):
+        for mine, its, axes in zip(nested.tensors(out), nested.tensors(other), self.labels.seen[number].axes, strict=True):
             kept = kept_of(self.cut, axes)
             shape = [len(kept[d]) if d in kept else n for d, n in enumerate(mine.shape)]
             if shape != list(its.shape) or mine.dtype is not its.dtype:

@@ -31,6 +31,7 @@ __all__ = [
     "numbers_apart",
     "plain_kernels",
     "takes_number",
+    "without_chance",
 ]
 
 _ITEMS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
@@ -59,9 +60,30 @@ def is_silent(func: Any) -> bool:
     return func is torch.ops.aten.detach.default
 
 
-def is_by_chance(func: Any) -> bool:
-    """Whether what an operator returns is another thing each time: random numbers, or memory as it is."""
-    return torch.Tag.nondeterministic_seeded in func.tags or name_of(func).removeprefix("new_").startswith("empty")
+def is_by_chance(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what an operator returns is another thing each time: random numbers, or memory as it is.
+
+    One that draws only where it is told to (attention with dropout, which has none in evaluation) is none where it is not.
+    """
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return name_of(func).removeprefix("new_").startswith("empty")
+    return not any(value is not None and not value for _, value in _chances(func, args, kwargs))
+
+
+def without_chance(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operator that draws by a probability returns at the probability zero; None where it has none, or writes."""
+    shares = [(name, value) for name, value in _chances(func, args, kwargs) if isinstance(value, float)]
+    if not shares or func._schema.is_mutable or not is_by_chance(func, args, kwargs):
+        return None
+    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    return func(**given | {name: 0.0 for name, _ in shares})
+
+
+def _chances(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What an operator is told of whether it draws: a probability, or that it is in training."""
+    given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    given |= dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    return [(name, given[name]) for name in ("dropout_p", "dropout", "p", "train", "training") if name in given]
 
 
 def name_of(func: Any) -> str:

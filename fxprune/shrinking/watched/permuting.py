@@ -41,7 +41,7 @@ class _Following(Operators):
         if takes_number(func):
             return heard.out
         out = func(*args, **kwargs)
-        drawn = is_by_chance(func)
+        drawn = is_by_chance(func, args, kwargs)
         for mine, its, axes in zip(nested.tensors(out), nested.tensors(heard.out), self.seen[number].axes, strict=False):
             if mine.shape != its.shape:
                 raise Diverged(number, f"it returns {list(mine.shape)}, where the original returns {list(its.shape)}")

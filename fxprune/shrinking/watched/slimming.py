@@ -14,6 +14,7 @@ from fxprune.passes.base import Context
 from fxprune.passes.resize_leaves import Layer
 from fxprune.shrinking.copying import settle_by_tensors
 from fxprune.shrinking.slots import Setting
+from fxprune.shrinking.watched.attention import settle_attention
 from fxprune.state import copied, deep_copy, named_parts, named_tensors, replace_tensors, sliced
 from fxprune.tracing.untouched import twin_of
 
@@ -59,6 +60,7 @@ def slim_copy(model: nn.Module, cut: Cut, layers: Mapping[str, tuple[Any, Any]],
         if change is not None and name in layers:
             change(Layer(part, context, *layers[name]))
     chosen.put(made)
+    settle_attention(made)
     return made
 
 

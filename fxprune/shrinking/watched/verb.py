@@ -28,6 +28,7 @@ from fxprune.shrinking.watched.calls import Example
 from fxprune.shrinking.watched.fitting import Fitted, Gone, compared, fit_watched
 from fxprune.shrinking.watched.permuting import permuted_error
 from fxprune.shrinking.watched.slimming import Chosen, slim_copy
+from fxprune.shrinking.watched.unwatched import check_unwatched
 from fxprune.state import named_parts, set_modes
 from fxprune.tracing.untouched import untouched
 
@@ -221,6 +222,7 @@ def _checks(watched: Watched, fitted: Fitted, thorough: bool, seed: int | None =
 def _result(watched: Watched, fitted: Fitted) -> nn.Module:
     """The user's model, smaller, in its own modes."""
     slim = slim_copy(watched.model, fitted.cut, watched.layers, fitted.chosen)
+    check_unwatched(watched, slim)
     modes = {name: part.training for name, part in named_parts(watched.model)}
     set_modes((part, modes[name]) for name, part in named_parts(slim))
     return slim

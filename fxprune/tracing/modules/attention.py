@@ -27,7 +27,11 @@ def multihead_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`nn.MultiheadAttention`, as PyTorch calls it, in operations that carry channels."""
+    """`nn.MultiheadAttention`, as PyTorch calls it, in operations that carry channels.
+
+    Args:
+        module: an attribute ``attention_scale`` is the factor of its scores; without it, the root of the width of a head is.
+    """
     if is_causal:
         _check_causal(module, attn_mask)
     batched, heads = query.dim() == 3, module.num_heads
@@ -133,9 +137,11 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """``[samples, heads, length, head_dim]`` of queries, keys and values; and the weights, where they are needed."""
     q, k, v = projected
+    scale = getattr(module, "attention_scale", None)
     if not need_weights and not module.dropout:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
-    scores = (q * module.head_dim**-0.5) @ k.transpose(-2, -1)
+        said = {} if scale is None else {"scale": scale}
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **said), None
+    scores = (q * (module.head_dim**-0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     weights = (scores if mask is None else scores + mask).softmax(dim=-1)
     weights = F.dropout(weights, module.dropout, module.training) if module.dropout else weights
     return weights @ v, weights if need_weights else None
