@@ -42,10 +42,30 @@ def test_same_seed_same_bytes(tmp_path):
     assert torch.equal(state, torch.get_rng_state())  # the caller's random numbers are not consumed
 
 
-def test_table(tmp_path, capsys, monkeypatch):
-    few = digits()
-    few = Digits(few.train_x[:96], few.train_y[:96], few.test_x[:64], few.test_y[:64])
-    monkeypatch.setattr("fxprune.cli.demo.digits", lambda: few)
+@pytest.fixture
+def few(monkeypatch):
+    """A demo with few images."""
+    whole = digits()
+    found = Digits(whole.train_x[:96], whole.train_y[:96], whole.test_x[:64], whole.test_y[:64])
+    monkeypatch.setattr("fxprune.cli.demo.digits", lambda: found)
+    return found
+
+
+@pytest.mark.slow
+def test_report(tmp_path, few):
+    pytest.importorskip("jinja2")
+    result = run(tmp_path, json=True, epochs=1, report=tmp_path / "demo.html")
+    text = (tmp_path / "demo.html").read_text()
+    document = json.loads(text.split('id="data"')[1].split(">", 1)[1].split("</script>")[0])
+    tile = next(tile for tile in document["tiles"] if tile["name"] == "Accuracy")
+    models = result["models"]
+    assert (tile["before"], tile["after"]) == pytest.approx((models["dense"]["accuracy"], models["fine-tuned"]["accuracy"]))
+    assert result["written"][-1].endswith("demo.html") and "trained on labelled images for 1 epoch" in " ".join(
+        document["notes"]
+    )
+
+
+def test_table(tmp_path, capsys, few):
     run(tmp_path, epochs=1)
     printed = capsys.readouterr().out
     for word in ("accuracy", "MACs", "parameters", "latency", "dense", "pruned", "repaired", "fine-tuned", "slim.py"):

@@ -101,7 +101,8 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0, re
         repaired = fxprune.repair(pruned, dense, data.train_x[:_IMAGES], seed=seed)
         clock.append(time.perf_counter())
         tuned = copy.deepcopy(repaired)
-        _train(tuned, data, -(-3 * epochs // 4), 5e-3, "fine-tuning")
+        tuning = -(-3 * epochs // 4)
+        _train(tuned, data, tuning, 5e-3, "fine-tuning")
         clock.append(time.perf_counter())
         models = {"dense": dense, "pruned": pruned, "repaired": repaired, "fine-tuned": tuned}
         latency = _latency(list(models.values()), data.test_x)
@@ -117,6 +118,9 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0, re
     written = _write(Path(out), tuned, pruned.meta["fxprune"].plan.to_json(), result)
     if report is not None:
         with _one_thread():
+            tuned.meta["fxprune"].notes.append(
+                f"after the repair it was trained on labelled images for {tuning} epoch{'s' * (tuning > 1)}"
+            )
             fxprune.validate(dense, tuned, [*zip(data.test_x.split(_BATCH), data.test_y.split(_BATCH), strict=True)])
         written.append(str(fxprune.report(tuned, report)))
     result["written"] = written
