@@ -117,16 +117,22 @@ def run(out: str | Path, json: bool = False, epochs: int = 16, seed: int = 0, re
     }
     written = _write(Path(out), tuned, pruned.meta["fxprune"].plan.to_json(), result)
     if report is not None:
-        with _one_thread():
-            tuned.meta["fxprune"].notes.append(
-                f"after the repair it was trained on labelled images for {tuning} epoch{'s' * (tuning > 1)}"
-            )
-            fxprune.validate(dense, tuned, [*zip(data.test_x.split(_BATCH), data.test_y.split(_BATCH), strict=True)])
-        written.append(str(fxprune.report(tuned, report)))
+        written.append(_report(dense, tuned, data, tuning, report))
     result["written"] = written
     if not json:
         _show(result)
     return result
+
+
+def _report(dense: nn.Module, tuned: nn.Module, data: Digits, epochs: int, file: Path) -> str:
+    """The page of the fine-tuned model."""
+    import fxprune
+
+    report: Any = tuned.meta["fxprune"]  # type: ignore[index]
+    report.notes.append(f"after the repair it was trained on labelled images for {epochs} epoch{'s' * (epochs > 1)}")
+    with _one_thread():
+        fxprune.validate(dense, tuned, [*zip(data.test_x.split(_BATCH), data.test_y.split(_BATCH), strict=True)])
+    return str(fxprune.report(tuned, file))
 
 
 def _rows(models: dict[str, nn.Module], data: Digits, latency: Sequence[float]) -> dict[str, dict[str, float]]:
