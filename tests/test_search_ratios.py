@@ -149,7 +149,7 @@ def test_killed_at_any_moment(optuna: Any, tmp_path: Path) -> None:
         assert stored["plan"] == json.loads(whole.plan.to_json())
         assert [(t["ratios"], t["value"]) for t in stored["trials"]] == whole.trials
 
-    assert killed_again_and_again((__name__, "killable", ""), tmp_path, 20, check, longest=1.0) >= 40
+    assert killed_again_and_again((__name__, "killable", ""), tmp_path, 20, check) >= 40
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -67,9 +67,10 @@ class Pruned:
             InputError: a budget cannot be met, by whatever scores.
         """
         even = Scored(*({unit.id: np.arange(1.0, unit.size + 1) for unit in self._units} for _ in range(2)))
-        for name, kept in self.cuts:
-            if name:
-                self(even, None, "global", (name, kept))
+        for scope in ("layer", "global"):
+            for name, kept in self.cuts:
+                if name:
+                    self(even, None, scope, (name, kept))
 
     def __call__(
         self, scored: Scored, criterion: Callable[..., Any] | None, scope: str, cut: tuple[str, float]
