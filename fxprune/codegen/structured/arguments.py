@@ -133,8 +133,11 @@ def _filled(values: list[ast.expr | None], default: ast.expr | None) -> list[ast
 
 def _wanted(hole: Hole, holes: Sequence[Hole], order: Sequence[str]) -> str:
     words = [str(site.argument) for site in hole.sites if not site.method]
-    if not words:
-        return "size"
+    if not words:  # of forward alone
+        given = [str(site.argument) for site in hole.sites if isinstance(site.argument, str) and len(site.argument) > 1]
+        whole = all(value is None or _one_kind(value) == "int" for value in hole.values)
+        rows = any(isinstance(value, ast.List) for value in hole.values)
+        return given[0] if given else "sizes" if rows else "size" if whole else "value"
     if any(isinstance(value, ast.List) for value in hole.values):
         return "widths"
     if words[0] == "layer":
