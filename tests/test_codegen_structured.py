@@ -353,3 +353,24 @@ def test_a_class_stays_one_where_an_instance_has_one_part_and_runs_of_parts_are_
     assert "*[Block(n) for n in [6, 5, 7]], nn.ReLU()" in source
     assert "return self.blocks(self.down(x))" in source
     assert_equal_bits(slim, torch.randn(2, 4, 8, 8))
+
+
+class Asking(nn.Module):
+    """Asks for values that no shape tells: of which the recorded answers are asserted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Block(4, 6)
+
+    def forward(self, x: Any) -> Any:
+        places = torch.arange(x.shape[2])
+        if (places < 0).any() or not (places.diff() == 1).all():
+            x = x * 2
+        return self.part(x)
+
+
+def test_answers_that_no_shape_tells() -> None:
+    slim = fxprune.trace(Asking(), torch.randn(2, 4, 8, 8))
+    source = generated(slim)[0]
+    assert "Written as one forward" not in source and ".item()" in source and "class Block" in source
+    assert_equal_bits(slim, torch.randn(2, 4, 8, 8))

@@ -166,10 +166,10 @@ def _wanted(hole: Hole, holes: Sequence[Hole], order: Sequence[str]) -> str:
 
 
 def _last(holes: Sequence[Hole], order: Sequence[str]) -> Hole | None:
-    """The hole that is the output of the last attribute that has one, unless it is also an input."""
-    outputs = [(site, hole) for hole in holes for site in hole.sites if _word(site) in OUTPUTS]
-    last = max((order.index(site.owner) if site.owner in order else -1 for site, _ in outputs), default=-1)
-    found = [hole for site, hole in outputs if last == -1 or site.owner == order[last]]
+    """The hole that is the output of the last attribute that has widths, unless it is also an input."""
+    ends = [(site, hole) for hole in holes for site in hole.sites if _word(site) in INPUTS + OUTPUTS]
+    last = max((order.index(site.owner) if site.owner in order else -1 for site, _ in ends), default=-1)
+    found = [hole for site, hole in ends if _word(site) in OUTPUTS and (last == -1 or site.owner == order[last])]
     return None if not found or any(_word(site) in INPUTS for site in found[-1].sites) else found[-1]
 
 
