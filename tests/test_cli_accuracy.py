@@ -52,6 +52,7 @@ def expected(data: str, slim: Any, skip: int) -> tuple[float, float]:
     return right[0], right[1]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pruned_and_repaired(files: tuple[str, str], capsys: Any, tmp_path: Path) -> None:
     net, data = files

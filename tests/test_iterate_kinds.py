@@ -140,6 +140,7 @@ def test_a_time_is_met_in_steps_and_told_in_each() -> None:
     assert reports[0].latency.predicted[1] > reports[1].latency.predicted[1]
 
 
+@pytest.mark.slow
 def test_training_outside_of_submodules_is_kept(tmp_path: Path) -> None:
     def train(slim: Any) -> None:
         with torch.no_grad():
@@ -157,7 +158,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("case", EACH)
+@pytest.mark.parametrize("case", [c if c == "submodules" else pytest.param(c, marks=pytest.mark.slow) for c in EACH])
 def test_it_may_end_at_any_write(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write of the state fails once, after it has been replaced; then the iteration goes on."""
     expected, whole = run(case)
@@ -182,6 +183,7 @@ def test_it_may_end_at_any_write(case: str, tmp_path: Path, monkeypatch: pytest.
     assert reports[-1].latency == expected[-1].latency
 
 
+@pytest.mark.slow
 def test_the_table_and_the_speed_are_those_of_the_beginning(tmp_path: Path) -> None:
     """A run that goes on an hour later, on a machine that is slower by then, comes to the same plan."""
     expected, _ = run("milliseconds", pace=1.3)

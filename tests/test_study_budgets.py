@@ -29,8 +29,13 @@ def gone(criterion: str, scope: str, **budget: float) -> dict[str, np.ndarray]:
     return {g.id: np.array(g.removed, np.int64) for g in plan.groups if g.status == "free"}
 
 
-@pytest.mark.parametrize("scope", ["layer", "global", "raw"])
-@pytest.mark.parametrize(("name", "kept"), [("macs", 0.5), ("macs", 1e6), ("params", 0.3)])
+QUICK = {("macs", 0.5, "global"), ("macs", 1e6, "layer")}
+SETS = [(*budget, scope) for budget in (("macs", 0.5), ("macs", 1e6), ("params", 0.3)) for scope in ("layer", "global", "raw")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "scope"), [s if s in QUICK else pytest.param(*s, marks=pytest.mark.slow) for s in SETS]
+)
 def test_the_sets_are_those_of_prune(name: str, kept: float, scope: str) -> None:
     sizes = list(zip(found().units, found().sizes, strict=True))
     sets = [gone(criterion, scope, **{name: kept}) for criterion in ("l1", "fpgm")]
