@@ -77,6 +77,26 @@ def test_what_records_the_model_names_the_line(verb: str) -> None:
         getattr(fxprune, verb)(pair()[1], *given)
 
 
+class Lazy(Router):
+    """Computes its result when somebody reads it."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x).relu() if x.max() < 2 else self.stem(x).tanh()
+        return (self.head(layer(y)) for layer in (self.easy, self.hard))
+
+
+class Sparse(Router):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu().to_sparse().to_dense() * self.stem(x).relu().to_sparse().to_dense().sum())
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Lazy, "returns a generator, whose tensors"), (Sparse, "operator by operator")])
+def test_what_cannot_be_watched_is_refused(kind: type[nn.Module], words: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(fxprune.InputError, match=words):
+        fxprune.prune(kind().eval(), 0.5, X, form="module")
+
+
 def test_what_needs_none_works(tmp_path: Path) -> None:
     model, slim = pair()
     found = fxprune.validate(model, {"slim": slim}, [(X, Y)], latency=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,6 +86,7 @@ def watch(
             f"{type(error).__name__}: {said(error)}; give example_inputs with values that it takes"
             + (f" (it was watched since no graph can hold it: {why})" if why else "")
         ) from error
+    _check_returned(model, returned)
     del mode.macs[terms:]  # one call is what is counted
     # What a call leaves for the next one shows in that.
     alike = [s.func for s in mode.seen[:counted]] == [s.func for s in mode.seen[counted:]]
@@ -113,6 +114,19 @@ def watch(
     traced = _as_traced(copy, mode, example, counted, len(mode.seen))
     analysis = group_channels(traced, attention, tuple(ignore), type(model).__name__)
     return Watched(model, example, analysis, sessions, mode.layers, notes)
+
+
+def _check_returned(model: nn.Module, returned: list[Any]) -> None:
+    """
+    Raises:
+        InputError: what a call returns computes more when it is read, of which a run shows nothing.
+    """
+    for leaf in nested.leaves(returned):
+        if isinstance(leaf, Iterator) or (callable(leaf) and not isinstance(leaf, type)):
+            raise InputError(
+                f"{type(model).__name__} returns a {type(leaf).__name__}, whose tensors are not seen before somebody reads it: "
+                "return a list or a tuple"
+            )
 
 
 def random_session(example: Example, own: bool, seed: int) -> Session:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fxprune.analysis.cut import Cut
-from fxprune.errors import NotEquivalent, NothingToPrune
+from fxprune.errors import InputError, NotEquivalent, NothingToPrune, said
 from fxprune.passes.base import Mismatch
 from fxprune.shrinking.slots import Setting, settings
 from fxprune.shrinking.watched.analysis import Watched, random_session, unread_parameters
@@ -73,6 +73,10 @@ def fit_watched(watched: Watched, gone: Gone, choose: Choose | None = None, lowe
             found = compared(watched, cut, chosen)
         except Mismatch as mismatch:
             wrong = {name: str(mismatch) for name in mismatch.groups}
+        except NotImplementedError as error:  # of tensors whose values PyTorch does not compare: sparse ones
+            raise InputError(
+                f"{watched.analysis.model_name} cannot be compared operator by operator: {said(error)[:160]}"
+            ) from error
         else:
             wrong = found.frozen
             if not wrong:
