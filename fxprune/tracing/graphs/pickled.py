@@ -3,12 +3,16 @@ loses the classes of outputs, and fails on checks of the inputs."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
 from fxprune.tracing.graphs.guarded_code import guard_modes
+from fxprune.tracing.values.whole import place_of_whole, whole_at
 
 __all__ = ["restored", "stored"]
 
@@ -23,6 +27,48 @@ class _Place:
         self.number = number
 
 
+class _ByName:
+    """Stands for a function or an operator that pickle does not find, or cannot store: it is looked up under its name.
+
+    PyTorch makes some functions inside of others, as `torch.nn.functional.max_pool2d`; operators of `torch.ops` are none.
+    """
+
+    def __init__(self, found_by: Callable[..., Any], *names: str) -> None:
+        self.reduced = (found_by, names)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        return self.reduced
+
+
+def _named(module: str, *names: str) -> Any:
+    found: Any = torch.ops if module == "torch.ops" else importlib.import_module(module)
+    for name in names:
+        found = getattr(found, name)
+    return found
+
+
+def _operator(packet: Any) -> list[str]:
+    """Library and name of an operator."""
+    return [*packet._qualified_op_name.split("::")]
+
+
+def _target(target: Any) -> Any:
+    """A node's target as pickle can store it."""
+    if isinstance(target, torch._ops.OpOverload):
+        return _ByName(_named, "torch.ops", *_operator(target.overloadpacket), target._overloadname)
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return _ByName(_named, "torch.ops", *_operator(target))
+    if (place := place_of_whole(target)) is not None:
+        return _ByName(whole_at, *place)
+    if "<locals>" not in getattr(target, "__qualname__", ""):
+        return target
+    try:
+        known = _named(target.__module__, target.__name__) is target
+    except (ImportError, AttributeError):
+        known = False
+    return _ByName(_named, target.__module__, target.__name__) if known else target
+
+
 def stored(module: fx.GraphModule) -> tuple[dict[str, Any], list[Any]]:
     """The attributes of a module without its graph, and the nodes of that."""
     number: dict[fx.Node, Any] = {node: _Place(i) for i, node in enumerate(module.graph.nodes)}
@@ -31,7 +77,7 @@ def stored(module: fx.GraphModule) -> tuple[dict[str, Any], list[Any]]:
         args, kwargs = _plain(map_arg((node.args, node.kwargs), number.__getitem__))
         meta = {key: node.meta[key] for key in _META if key in node.meta}
         count = node.meta.get("val")  # of what is unpacked, how many
-        nodes.append((node.op, node.target, args, kwargs, node.name, meta, None if count is None else len(count)))
+        nodes.append((node.op, _target(node.target), args, kwargs, node.name, meta, None if count is None else len(count)))
     return {k: v for k, v in module.__dict__.items() if k not in _MADE_ANEW}, nodes
 
 

@@ -7,6 +7,8 @@ does inside is labelled as it runs on the meta device, as with every node.
 from __future__ import annotations
 
 import functools
+import importlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +22,7 @@ from fxprune.tracing.places import line_running
 from fxprune.tracing.values.checkpointed import checkpointed
 from fxprune.tracing.values.proxy import proxies_in
 
-__all__ = ["is_whole", "patches"]
+__all__ = ["is_whole", "patches", "place_of_whole", "whole_at"]
 
 _TRANSFORMS: tuple[tuple[Any, str], ...] = (
     (torch._functorch.apis, "vmap_impl"),
@@ -36,6 +38,21 @@ def is_whole(node: fx.Node) -> bool:
     return node.target in _KEPT
 
 
+def place_of_whole(target: Any) -> tuple[str, str] | None:
+    """Module and name of what a node keeps whole, if that can be found there; None of all else. `whole_at` is the inverse."""
+    place = _KEPT.get(target) if callable(target) else None
+    try:
+        return place if place and whole_at(*place) is target else None
+    except (ImportError, AttributeError):
+        return None
+
+
+def whole_at(module: str, name: str) -> Callable[..., Any]:
+    """What a node calls to keep the `torch.autograd.Function`, or the function of TorchScript, of that name whole."""
+    found: Any = operator.attrgetter(name)(importlib.import_module(module))
+    return _whole(getattr(found, "apply", found), name, module)
+
+
 @functools.cache
 def _whole(function: Callable[..., Any], name: str, module: str) -> Callable[..., Any]:
     """A function for a node: torch.fx asks each for its name and its module."""
@@ -46,11 +63,11 @@ def _whole(function: Callable[..., Any], name: str, module: str) -> Callable[...
     call.__name__ = name.rpartition(".")[2]
     call.__qualname__ = name
     call.__module__ = module if module.partition(".")[0] != "torch" else "fxprune"  # it would be looked for in torch
-    _KEPT.add(call)
+    _KEPT[call] = (module, name)
     return call
 
 
-_KEPT: set[Any] = set()
+_KEPT: dict[Any, tuple[str, str]] = {}  # the function of a node -> where what it calls is found
 
 
 # -- patches -----------------------------------------------------------------------------------------------------------
