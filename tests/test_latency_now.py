@@ -88,6 +88,14 @@ def test_a_table_of_another_device_stays_as_it_is(
         )
 
 
+@pytest.mark.parametrize("asked", [0.5, "0.02 ms"])
+def test_what_cannot_be_timed_here_is_pruned_all_the_same(asked: Any, model: nn.Module, table: LatencyTable) -> None:
+    theirs = replace(table, key=table.key | {"device": "cuda:99 a board that is not here"})
+    report = fxprune.prune(model, example_inputs=X, latency=asked, profile=theirs, verify=False).meta["fxprune"]
+    assert report.latency is None and report.plan.macs[1] < report.plan.macs[0]
+    assert [note for note in report.notes if note.startswith("the slim model was not timed: ")]
+
+
 def test_what_the_report_says() -> None:
     plain = Timed("eager", "cpu", 1, (0.004, 0.002), (0.004, 0.002))
     assert str(plain) == "latency (eager, 1 thread): 4.00 -> 2.00 ms measured (50.0%), 4.00 -> 2.00 ms predicted (50.0%)"
