@@ -94,8 +94,6 @@ class PruneOptions:
             )
         if checked["branches"] and not self.budgets:
             raise InputError("branches are candidates beside channels under a budget, as macs=0.5; by hand: fxprune.revise")
-        if checked["branches"] and self.latency is not None:
-            raise InputError("a table of latencies says nothing of models without branches: budget macs, params or memory")
         check_attention(self.attention)
         if self.normalization is not None:
             one_of("normalization", self.normalization, get_args(Normalization))
