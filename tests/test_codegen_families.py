@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -184,3 +185,30 @@ def test_names_that_would_hide_others() -> None:
     head = source.split("class Names")[1].split(") -> None")[0]
     assert "cut: int" in head and "n: int" not in head and "WIDTHS" not in head and "attach" not in head
     assert_equal_bits(slim, torch.randn(2, 4))
+
+
+class Rectified(nn.Module):
+    """Two optional parts, and one whose length differs from block to block."""
+
+    def __init__(self, given: int, out: int, count: int) -> None:
+        super().__init__()
+        self.skip = nn.Conv2d(given, out, 1, bias=False) if given != out else None
+        self.skipbn = nn.BatchNorm2d(out) if given != out else None
+        sizes = [given, *range(out + 1, out + count), out]
+        self.rep = nn.Sequential(*[layer for a, b in pairwise(sizes) for layer in (nn.ReLU(), nn.Conv2d(a, b, 1))])
+
+    def forward(self, x: Any) -> Any:
+        y = self.rep(x)
+        if self.skip is not None and self.skipbn is not None:
+            x = self.skipbn(self.skip(x))
+        return y + x
+
+
+@pytest.mark.parametrize(
+    "blocks", [[(4, 6, 2), (6, 6, 3), (6, 8, 2), (8, 8, 3)], [(4, 4, 1), (4, 5, 2)], [(4, 6, 3), (6, 6, 1)]]
+)
+def test_several_optional_parts_with_widths_of_their_own_are_all_handed_in(blocks: list[tuple[int, int, int]]) -> None:
+    slim = fxprune.trace(nn.Sequential(*[Rectified(*block) for block in blocks]).eval(), torch.randn(2, 4, 5, 5))
+    source = generated(slim)[0]
+    assert "Written as one forward" not in source and source.count("class Rectified") == 1
+    assert_equal_bits(slim, torch.randn(2, 4, 5, 5))

@@ -85,5 +85,6 @@ class Families:
         if unifier.parts and len(unifier.parts) * 2 > len(init) and not (wrapping and len(init) == 1):
             return None
         owners = [{site.owner for site in hole.sites} for hole in unifier.holes]
-        own = [name for name in unifier.flags if {name} in owners]  # whose numbers mean nothing where the part is missing
-        return self._unified(family, own, wrapping) if own else (unifier, init, call, forward)
+        # Parts whose numbers mean nothing where the part is missing. Handing one over may leave another with such numbers.
+        own = {name for name in unifier.flags if {name} in owners}
+        return self._unified(family, own.union(handed), wrapping) if own.difference(handed) else (unifier, init, call, forward)
