@@ -38,6 +38,18 @@ BROKEN = {
             * function(a, b)
         )
 """,
+    "no room before the brackets of the only call": """
+        separable_1 = (
+            self.reduction_cell_0.comb_iter_0_left.separable_1.pointwise_convolution(
+                comb_iter_0_left
+            )
+        )
+""",
+    "no room even in brackets of its own": """
+        separable_1 = self.reduction_cell_0.comb_iter_0_left.separable_1.pointwise_convolutions_of_it(
+            comb_iter_0_left
+        )
+""",
     "a dictionary made in a loop": """
         super().__init__(
             {

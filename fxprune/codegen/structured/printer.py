@@ -134,8 +134,7 @@ def _laid(head: str, value: ast.expr | None, indent: int, tail: str = "") -> lis
     margin = " " * indent
     if value is None:
         return [margin + head + tail]
-    bare = isinstance(value, ast.Tuple) and len(value.elts) > 1 and head.strip() == "return"
-    shown = text(value)[1:-1] if bare else text(value)
+    shown = text(value)[1:-1] if isinstance(value, ast.Tuple) and len(value.elts) > 1 and head == "return " else text(value)
     if indent + len(head) + len(shown) + len(tail) <= WIDTH:
         return [margin + head + shown + tail]
     if isinstance(value, ast.Starred):
@@ -148,7 +147,11 @@ def _laid(head: str, value: ast.expr | None, indent: int, tail: str = "") -> lis
             lines = [line for piece, node in chain for line in _piece(piece, node, indent + 4)]
         return [f"{margin}{head}(", *lines, f"{margin}){tail}"]
     if isinstance(value, (ast.Call, ast.Subscript, ast.Attribute)):
-        return _in_turn(head, value, indent, tail)
+        lines = _in_turn(head, value, indent, tail)
+        if len(lines[0]) > WIDTH and head.endswith(("= ", "return ")):  # there is no room before the first bracket
+            inner = _in_turn("", value, indent + 4, "")
+            return lines if len(inner[0]) > WIDTH else [f"{margin}{head}(", *inner, f"{margin}){tail}"]
+        return lines
     return _broken(head, value, indent, tail) if isinstance(value, _BROKEN) else [margin + head + shown + tail]
 
 
