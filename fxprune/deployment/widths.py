@@ -31,5 +31,5 @@ def advice(model: nn.Module, form: Format) -> str:
         return ""
     return (
         f"{odd} of {len(layers)} convolutions have channels that are no multiple of {form.multiple}: on the CPU {form.runner} "
-        "has slower kernels for them, for depthwise ones much slower; prune with round_to=8, or measure with fxprune.profile"
+        "has slower kernels for them, much slower for depthwise ones; prune with round_to=8 or 16, or ask fxprune.profile"
     )
