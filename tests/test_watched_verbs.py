@@ -50,7 +50,7 @@ def recorded() -> Any:
 
 REFUSED: dict[str, tuple[Callable[[nn.Module, Any, Path], Any], str]] = {
     "repair": (lambda model, slim, path: fxprune.repair(slim, model, X), "a repair needs .* fine-tune it instead"),
-    "export": (lambda model, slim, path: fxprune.export(slim, path / "x.onnx", X), "an export needs .* as one graph"),
+    "export": (lambda model, slim, path: fxprune.export(slim, path / "x.pt2", X), "an export needs .* as one graph"),
     "optimize": (lambda model, slim, path: fxprune.optimize(slim, X), "optimize needs .* as one graph"),
     "profile": (lambda model, slim, path: fxprune.profile(slim, X), "a latency table needs .* as one graph"),
     "save": (lambda model, slim, path: fxprune.save(slim, path / "x"), "in its own class: fxprune.store writes that"),
