@@ -184,11 +184,6 @@ def finish(target: Target, plan: Plan, rewritten: Rewritten, verify: bool, clock
     if rewritten.cut.analysis.latency is not None:
         from fxprune.profiling.using import timed
 
-        try:
-            report.latency = timed(rewritten, target.model)
-        except (
-            InputError
-        ) as error:  # the table is of a device or an engine that is not here: the slim model is right all the same
-            report.notes.append(f"the slim model was not timed: {error}")
+        report.latency = timed(rewritten, target.model, report.notes)
         clock("measure")
     return target.hand_over(slim, parts, report, check=verify)

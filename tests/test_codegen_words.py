@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from torch import nn
 
 import fxprune
 from fxprune.codegen.source_files import generated
+from fxprune.tracing.words import parts, trees
 from fxprune.tracing.words.parts import part_words
 
 
 def conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride=stride, padding=1)
+
+
+needs_positions = pytest.mark.skipif(not hasattr(CodeType, "co_positions"), reason="Python 3.10 does not know them")
 
 
 class Mlp(nn.Module):
@@ -71,6 +76,7 @@ def head_of(source: str, name: str) -> str:
     return " ".join(own.split("def __init__(")[1].split(") -> None")[0].replace(",\n", ", ").split()).rstrip(", ")
 
 
+@needs_positions
 def test_arguments_are_called_as_in_the_models_code() -> None:
     slim = fxprune.trace(Layers(), torch.randn(2, 5, 8))
     source = generated(slim)[0]
@@ -82,6 +88,7 @@ def test_arguments_are_called_as_in_the_models_code() -> None:
     assert generated(pickle.loads(pickle.dumps(slim)))[0] == source, "what is noted outlives the classes"
 
 
+@needs_positions
 def test_a_pruned_model_keeps_them() -> None:
     slim = fxprune.prune(Layers(), 0.3, torch.randn(2, 5, 8), scope="layer", verify=False)
     source = generated(slim)[0]
@@ -167,6 +174,7 @@ def test_a_model_whose_code_cannot_be_read_has_names_of_ours() -> None:
     assert head_of(source, "Part") == "self, hidden_features: int"
 
 
+@needs_positions
 @pytest.mark.parametrize("index", ["x[:, : self.keep]", "x[:, : self.sizes[0]]", "x.narrow(1, 0, self.keep)"])
 def test_numbers_in_indices(index: str, tmp_path: Any) -> None:
     file = tmp_path / "cut.py"
@@ -223,3 +231,19 @@ def test_what_comes_in_gives_a_width_its_name_before_what_goes_out() -> None:
     model = nn.Sequential(Basic(4, 6, 4), nn.Linear(4, 5), Basic(5, 7, 5))
     source = generated(fxprune.trace(model, torch.randn(2, 4)))[0]
     assert head_of(source, "Basic") == "self, inside: int, middle: int"
+
+
+def test_where_python_does_not_know_positions_the_words_of_init_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Python 3.11."""
+    monkeypatch.setattr(trees, "positions_of", lambda code: [])
+    caches = (trees.tree_of, trees._expressions, parts._assigned)
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        assert part_words(Mlp(4, 6))["up"] == {"in_features": "dim", "out_features": "inner"}
+        slim = fxprune.trace(nn.Sequential(Mlp(4, 6), Heads(4, 2)), torch.randn(2, 3, 4))
+        assert "class Mlp" in generated(slim)[0]
+        assert_equal_bits(slim, torch.randn(2, 3, 4))
+    finally:
+        for cache in caches:
+            cache.cache_clear()

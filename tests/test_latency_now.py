@@ -101,3 +101,10 @@ def test_what_the_report_says() -> None:
     assert str(plain) == "latency (eager, 1 thread): 4.00 -> 2.00 ms measured (50.0%), 4.00 -> 2.00 ms predicted (50.0%)"
     said = str(replace(plain, pace=1.25))
     assert said == f"{plain}, the table's times 1.25 times: so long the dense model took before the search"
+
+
+def test_steps_go_on_where_they_cannot_be_timed(model: nn.Module, table: LatencyTable) -> None:
+    theirs = replace(table, key=table.key | {"device": "cuda:99 a board that is not here"})
+    slims = [*fxprune.iterate(model, example_inputs=X, latency=0.5, profile=theirs, steps=2, verify=False)]
+    reports = [slim.meta["fxprune"] for slim in slims]
+    assert len(reports) == 2 and all(r.latency is None and any("not timed" in note for note in r.notes) for r in reports)

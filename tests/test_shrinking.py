@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import fxprune
 from fxprune.planning.own_class import OwnClass
 
 torch.set_num_threads(1)
+
+needs_positions = pytest.mark.skipif(not hasattr(CodeType, "co_positions"), reason="Python 3.10 does not know them")
 
 
 class Attention(nn.Module):
@@ -247,6 +250,7 @@ def test_the_slim_graph_stays_as_it_is() -> None:
     assert [str(node.format_node()) for node in slim.graph.nodes] == before and "scale" in "".join(before)
 
 
+@needs_positions
 def test_an_expression_that_became_a_number_is_copied_and_stored() -> None:
     model, x = Mixer("in code").eval(), TOKENS
     own = fxprune.prune(model, {"first*": 0.0, "attention*": 0.5}, x, form="module")

@@ -119,8 +119,9 @@ class Course:
         slim = self._filled(rewritten, plan, clock, step)
         state.step, state.stage, state.reports = step, "pruned", {}
         if self.analysis.latency is not None:
-            took = slim.module.meta["fxprune"].latency = timed(rewritten, self._carrier.traced)
-            state.reports["latency"] = took.to_dict()
+            report = slim.module.meta["fxprune"]
+            report.latency = timed(rewritten, self._carrier.traced, report.notes)
+            state.reports |= {} if report.latency is None else {"latency": report.latency.to_dict()}
         if work.images is not None:
             module = repair(slim.module, work.model, work.images, checkpoint=self.folder.repair(step))
             slim = Slim(module, self._carrier.tensors)

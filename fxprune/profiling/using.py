@@ -84,8 +84,20 @@ def _engine(key: Mapping[str, Any]) -> Engine:
     return engine_of(key["engine"], str(key["device"]).partition(":")[0], key["threads"])
 
 
-def timed(rewritten: Rewritten, model: nn.Module) -> Timed:
-    """Measure the slim model in turns with the dense one, on the engine of the table."""
+def timed(rewritten: Rewritten, model: nn.Module, notes: list[str]) -> Timed | None:
+    """Measure the slim model in turns with the dense one, on the engine of the table; None, and a note, where that is not here.
+
+    Args:
+        notes: of the report. The slim model is right all the same: nothing is lost for want of a time.
+    """
+    try:
+        return _measured(rewritten, model)
+    except InputError as error:
+        notes.append(f"the slim model was not timed: {error}")
+        return None
+
+
+def _measured(rewritten: Rewritten, model: nn.Module) -> Timed:
     cut = rewritten.cut
     analysis, predicted = cut.analysis, cut.analysis.latency
     assert isinstance(predicted, Predicted)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.shrinking.regions import Region, region_of
+from fxprune.shrinking.stand_in import StandIn
 from fxprune.state import named_parts
 from fxprune.tracing.modules.part_calls import PartCall
 from fxprune.tracing.untouched import twin_of
@@ -16,7 +16,7 @@ from fxprune.tracing.untouched import twin_of
 __all__ = ["GeneratedForward", "generated_for", "generated_part"]
 
 
-class GeneratedForward:
+class GeneratedForward(StandIn):
     """Stands for the forward of a module, in its ``__dict__``; copied and pickled with the module.
 
     Attributes:
@@ -34,14 +34,6 @@ class GeneratedForward:
         for name, part in named_parts(self.graph, once=True):
             part.__dict__["training"] = (there.get(name) or own).training
         return self.graph(*args, **kwargs) if self.region is None else self.graph(*self.region.inputs(args, kwargs))
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(type(self.part).forward.__get__(self.part))
-
-    @property
-    def __name__(self) -> str:
-        return "forward"
 
     @property
     def code(self) -> str:

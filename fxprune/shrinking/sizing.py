@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxprune.shrinking.changes import Change
 from fxprune.shrinking.sized_code import SizedMethod, method_of, tree_of, with_expressions
+from fxprune.tracing.words.trees import positions_of
 
 __all__ = ["Sizing", "sizing_of"]
 
@@ -69,7 +70,7 @@ def sizing_of(module: nn.Module, calls: Sequence[Change]) -> Sizing | None:
 
 def _expression_at(tree: ast.FunctionDef, place: Any) -> ast.AST | None:
     code, instruction = place
-    positions = list(code.co_positions())
+    positions = positions_of(code)
     where = positions[instruction // 2] if instruction // 2 < len(positions) else None
     if where is None or None in where:
         return None

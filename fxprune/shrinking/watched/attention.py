@@ -7,11 +7,11 @@ of its attention. What runs past that forward (fused kernels of encoder layers, 
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import nn
 
+from fxprune.shrinking.stand_in import StandIn
 from fxprune.shrinking.watched.calls import Example, Session, run
 from fxprune.shrinking.watched.lockstep import same_results
 from fxprune.state import named_parts, shallow_copy
@@ -22,26 +22,20 @@ from fxprune.tracing.untouched import twin_of
 __all__ = ["PlainAttention", "settle_attention", "with_plain_attention"]
 
 
-class PlainAttention:
+class PlainAttention(StandIn):
     """Stands for the forward of an `nn.MultiheadAttention`, in its ``__dict__``; copied and pickled with the module.
 
     Attributes:
         part: the module; ``num_heads`` and ``head_dim`` of it count.
     """
 
+    part: nn.MultiheadAttention
+
     def __init__(self, part: nn.MultiheadAttention) -> None:
         self.part = part
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return multihead_attention(self.part, *args, **kwargs)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(type(self.part).forward.__get__(self.part))
-
-    @property
-    def __name__(self) -> str:
-        return "forward"
 
 
 def with_plain_attention(model: nn.Module, example: Example) -> nn.Module:

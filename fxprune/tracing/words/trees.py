@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import linecache
+import tokenize
 from collections.abc import Iterator
 from types import CodeType
 
-__all__ = ["expression_at", "tree_of", "word_of"]
+__all__ = ["expression_at", "positions_of", "tree_of", "word_of"]
+
+Span = tuple[int | None, int | None, int | None, int | None]  # line, last line, column, last column
 
 _OF_TENSORS = frozenset({"shape", "size", "ndim", "dtype", "device"})
 
@@ -16,8 +20,9 @@ _OF_TENSORS = frozenset({"shape", "size", "ndim", "dtype", "device"})
 @functools.lru_cache(maxsize=1024)
 def tree_of(code: CodeType) -> ast.FunctionDef | None:
     """The definition of a function; None where its file cannot be read or says something else by now."""
-    last = max((line for line in _ends(code)), default=0)
-    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last]
+    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
+    last = max(_ends(code), default=0)
+    lines = lines[: last - code.co_firstlineno + 1] if last else _block(lines)
     if not lines:
         return None
     inside = lines[0][:1].isspace()
@@ -30,14 +35,23 @@ def tree_of(code: CodeType) -> ast.FunctionDef | None:
     return found if found is not None and found.name == code.co_name else None
 
 
+def positions_of(code: CodeType) -> list[Span]:
+    """Where each instruction of a function comes from; nothing where Python does not know (before 3.11)."""
+    return [*code.co_positions()] if hasattr(code, "co_positions") else []
+
+
+def _block(lines: list[str]) -> list[str]:
+    try:
+        return inspect.getblock(lines)
+    except (SyntaxError, IndentationError, tokenize.TokenError):
+        return []
+
+
 def _ends(code: CodeType) -> Iterator[int]:
-    yield from (end for _, end, _, _ in code.co_positions() if end)
+    yield from (end for _, end, _, _ in positions_of(code) if end)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _ends(inner)
-
-
-Span = tuple[int | None, int | None, int | None, int | None]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -49,7 +63,7 @@ def _expressions(code: CodeType) -> tuple[list[Span], dict[Span, ast.expr]]:
     for node in [] if tree is None else ast.walk(tree):
         if isinstance(node, kinds):
             found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
-    return [*code.co_positions()] if found else [], found
+    return positions_of(code) if found else [], found
 
 
 def expression_at(code: CodeType, instruction: int) -> ast.expr | None:
