@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -219,7 +220,8 @@ def test_classes(model: nn.Module, shape: tuple[int, ...], expected: str) -> Non
     inputs = torch.randn(shape)
     slim = fxprune.trace(copy.deepcopy(model), inputs)
     source = structured_source(slim)
-    assert classes_of(source) == expected.strip()
+    if hasattr(CodeType, "co_positions"):  # else the numbers of forward have general names
+        assert classes_of(source) == expected.strip()
     assert generated(slim)[0] == source, "it was found to be the same model"
     assert_equal_bits(slim, inputs)
 
