@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from types import CodeType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support.codegen import assert_equal_bits
+from support.marks import needs_positions
 from torch import nn
 
 import fxprune
@@ -20,9 +20,6 @@ from fxprune.tracing.words.parts import part_words
 
 def conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride=stride, padding=1)
-
-
-needs_positions = pytest.mark.skipif(not hasattr(CodeType, "co_positions"), reason="Python 3.10 does not know them")
 
 
 class Mlp(nn.Module):

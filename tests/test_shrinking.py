@@ -6,11 +6,11 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
-from types import CodeType
 from typing import Any
 
 import pytest
 import torch
+from support.marks import needs_positions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,8 +18,6 @@ import fxprune
 from fxprune.planning.own_class import OwnClass
 
 torch.set_num_threads(1)
-
-needs_positions = pytest.mark.skipif(not hasattr(CodeType, "co_positions"), reason="Python 3.10 does not know them")
 
 
 class Attention(nn.Module):

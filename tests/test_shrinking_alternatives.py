@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from support.marks import needs_positions
 from torch import Tensor, nn
 
 import fxprune
@@ -101,9 +102,32 @@ class Pieces(nn.Module):
         return self.last(a) + b.relu().mean((1, 2, 3), keepdim=True)
 
 
-def test_sizes_that_one_number_said_are_written_apart() -> None:
+class OnLines(Pieces):
+    """A call whose object begins on an earlier line: Python knows where its name stands."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (
+            self.first(x)
+            .relu()
+            .sin()  # that nothing be long enough for one line, a remark
+            .split([self.c, self.c], dim=1)
+        )
+        return self.last(a) + b.relu().mean((1, 2, 3), keepdim=True)
+
+
+class InComprehension(Pieces):
+    """Code of its own, before Python 3.12."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ((a, b),) = [y.split([self.c, self.c], dim=1) for y in [self.first(x)]]
+        return self.last(a) + b.relu().mean((1, 2, 3), keepdim=True)
+
+
+@needs_positions
+@pytest.mark.parametrize("kind", [Pieces, OnLines, InComprehension])
+def test_sizes_that_one_number_said_are_written_apart(kind: type[Pieces]) -> None:
     torch.manual_seed(0)
-    model = Pieces().eval()
+    model = kind().eval()
     with torch.no_grad():
         model.first.weight[[0, 1, 8, 9, 10, 11, 12]] *= 1e-3
     own = fxprune.prune(model, 0.45, X, form="module")

@@ -16,6 +16,16 @@ import fxprune
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
 
+MODELS = [
+    ("yolov8n.yaml", "global"),
+    ("yolo11n.yaml", "layer"),
+    ("yolov5n.yaml", "global"),
+    ("yolov9t.yaml", "global"),
+    ("yolov10n.yaml", "global"),
+    ("yolo12n.yaml", "global"),
+    ("yolo26n.yaml", "global"),
+]
+
 
 def _data(folder: Path) -> Path:
     """Eight images of one rectangle each to learn from, and as many to be tested on."""
@@ -38,7 +48,7 @@ def _data(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("config", "scope"), [("yolov8n.yaml", "global"), ("yolo11n.yaml", "layer")])
+@pytest.mark.parametrize(("config", "scope"), MODELS)
 def test_a_slim_yolo_trains_validates_predicts_and_exports(
     config: str, scope: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,12 +70,16 @@ def _compiled(source: str, home: tuple[str, str, str]) -> Any:
 
 
 def method_of(module: nn.Module, code: CodeType) -> tuple[type, str] | None:
-    """The class and name of the method of a module that has this code."""
+    """The class and name of the method of a module that has this code, as a whole or in a comprehension."""
     for kind in type(module).__mro__:
         for name, value in vars(kind).items():
-            if isinstance(value, FunctionType) and inspect.unwrap(value).__code__ is code:
+            if isinstance(value, FunctionType) and _has(inspect.unwrap(value).__code__, code):
                 return kind, name
     return None
+
+
+def _has(code: CodeType, inner: CodeType) -> bool:
+    return code is inner or any(isinstance(part, CodeType) and _has(part, inner) for part in code.co_consts)
 
 
 def tree_of(kind: type, name: str) -> ast.FunctionDef | None:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.shrinking.changes import Change
 from fxprune.shrinking.sized_code import SizedMethod, method_of, tree_of, with_expressions
-from fxprune.tracing.words.trees import positions_of
+from fxprune.tracing.words.trees import positions_of, spans_of
 
 __all__ = ["Sizing", "sizing_of"]
 
@@ -75,7 +75,7 @@ def _expression_at(tree: ast.FunctionDef, place: Any) -> ast.AST | None:
     if where is None or None in where:
         return None
     spans = (n for n in ast.walk(tree) if isinstance(n, (ast.Call, ast.Subscript)))
-    return next((n for n in spans if (n.lineno, n.end_lineno, n.col_offset, n.end_col_offset) == where), None)
+    return next((n for n in spans if where in spans_of(n)), None)
 
 
 Pairs = list[tuple[ast.AST, ast.AST]]

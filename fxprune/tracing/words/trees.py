@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Iterator
 from types import CodeType
 
-__all__ = ["expression_at", "positions_of", "tree_of", "word_of"]
+__all__ = ["expression_at", "positions_of", "spans_of", "tree_of", "word_of"]
 
 Span = tuple[int | None, int | None, int | None, int | None]  # line, last line, column, last column
 
@@ -40,6 +40,17 @@ def positions_of(code: CodeType) -> list[Span]:
     return [*code.co_positions()] if hasattr(code, "co_positions") else []
 
 
+def spans_of(node: ast.expr) -> list[Span]:
+    """The positions that Python may give the instruction of an expression: where it stands, and of a method whose name is on a
+    later line than the beginning of its object, from that name on.
+    """
+    spans: list[Span] = [(node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)]
+    if isinstance(node, ast.Call) and isinstance(called := node.func, ast.Attribute) and called.lineno != called.end_lineno:
+        assert called.end_lineno is not None and called.end_col_offset is not None
+        spans.append((called.end_lineno, node.end_lineno, called.end_col_offset - len(called.attr), node.end_col_offset))
+    return spans
+
+
 def _block(lines: list[str]) -> list[str]:
     try:
         return inspect.getblock(lines)
@@ -62,7 +73,7 @@ def _expressions(code: CodeType) -> tuple[list[Span], dict[Span, ast.expr]]:
     found: dict[Span, ast.expr] = {}
     for node in [] if tree is None else ast.walk(tree):
         if isinstance(node, kinds):
-            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
+            found |= dict.fromkeys(spans_of(node), node)
     return positions_of(code) if found else [], found
 
 
