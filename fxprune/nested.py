@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx.immutable_collections import immutable_dict
 from torch.utils._pytree import SUPPORTED_NODES
 
-__all__ = ["entries", "form_of", "instances", "leaves", "map", "plain", "rebuilt", "tensors"]
+__all__ = ["entries", "form_of", "home_of", "instances", "leaves", "map", "plain", "rebuilt", "tensors"]
 
 Kind = TypeVar("Kind")
 
@@ -86,6 +86,17 @@ def form_of(value: Any) -> str:
     return form
 
 
+def home_of(kind: type) -> str:
+    """The name of the module that a class is from; empty where its ``__module__`` is no text, as of functions that some
+    versions of Cython made (those of numpy 2.2).
+
+    >>> home_of(dict), home_of(type("Own", (), {"__module__": 3}))
+    ('builtins', '')
+    """
+    home: Any = kind.__module__
+    return home if isinstance(home, str) else ""
+
+
 def entries(value: Any) -> dict[Any, Any]:
     """What a container holds: by position, key or attribute.
 
@@ -147,7 +158,7 @@ def _form(kind: type) -> str:
 
 def _plain(kind: type) -> bool:
     """Whether a class is somebody's own, written in Python, with objects that are neither called nor iterators."""
-    if kind.__module__.partition(".")[0] in _OTHERS or not kind.__flags__ & (1 << 9):  # made by a class statement
+    if home_of(kind).partition(".")[0] in _OTHERS or not kind.__flags__ & (1 << 9):  # made by a class statement
         return False
     special = ("__call__", "__next__", "__enter__", "__torch_function__")
     return not any(name in c.__dict__ for c in kind.__mro__ for name in special)

@@ -91,3 +91,9 @@ def test_tensors_are_found_in_every_container() -> None:
     found = nested.tensors({"x": [a, None, "text"], "y": Output(3, (b,))})
     assert [id(t) for t in found] == [id(a), id(b)]
     assert nested.tensors({"x": [1, None]}) == []
+
+
+def test_a_class_whose_module_is_no_text_is_somebodys_own() -> None:
+    """Functions of Cython have a member there."""
+    kind = type("Own", (), {"__module__": property(lambda self: "own")})
+    assert nested.home_of(kind) == "" and nested.form_of(kind()) == "object"

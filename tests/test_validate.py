@@ -12,11 +12,13 @@ import torch
 from helpers import fingerprint
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import flop_counter
 
 import fxprune
 from fxprune.errors import InputError
 from fxprune.recovery.intervals import mcnemar, paired_interval, wilson
 from fxprune.recovery.tally import calibration_error
+from fxprune.statistics.costs import macs_of
 
 CLASSES = 7
 
@@ -320,6 +322,14 @@ def test_macs_of_attention_are_counted_in_both() -> None:
     found, report = run(net, slim, [x]), slim.meta["fxprune"]
     assert (found.dense.macs, found.slim[0].macs) == (report.macs_before, report.macs_after)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_macs_of_attention_need_no_new_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.15 PyTorch has a formula of attention for GPUs alone."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    monkeypatch.setattr(flop_counter, "flop_registry", {k: v for k, v in flop_counter.flop_registry.items() if k != kernel})
+    x = torch.randn(2, 3, 5, 8)  # samples, heads, tokens, channels
+    assert macs_of(lambda: F.scaled_dot_product_attention(x, x, x)) == 2 * (2 * 3 * 5 * 5 * 8)
 
 
 def test_the_table() -> None:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -23,8 +23,8 @@ _ANNOTATIONS: dict[str, dict[str, Any]] = {}  # by command, by parameter
 
 def everywhere(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options that all have."""
-    hints = get_type_hints(command, include_extras=True)
-    own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
+    # Not by get_type_hints: where the default is None, Python 3.10 puts Optional around what Annotated says.
+    own = [*inspect.signature(command, eval_str=True).parameters.values()]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter("quiet", kind, default=False, annotation=_Quiet)]
     more.append(inspect.Parameter("config", kind, default=None, annotation=_Config))

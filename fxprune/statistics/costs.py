@@ -31,6 +31,9 @@ def macs_of(run: Callable[[], Any]) -> int:
     return counter.flops // 2
 
 
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # has a formula from PyTorch 2.15 on alone
+
+
 class _Flops(DispatchMode):
     """`torch.utils.flop_counter.FlopCounterMode` without its hooks, which fail on a parameter that is passed to a module."""
 
@@ -40,7 +43,8 @@ class _Flops(DispatchMode):
         from torch.utils.flop_counter import flop_registry
 
         super().__init__()
-        self.flops, self.formulas = 0, flop_registry
+        known = {_CPU_ATTENTION: flop_registry[torch.ops.aten._scaled_dot_product_flash_attention]}
+        self.flops, self.formulas = 0, known | flop_registry
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

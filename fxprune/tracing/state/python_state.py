@@ -98,7 +98,7 @@ class State:
         self._depth -= 1
 
     def _note_value(self, name: str, value: Any) -> None:
-        if type(value).__module__.startswith("fxprune."):
+        if nested.home_of(type(value)).startswith("fxprune."):
             return  # what a recording tells those who asked for it
         if type(value) in (list, set, deque) or isinstance(value, dict):
             self._note(name, value)
@@ -145,7 +145,7 @@ def _shown(name: str, key: Any) -> str:
 
 def _is_generator(value: Any) -> bool:
     """Whether a value draws random numbers of its own: of Python or of numpy."""
-    home = type(value).__module__
+    home = nested.home_of(type(value))
     return isinstance(value, random.Random) or (home.startswith("numpy.random") and hasattr(value, "standard_normal"))
 
 
