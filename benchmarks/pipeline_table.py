@@ -19,14 +19,14 @@ _COLUMNS = {"none": "not trained", "plain": "plain", "do_conv": "DO-Conv"}
 
 
 def table(rows: list[Row]) -> Iterator[str]:
-    """A section a pipeline, a table a network, preset and settings."""
+    """A section a pipeline, a table a network, what it was measured with, and a preset."""
     yield "# Pipelines, as papers order them\n"
     yield "Accuracy in per cent on images or sounds that nothing was chosen on; ± is the deviation over seeds, in brackets.\n"
     for part in [part for part in _TITLES if any(r["pipeline"] == part for r in rows)]:
         yield f"## {_TITLES[part]}\n"
         own = [r for r in rows if r["pipeline"] == part]
-        for network in dict.fromkeys(r["network"] for r in own):
-            mine = [r for r in own if r["network"] == network]
+        for network, seen in dict.fromkeys((r["network"], _seen(r)) for r in own):
+            mine = [r for r in own if (r["network"], _seen(r)) == (network, seen)]
             dense = [r["accuracy"] for r in mine if not r["criterion"]]
             for preset in dict.fromkeys(r["preset"] for r in mine if r["criterion"]):
                 yield from _section(network, preset, dense, [r for r in mine if r["criterion"] and r["preset"] == preset])
@@ -41,19 +41,19 @@ def _section(network: str, preset: str, dense: list[float], rows: list[Row]) -> 
     if first is None:
         return
     yield f"### {network}, {preset}\n"
-    seen = (
-        f"{first['clips']} sounds to train, {first['clips']} others to test"
-        if first["clips"]
-        else f"{first['test']} test images"
-    )
+    seen = f"{first['test']} test images"
+    if first["clips"]:
+        seen = f"{first['clips']} sounds to train ({first['dense_epochs']} epochs), {first['test']} others to test"
     yield (
         f"{first['macs']:.2%} fewer MACs, {first['params']:.2%} fewer parameters; dense {_spread(dense)} %. {seen}; "
         f"{first['images']} images or sounds for criteria and repairs.\n"
     )
     trained = next((r for r in rows if r["epochs"] and r["training"] in ("plain", "do_conv")), None)
     if trained is not None:
-        few = f"{trained['epochs']} epochs of {trained['train']} images, learning rate {trained['lr']}, {trained['precision']}"
-        yield f"Fine-tuning: {few}, SGD, cosine.\n"
+        few = f"{trained['epochs']} epochs of {trained['train']} images, learning rate {trained['lr']}, SGD"
+        if trained["clips"]:
+            few = f"{trained['epochs']} epochs of the same sounds, a tenth of the learning rate, AdamW"
+        yield f"Fine-tuning: {few}, {trained['precision']}, cosine.\n"
     names = [name for name in _COLUMNS if any(r["training"] == name for r in rows)]
     lines = [["criterion", "scored", "repair", *(_COLUMNS[name] for name in names)]]
     for key in dict.fromkeys((r["criterion"], r["when"], r["repair"]) for r in rows if r["training"]):
@@ -93,7 +93,7 @@ def against_random(rows: list[Row]) -> Iterator[list[str]]:
 
 def _seen(row: Row) -> tuple[Any, ...]:
     """The images or sounds that a row was measured with."""
-    return tuple(row.get(name) for name in ("images", "test", "clips"))
+    return tuple(row.get(name) for name in ("images", "test", "clips", "dense_epochs"))
 
 
 def _verdict(found: float, drawn: list[float], dense: list[float]) -> str:

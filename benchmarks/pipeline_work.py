@@ -25,8 +25,8 @@ __all__ = ["Row", "Subject", "agreement", "of_file", "of_scratch", "of_sounds"]
 
 Row = dict[str, Any]
 _AUDIO: dict[str, tuple[Callable[[], nn.Module], dict[str, int], dict[str, Any]]] = {
-    "DCASE21_Net": (DCASE21Net, {"frames": 500, "bands": 40, "hop": 320}, {"lr": 3e-3, "epochs": 6}),
-    "VGGish": (VGGish, {"frames": 96, "bands": 64, "hop": 160}, {"lr": 2e-4, "epochs": 4}),
+    "DCASE21_Net": (DCASE21Net, {"frames": 500, "bands": 40, "hop": 320}, {"lr": 3e-3}),
+    "VGGish": (VGGish, {"frames": 96, "bands": 64, "hop": 160}, {"lr": 2e-4}),
 }
 
 
@@ -52,6 +52,7 @@ class Subject:
     recipe: dict[str, Any]
     early: nn.Module | None = None
     _slim: dict[str, Any] = field(default_factory=dict)
+    _plans: dict[str, Any] = field(default_factory=dict)
 
     def measured(self, ratio: Mapping[str, float], head: Row) -> Row:
         """One row: scored, cut, repaired and trained as `head` says; seconds are of the processor."""
@@ -68,22 +69,29 @@ class Subject:
         drawn = head["seed"] if head["criterion"] == "random" else 0
         key = "/".join(map(str, (head["preset"], head["criterion"], head["when"], drawn, head["repair"])))
         if key not in self._slim:
+            plan, seconds = self._planned(ratio, head, drawn)
+            slim: Any = fxprune.apply(self.model, plan, verify=False).eval()
+            start = time.process_time()
+            images = torch.cat([x for x, _ in self.calibration])
+            slim = mended(Pruned(slim, slim, self.model), head["repair"], images, 0)
+            row = {"score_seconds": seconds, "repair_seconds": round(time.process_time() - start, 1)}
+            row |= {"macs": 1 - plan.macs[1] / plan.macs[0], "params": 1 - plan.params[1] / plan.params[0]}
+            self._slim = {key: (slim, row)}  # the last alone: all of them would be many
+        slim, row = self._slim[key]
+        return slim, dict(row)
+
+    def _planned(self, ratio: Mapping[str, float], head: Row, drawn: int) -> tuple[Any, float]:
+        """The plan of a criterion, whatever repair follows, and how long the scores took."""
+        key = "/".join(map(str, (head["preset"], head["criterion"], head["when"], drawn)))
+        if key not in self._plans:
             scored = self.early if head["when"] == "early" else self.model
             assert scored is not None
             start = time.process_time()
             needs = getattr(criteria.resolve(head["criterion"]), "needs_data", False)
             data, example = (self.calibration if needs else None), self.calibration[0][0][:2]
             plan = fxprune.plan(scored, ratio, example, criterion=head["criterion"], seed=drawn, data=data)
-            row = {"score_seconds": round(time.process_time() - start, 1)}
-            slim: Any = fxprune.apply(self.model, plan, verify=False).eval()
-            start = time.process_time()
-            images = torch.cat([x for x, _ in self.calibration])
-            slim = mended(Pruned(slim, slim, self.model), head["repair"], images, 0)
-            row["repair_seconds"] = round(time.process_time() - start, 1)
-            row |= {"macs": 1 - plan.macs[1] / plan.macs[0], "params": 1 - plan.params[1] / plan.params[0]}
-            self._slim = {key: (slim, row)}  # the last alone: all of them would be many
-        slim, row = self._slim[key]
-        return slim, dict(row)
+            self._plans[key] = plan, round(time.process_time() - start, 1)
+        return self._plans[key]
 
     def dense(self) -> Row:
         """The network as it is."""
@@ -128,14 +136,14 @@ def of_sounds(name: str, options: Any) -> Subject:
     """A network of passive filter pruning, trained here on the sounds of `sounds.py`; the work folder keeps its weights."""
     make, shape, settings = _AUDIO[name]
     images, labels = (t for t in clips(options.clips, 0, **shape))
-    heldout, truth = clips(options.clips, 1, **shape)
+    heldout, truth = clips(options.heldout, 1, **shape)
     if name == "VGGish":  # which takes frames first
         images, heldout = images.transpose(2, 3).contiguous(), heldout.transpose(2, 3).contiguous()
     torch.manual_seed(0)
     model, train = make(), TensorDataset(images, labels)
-    recipe = {"batch_size": 20, "optimizer": "adamw", "warmup_steps": 10, **settings}
+    recipe = {"batch_size": 20, "optimizer": "adamw", "warmup_steps": 10, "epochs": options.dense_epochs, **settings}
     options.work.mkdir(parents=True, exist_ok=True)
-    file = options.work / f"{name}-{options.clips}.safetensors"
+    file = options.work / f"{name}-{options.clips}-{options.dense_epochs}.safetensors"
     if file.exists():
         load_model(model, file)
     else:

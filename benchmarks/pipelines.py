@@ -34,7 +34,7 @@ PARTS = ("sfm", "early", "aura", "audio")
 AURA = ["aura_mi", "aura_entropy", "hist_mi", "l1", "random"]
 AUDIO = ["operator_norm", "operator_norm_compat", "aura_mi", "aura_entropy", "l1", "random"]
 KEY = ("pipeline", "network", "preset", "criterion", "when", "repair", "training", "seed")
-SETTINGS = ("images", "train", "epochs", "lr", "precision", "test", "clips")
+SETTINGS = ("images", "train", "epochs", "lr", "precision", "test", "clips", "dense_epochs")
 Jobs = Iterator[tuple[Row, Callable[[], Row]]]
 
 
@@ -66,7 +66,8 @@ def _jobs(options: argparse.Namespace) -> Jobs:
     """What identifies a row, and what measures it. Networks are made when the first row needs them."""
     data = Cifar(options.data) if options.data else None
     shared = {name: getattr(options, name) for name in SETTINGS}
-    on_images, on_sounds = {**shared, "clips": 0}, {**shared, "train": 0, "test": 0, "lr": 0.0}
+    on_images = {**shared, "clips": 0, "dense_epochs": None}
+    on_sounds = {**shared, "train": 0, "test": options.heldout, "lr": 0.0}
     for part in options.parts:
         if part == "audio":
             for name, family in (("DCASE21_Net", "dcase21"), ("VGGish", "vggish")):
@@ -104,12 +105,13 @@ def _once(make: Callable[[], Subject]) -> Callable[[], Subject]:
 
 
 def _rows(subject: Callable[[], Subject], own: Row, presets: list[str], names: list[str], options: argparse.Namespace) -> Jobs:
-    """Rows of all criteria and repairs; those of SFM's are trained, too."""
+    """Rows of all criteria and repairs; those of SFM's are trained, too, and those on sounds, plainly."""
     plain = {"epochs": 0, "train": 0, "lr": 0.0}
     empty = dict.fromkeys(KEY[2:], "")
     if presets:
         yield {**own, **empty, **plain, "seed": 0}, lambda: subject().dense()
-    trainings = options.trainings if own["pipeline"] == "sfm" else ["none"]
+    taught = {"sfm": options.trainings, "audio": [name for name in options.trainings if name == "plain"]}
+    trainings = taught.get(own["pipeline"], [])
     for preset, name, repair in product(presets, names, options.repairs):
         runs = [("none", seed) for seed in range(options.drawn if name == "random" else 1)]
         if repair in options.train_after:  # seed by seed, so that what was stopped can be compared
@@ -156,7 +158,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="highest learning rate")
     parser.add_argument("--images", type=int, default=640, help="training images that criteria and repairs see")
     parser.add_argument("--test", type=int, default=10_000, help="test images")
-    parser.add_argument("--clips", type=int, default=400, help="sounds to train on, and as many to test on")
+    parser.add_argument("--clips", type=int, default=1000, help="sounds to train on")
+    parser.add_argument("--heldout", type=int, default=1000, help="sounds to test on")
+    parser.add_argument("--dense-epochs", type=int, default=20, help="of the networks that are trained on sounds")
     parser.add_argument("--depth", type=int, default=8, help="of the ResNet that is trained from scratch")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the training")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fxprune-pipelines", help="trained networks")

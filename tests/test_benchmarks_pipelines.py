@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 from sounds import KINDS, clips, mel_filters
 from test_benchmarks_criteria import cifar  # noqa: F401  (a fixture)
 from torch import nn
+from torch.utils.data import TensorDataset
+
+import fxprune
 
 pytestmark = pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
 
@@ -74,17 +77,43 @@ def test_scores_of_two_stages(cifar: Path, tmp_path: Path) -> None:  # noqa: F81
 
 def test_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"frames": 12, "bands": 8, "hop": 160}
-    small = {"VGGish": (Scenes, shape, {"lr": 1e-3, "epochs": 1}), "DCASE21_Net": (Scenes, shape, {"lr": 1e-3, "epochs": 1})}
+    small = dict.fromkeys(("VGGish", "DCASE21_Net"), (Scenes, shape, {"lr": 1e-3}))
     monkeypatch.setattr(pipeline_work, "_AUDIO", small)
     for name in ("vggish-50", "dcase21-50"):
         monkeypatch.setitem(PRESETS, name, Preset(Scenes, (1, 12, 8), {"conv*": 0.5}))
-    names = ["operator_norm", "random"]
-    found = measure(
-        tmp_path, "--parts", "audio", "--clips", 20, "--presets", "vggish-50", "dcase21-50", "--audio-criteria", *names
-    )
+    given: list[object] = ["--parts", "audio", "--clips", 20, "--heldout", 10, "--audio-criteria", "operator_norm", "random"]
+    given += ["--dense-epochs", 1, "--train-after", "none"]
+    found = measure(tmp_path, *given, "--presets", "vggish-50", "dcase21-50", "--trainings", "none")
     assert len(found) == 2 * (1 + 2 * 2) and {r["network"] for r in found} == {"VGGish", "DCASE21_Net"}
+    assert {(r["clips"], r["test"], r["dense_epochs"]) for r in found} == {(20, 10, 1)}
     assert len([*(tmp_path / "work").iterdir()]) == 2
-    assert "20 sounds to train, 20 others to test" in (tmp_path / "pipelines.md").read_text()
+    assert "20 sounds to train (1 epochs), 10 others to test" in (tmp_path / "pipelines.md").read_text()
+    more = measure(tmp_path, *given, "--presets", "dcase21-50")  # what is there stays, a short training is added
+    assert more[: len(found)] == found and [(r["criterion"], r["repair"], r["training"]) for r in more[len(found) :]] == [
+        (name, "none", "plain") for name in ("operator_norm", "random")
+    ]
+    assert "a tenth of the learning rate, AdamW" in (tmp_path / "pipelines.md").read_text()
+
+
+def test_a_plan_is_scored_once_whatever_repairs_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.randn(4, 1, 12, 8), torch.arange(4) % 2
+    subject = pipeline_work.Subject(
+        "s", Scenes().eval(), [(images, labels)], TensorDataset(images, labels), [(images, labels)], {}
+    )
+    asked, plan = [], fxprune.plan
+    monkeypatch.setattr(fxprune, "plan", lambda *a, **k: asked.append(k["seed"]) or plan(*a, **k))
+    head = {"preset": "p", "when": "late", "training": "none"}
+    rows = [
+        subject.measured({"conv*": 0.5}, {**head, "criterion": name, "repair": repair, "seed": seed})
+        for name, seed, repair in [
+            ("l1", 0, "none"),
+            ("l1", 0, "norms"),
+            ("random", 0, "none"),
+            ("random", 1, "none"),
+            ("random", 0, "norms"),
+        ]
+    ]
+    assert asked == [0, 0, 1] and len({row["macs"] for row in rows}) == 1
 
 
 def test_what_is_said_of_rows() -> None:
@@ -120,3 +149,16 @@ def test_sounds_are_made_anew_the_same_and_their_filters_cover_all_frequencies()
     assert torch.allclose(one.flatten(1).std(1), torch.ones(20)) and one.isfinite().all()
     filters = mel_filters(16, 320)
     assert filters.shape == (16, 161) and (filters.sum(1) > 0).all() and (filters[:, 2:-2].sum(0) > 0).all()
+
+
+def test_rows_of_other_sounds_have_a_table_of_their_own() -> None:
+    shared = {"pipeline": "audio", "network": "n", "images": 5, "epochs": 0, "test": 10, "dense_epochs": 2}
+    cut = {"preset": "p", "criterion": "l1", "when": "late", "repair": "none", "training": "none", "macs": 0.5, "params": 0.5}
+    dense = {"preset": "", "criterion": "", "when": "", "repair": "", "training": ""}
+    found = [
+        {**shared, **row, "clips": clips, "seed": 0, "accuracy": accuracy}
+        for clips, row, accuracy in ((20, dense, 0.6), (20, cut, 0.2), (40, dense, 0.9), (40, cut, 0.8))
+    ]
+    text = "\n".join(pipeline_table.table(found))
+    assert text.count("### n, p") == 2 and "| l1 | late | none | 20.00 |" in text and "| l1 | late | none | 80.00 |" in text
+    assert "dense 60.00 %. 20 sounds" in text and "dense 90.00 %. 40 sounds" in text
