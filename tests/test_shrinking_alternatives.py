@@ -67,6 +67,7 @@ def own() -> nn.Module:
     return fxprune.prune(model, 0.25, X, ignore=["stem", "block.last"], form="module")  # type: ignore[no-any-return]
 
 
+@needs_positions
 def test_a_method_that_stands_for_the_forward_follows(own: nn.Module) -> None:
     report = own.meta["fxprune"].own_class  # type: ignore[index, union-attr]
     assert len(set(report.sized["block"].values())) == 1 and "chunk" in str(report.sized), report

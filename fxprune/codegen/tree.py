@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.codegen.leaves import leaf
+from fxprune.codegen.leaves import Written, leaf
 from fxprune.codegen.literals import keywords, literal, quoted
 from fxprune.codegen.names import Names, is_name
 from fxprune.codegen.values import called_by
@@ -129,7 +129,7 @@ class Tree:
 
     def _module(self, path: str, module: nn.Module) -> str:
         """Return the expression that makes the module at `path` with everything in it."""
-        if path in self.called:
+        if path in self.called or isinstance(module, Written):
             made = leaf(module, path, self.names)
             extra = self._parts(path, module, made.twin)
             if not extra:
@@ -159,6 +159,10 @@ class Tree:
 
     def _tie_lines(self) -> list[str]:
         """Return assignments that make parts which are one object one object again."""
+        return [f"        {self._assign(copy, self.access(original))}  # tied" for copy, original in self._ties()]
+
+    def _ties(self) -> list[tuple[str, str]]:
+        """Return the names of parts which are one object: another name, and the first one."""
         first: dict[int, str] = {}
         tied: list[tuple[str, str]] = []
         for path, module in self.slim.named_modules(remove_duplicate=False):
@@ -173,7 +177,7 @@ class Tree:
                 full = f"{path}.{name}".lstrip(".")
                 if tensor is not None and first.setdefault(id(tensor), full) != full:
                     tied.append((full, first[id(tensor)]))
-        return [f"        {self._assign(copy, self.access(original))}  # tied" for copy, original in tied]
+        return tied
 
     def _assign(self, path: str, value: str) -> str:
         target = self.access(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxprune.codegen.names import Names
-from fxprune.codegen.structured.plain import is_layer
+from fxprune.codegen.structured.plain import is_layer, is_shared
 from fxprune.codegen.structured.unify import SETTINGS, Hole, Site, Unifier
 
 __all__ = ["Argument", "arguments_of"]
@@ -196,6 +196,8 @@ def _kind(values: Sequence[ast.expr | None]) -> str:
 def _one_kind(value: ast.expr) -> str:
     if is_layer(value):
         return "type[nn.Module]"
+    if is_shared(value):
+        return "nn.Module"
     if isinstance(value, ast.UnaryOp):
         return _one_kind(value.operand)
     if isinstance(value, ast.Constant):

@@ -46,9 +46,11 @@ def is_absent(statement: ast.stmt) -> bool:
 
 
 def _assigned(statement: ast.stmt) -> str:
-    """The attribute of self that a statement assigns; an empty text for the call of the base class."""
+    """The attribute of self that a statement assigns, or its variable; an empty text for the call of the base class."""
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute):
         return statement.targets[0].attr
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        return f"local {statement.targets[0].id}"
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and len(statement.value.args) == 3:
         return f"setattr {ast.unparse(statement.value.args[1])}"
     if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith("super()"):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxprune.codegen.schedule import RESHAPING
+from fxprune.codegen.structured.aliases import Aliases
 from fxprune.codegen.values import is_metadata
 from fxprune.tracing.contexts.regions import OUTSIDE, region_of
 
@@ -37,7 +38,10 @@ class Border:
         )
 
     def read(self, nodes: Iterable[fx.Node]) -> list[fx.Node]:
-        """The nodes with the attributes and numbers that they read and that go with them, in order."""
+        """The nodes with the attributes and numbers that they read and that go with them, in order.
+
+        Attributes come right before what reads them first: the calls of a module share the nodes of its attributes.
+        """
         arguments = set(self.arguments)
         found: set[fx.Node] = set()
 
@@ -51,7 +55,13 @@ class Border:
 
         for node in nodes:
             visit(node)
-        return sorted(found, key=self.order.__getitem__)
+
+        def place(node: fx.Node) -> tuple[int, bool, int]:
+            own = self.order[node]
+            read = node.op == "get_attr"
+            return min((self.order[user] for user in node.users if user in found), default=own) if read else own, not read, own
+
+        return sorted(found, key=place)
 
     @property
     def arguments(self) -> list[fx.Node]:
@@ -95,8 +105,8 @@ class Border:
 class Local:
     """Names of the whole model -> names below one of its modules."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.prefix = path, f"{path}."
+    def __init__(self, path: str, aliases: Aliases) -> None:
+        self.path, self.prefix, self.aliases = path, f"{path}.", aliases
 
     def reaches(self, node: fx.Node, shared: int, region: Any) -> bool:
         """Whether all names in a node lie below the module."""
@@ -105,15 +115,20 @@ class Local:
         if own not in (region, OUTSIDE) and isinstance(own.grad, tuple):
             names.append(own.flag)
         if node.op in ("call_module", "get_attr"):
-            names.append(str(node.target))
+            names.append(self._name(node))
         return all(name.startswith(self.prefix) or (name == self.path and node.op == "call_module") for name in names)
+
+    def _name(self, node: fx.Node) -> str:
+        """What a node calls or reads; a called module goes by that of its names which lies below the module."""
+        target = str(node.target)
+        return (self.aliases.below(target, self.path) if node.op == "call_module" else "") or target
 
     def copied(self, graph: fx.Graph, node: fx.Node, known: Mapping[fx.Node, Any], shared: int, region: Any) -> fx.Node:
         """A node with its names below the module."""
         new = graph.node_copy(node, known.__getitem__)
         new.meta = dict(node.meta)
         if new.op in ("call_module", "get_attr"):
-            new.target = str(new.target).removeprefix(self.path).removeprefix(".")
+            new.target = self._name(node).removeprefix(self.path).removeprefix(".")
         needed = node.meta.get("needed", ())[shared:]
         new.meta["needed"] = tuple((flag.removeprefix(self.prefix), value) for flag, value in needed)
         new.meta["calls"] = ()

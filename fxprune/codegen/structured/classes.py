@@ -20,6 +20,7 @@ from fxprune.codegen.structured.compress import compressed, keyed
 from fxprune.codegen.structured.families import Families, Instance, Unified
 from fxprune.codegen.structured.optional_parts import complete_parts
 from fxprune.codegen.structured.parts import Part, Text
+from fxprune.codegen.structured.shared import Handing
 from fxprune.codegen.structured.signatures import constructor, forward_signature, init_signature
 from fxprune.codegen.structured.simplify import Whole
 from fxprune.codegen.structured.unify import Site
@@ -57,6 +58,10 @@ class Classes:
         self.counts = Counter(self.kinds.get(path) for path in self.order)
         self.model = model
         self.families = Families(self._defaults)
+        own = {path for path in folded if not _numbered(self._module(path)) and not (path and self._plain(path))}
+        self.handing = Handing(whole, folded, self.inner, own, names)
+        self.inner |= self.handing.inner
+        self.helpers |= self.handing.helpers
 
     def write_all(self) -> None:
         """Write all classes."""
@@ -74,7 +79,8 @@ class Classes:
     def children(self, path: str) -> list[str]:
         """Folded modules directly below a module."""
         below = [p for p in self.order if p != path and p.startswith(f"{path}." if path else "")]
-        return [p for p in below if not any(p.startswith(f"{q}.") for q in below)]
+        made = self.handing.makes(path)
+        return [p for p in below if p in made or not any(p.startswith(f"{q}.") for q in below)]
 
     def expression(self, node: ast.AST) -> Any:
         """Put constructor calls in the place of what stands for them."""
@@ -133,7 +139,7 @@ class Classes:
 
     def _instance(self, path: str) -> Instance:
         module, graph = self._module(path), self.folded[path]
-        numbered = list(module._modules) == [str(i) for i in range(len(module._modules))] and bool(module._modules)
+        numbered = _numbered(module)
         sequence = numbered and is_sequence(graph, module)
         own = any(node.op == "call_module" and not node.target for node in graph.nodes)
         made = leaf(module, path, self.names) if own else None
@@ -151,8 +157,9 @@ class Classes:
             shown = ", ".join(text.tree.parts.values())
             call = self.expression(_expression(f"{base}({shown})" if sequence else f"{base}([{shown}])"))
             made_with.args, init = call.args, []
-        elif (loop := self._grown(part, text)) is not None:
+        elif path not in self.handing.owned and (loop := self._grown(part, text)) is not None:
             base, made_with.args, init = "nn.ModuleDict", [loop], []
+        init = self.handing.resolved(path, init, self.expression)
         forward = None
         if not sequence:
             forward = ast.FunctionDef("forward", forward_signature(text.arguments), text.written_body(), [], ast.Name("Any"))
@@ -208,6 +215,11 @@ class Classes:
     def _defaults(self, call: str) -> dict[str, ast.expr | None] | None:
         known = self.known.get(call)
         return None if known is None else {argument.name: argument.default for argument in known.arguments}
+
+
+def _numbered(module: nn.Module) -> bool:
+    """Whether a module holds parts alone, whose names are numbers."""
+    return bool(module._modules) and list(module._modules) == [str(i) for i in range(len(module._modules))]
 
 
 def _expression(text: str) -> Any:

@@ -74,7 +74,7 @@ class Families:
         """
         if len({instance.base for instance in family}) > 1:
             return None
-        unifier = Unifier(self.defaults, family[0].base, handed)
+        unifier = Unifier(self.defaults, family[0].base, handed, shares=True)
         try:
             texts = [instance.texts() for instance in family]
             call = unifier.base_call([text[0] for text in texts])

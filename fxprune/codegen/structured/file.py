@@ -45,10 +45,11 @@ def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str:
     paths = Paths(whole, names)
     folded = fold(whole)
     folded[""] = whole.graph
-    take_lists(whole.meta["classes"], folded)
+    take_lists(whole, folded)
     records = Records(names)
     classes = Classes(whole, folded, names, records, name)
     classes.write_all()
+    paths.handed = classes.handing.handed
     _complete(classes.definitions[-1], paths, tensor_inputs(slim), whole.graph)
     tables = Tables(names)
     lines: list[str] = []

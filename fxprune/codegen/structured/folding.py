@@ -41,13 +41,17 @@ def fold(whole: Whole) -> dict[str, fx.Graph]:
             for level, (path, _) in enumerate(node.meta["calls"], start=1):
                 depth[path] = max(level, depth.get(path, 0))
         if not depth:
-            return folded
+            break
         path = max(depth, key=lambda p: depth[p])
         graph = _fold_one(whole, path)
         if graph is not None:
             folded[path] = graph
         for node in whole.graph.nodes:
             node.meta["calls"] = tuple(call for call in node.meta["calls"] if call[0] != path)
+    for node in whole.graph.nodes:
+        if node.op == "call_module":
+            node.target = whole.aliases.below(str(node.target), "")
+    return folded
 
 
 def _complete(graph: fx.Graph) -> None:
@@ -121,9 +125,11 @@ def _found(whole: Whole, path: str) -> nn.Module | None:
 
 
 def _called_from_outside(whole: Whole, path: str, inside: set[fx.Node]) -> bool:
-    """Whether other code calls the module's own layers."""
+    """Whether other code calls the module's own layers, but for those that have other names."""
     for node in whole.graph.nodes:
         target = str(node.target)
+        if target in whole.aliases.others:
+            continue
         if node.op == "call_module" and node not in inside and (target == path or target.startswith(f"{path}.")):
             return True
     return False
@@ -159,7 +165,7 @@ def _outlined(whole: Whole, path: str, chain: Call, nodes: list[fx.Node]) -> _Ou
     needed = _shared([n.meta["needed"] for n in nodes if not is_metadata(n)])
     regions = {region_of(n) for n in nodes if not is_metadata(n)}
     region = regions.pop() if len(regions) == 1 else OUTSIDE
-    local = Local(path)
+    local = Local(path, whole.aliases)
     inputs = border.inputs(path)
     if not outputs or inputs is None:
         return None

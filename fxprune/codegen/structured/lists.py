@@ -15,23 +15,25 @@ from typing import Any
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from fxprune.codegen.structured.simplify import Whole
+
 __all__ = ["take_lists"]
 
 FEATURES = "features"
 
 
-def take_lists(kinds: Mapping[str, str], folded: Mapping[str, fx.Graph]) -> None:
+def take_lists(whole: Whole, folded: Mapping[str, fx.Graph]) -> None:
     """Have modules of a class take a list where they take different numbers of tensors, all of which they put in a list.
 
     Args:
-        kinds: module -> what its class is called.
         folded: module -> its graph.
     """
+    kinds: Mapping[str, str] = whole.meta["classes"]
     alike: dict[str, list[str]] = defaultdict(list)
     for path in folded:
         if path and path in kinds:
             alike[kinds[path]].append(path)
-    calls = _calls(folded)
+    calls = _calls(folded, whole.aliases.first)
     for paths in alike.values():
         numbers = {len(_inputs(folded[path])) for path in paths}
         if len(numbers) > 1 and all(_joins(folded[path]) for path in paths):
@@ -41,13 +43,14 @@ def take_lists(kinds: Mapping[str, str], folded: Mapping[str, fx.Graph]) -> None
                     call.args = ([*call.args],)
 
 
-def _calls(folded: Mapping[str, fx.Graph]) -> dict[str, list[fx.Node]]:
+def _calls(folded: Mapping[str, fx.Graph], first: Mapping[str, str]) -> dict[str, list[fx.Node]]:
     """Module -> the nodes that call it."""
     found: dict[str, list[fx.Node]] = defaultdict(list)
     for path, graph in folded.items():
         for node in graph.nodes:
             if node.op == "call_module" and node.target:
-                found[f"{path}.{node.target}".strip(".")].append(node)
+                name = f"{path}.{node.target}".strip(".")
+                found[first.get(name, name)].append(node)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import reduce
 from typing import Any
 
@@ -16,7 +17,11 @@ __all__ = ["Paths"]
 
 
 class Paths(Tree):
-    """The statements of a `Tree` about ties, frozen parameters and modes, with names that a type checker can follow."""
+    """The statements of a `Tree` about ties, frozen parameters and modes, with names that a type checker can follow.
+
+    Attributes:
+        handed: names of modules that their owners have from elsewhere: nothing is to be tied there.
+    """
 
     def __init__(self, whole: Whole | fx.GraphModule, names: Names) -> None:
         self.slim: Any = whole
@@ -27,6 +32,7 @@ class Paths(Tree):
         self.modal = self._modal()
         self.kinds = {}
         self.parts = {}
+        self.handed: Collection[str] = ()
 
     def access(self, path: str, root: str = "self") -> str:
         if not path:
@@ -44,6 +50,9 @@ class Paths(Tree):
         if module and "get_submodule" not in here:  # a type checker knows what stands there, which may be of another class
             return f"{here}.add_module({quoted(name)}, {value})"
         return f"{here}.{name} = {value}" if is_name(name) else f"setattr({here}, {quoted(name)}, {value})"
+
+    def _ties(self) -> list[tuple[str, str]]:
+        return [pair for pair in super()._ties() if pair[0] not in self.handed]
 
     def lines(self) -> list[str]:
         """Statements of ``__init__`` after all parts are made."""

@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
+from fxprune.codegen.structured.aliases import Aliases, part_layers
 from fxprune.codegen.structured.constants import merge_constants
 from fxprune.codegen.structured.function_layers import layers_of_functions, put
 from fxprune.codegen.structured.mode_values import gather_mode_values
@@ -33,9 +34,12 @@ class Whole(nn.Module):
     """A model to be written: the modules share their tensors with the slim model, and nothing else.
 
     Attributes:
+        aliases: the names of modules that have several.
         graph: a copy; ``node.meta["needed"]`` are the conditions under which each node is needed (`conditions`).
         meta: of the slim model.
     """
+
+    aliases: Aliases
 
     def __init__(self, slim: fx.GraphModule) -> None:
         super().__init__()
@@ -65,7 +69,9 @@ def simplified(slim: fx.GraphModule) -> Whole:
     layers_of_functions(whole)
     _alike(whole.graph)
     gather_mode_values(whole.graph)
+    part_layers(whole, whole.graph)
     _without_empty(whole, "", whole, _read(whole))
+    whole.aliases = Aliases(whole, whole.graph)
     return whole
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from fxprune.codegen.structured.assigned import Mismatch, aligned, is_absent
 from fxprune.codegen.structured.layers import layer_defaults, name_at
 from fxprune.codegen.structured.named_numbers import word_of
-from fxprune.codegen.structured.plain import alike, is_plain
+from fxprune.codegen.structured.plain import SHARED, alike, is_plain, is_shared
 
 __all__ = ["SETTINGS", "Hole", "Mismatch", "Site", "Unifier"]
 
@@ -73,15 +73,16 @@ class Unifier:
     Args:
         defaults: the arguments of a class of the file by name.
         handed: parts that only some texts have, and that those hand to the class.
+        shares: modules that are made elsewhere are arguments, whether or not they are the same in all texts.
     """
 
-    def __init__(self, defaults: Defaults, base: str = "nn.Module", handed: Collection[str] = ()) -> None:
+    def __init__(self, defaults: Defaults, base: str = "nn.Module", handed: Collection[str] = (), shares: bool = False) -> None:
         self.holes: list[Hole] = []
         self.parts: dict[str, list[ast.expr | None]] = {}
         self.flags: dict[str, list[bool]] = {}
         self.order: list[str] = []  # of the attributes
         self.handed: dict[str, list[ast.expr | None]] = {name: [] for name in handed}
-        self.defaults, self.base = defaults, base
+        self.defaults, self.base, self.shares = defaults, base, shares
 
     def base_call(self, calls: Sequence[ast.stmt]) -> ast.stmt:
         """The call of the base class."""
@@ -104,7 +105,7 @@ class Unifier:
                 continue
             self.order.append(name)
             values = [None if s is None else s.value for s in statements]  # type: ignore[attr-defined]
-            if not name or name.startswith("setattr"):
+            if not name or name.startswith(("setattr ", "local ")):
                 if any(s is None for s in statements):
                     raise Mismatch
                 found.append(self.one(statements, Site()))  # type: ignore[arg-type]
@@ -157,10 +158,12 @@ class Unifier:
         """
         given = [node for node in nodes if node is not None]
         first = given[0]
-        if all(ast.dump(node) == ast.dump(first) for node in given[1:]):
+        shown = ast.dump(first)
+        if all(ast.dump(node) == shown for node in given[1:]) and not (self.shares and not site.method and SHARED in shown):
             return copy.deepcopy(first)
         rows = all(isinstance(node, ast.Tuple) for node in given) and len({len(n.elts) for n in given}) == 1  # type: ignore[attr-defined]
-        if not rows and all(isinstance(node, ast.expr) and is_plain(node) for node in given):
+        value = site.method and any(map(is_shared, given))  # a variable of forward that only looks so
+        if not rows and not value and all(isinstance(node, ast.expr) and is_plain(node) for node in given):
             if not alike(given):  # type: ignore[arg-type]
                 raise Mismatch
             return self.hole(nodes, site)  # type: ignore[arg-type]
