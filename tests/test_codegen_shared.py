@@ -210,6 +210,35 @@ class Uncalled(nn.Module):
         return self.block(self.fc(x))
 """
 
+
+class Again(nn.Module):
+    """What is handed has parts that are handed, and is called with what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = Stage()
+        self.b, self.c = self.a, nn.Sequential(self.a, nn.Linear(4, 4))
+        self.d = nn.Sequential(self.c, self.a.first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(self.b(x)))  # type: ignore[no-any-return]
+
+
+AGAIN = """
+class Again(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        shared_bias = Bias()
+        shared_first = Block(6, shared_bias)
+        self.a = Stage(shared_first, shared_bias)
+        self.b = self.a
+        self.c = nn.Sequential(self.a, nn.Linear(4, 4))
+        self.d = nn.Sequential(self.c, shared_first)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.d(self.c(self.a(x)))
+"""
+
 CASES: dict[str, tuple[type[nn.Module], str]] = {
     "a part of its owner": (Owner, OWNER),
     "of its users alone": (Stages, STAGES),
@@ -217,6 +246,7 @@ CASES: dict[str, tuple[type[nn.Module], str]] = {
     "a layer": (Layer, LAYER),
     "without tensors": (Activation, ACTIVATION),
     "names that nobody calls": (Uncalled, UNCALLED),
+    "parts of what is handed": (Again, AGAIN),
 }
 
 

@@ -95,8 +95,10 @@ def _fold_one(whole: Whole, path: str) -> fx.Graph | None:
     first = _shape(outlines[0].graph)
     if any(_shape(other.graph) != first or other.needed != outlines[0].needed for other in outlines[1:]):
         return None
-    for outline in outlines:
-        _replace(whole.graph, path, outline)
+    for number, outline in enumerate(outlines, 1):
+        values = _replace(whole.graph, path, outline)
+        for later in outlines[number:]:  # which may take what this one gives
+            later.inputs = [values.get(node, node) for node in later.inputs]
     return outlines[0].graph
 
 
@@ -221,8 +223,8 @@ class _Mark(str):
     """Stands for a node."""
 
 
-def _replace(graph: fx.Graph, path: str, outline: _Outline) -> None:
-    """Put one node in the place of those of a call."""
+def _replace(graph: fx.Graph, path: str, outline: _Outline) -> dict[fx.Node, fx.Node]:
+    """Put one node in the place of those of a call; gives what is used in the place of which of them."""
     inside = set(outline.nodes)
     last = outline.nodes[-1]
     with graph.inserting_after(last):
@@ -245,6 +247,7 @@ def _replace(graph: fx.Graph, path: str, outline: _Outline) -> None:
     _rebuild_outside(graph, outline, inside, values, after)
     for node in reversed(outline.nodes):
         graph.erase_node(node)
+    return values
 
 
 def _rebuild_outside(

@@ -57,18 +57,18 @@ class Handing:
     def __init__(
         self, whole: Whole, folded: Mapping[str, fx.Graph], made: Mapping[str, str], classes: Collection[str], names: Names
     ) -> None:
-        self.names = names
+        self.names, self.others, self.classes = names, whole.aliases.others, classes
         self.inner: dict[str, str] = {}
         self.handed: set[str] = set()
         self.helpers: set[str] = set()
         self.owned: dict[str, list[_Handed]] = defaultdict(list)
         self.variables: dict[str, str] = {}
         called = {f"{path}.{n.target}".strip(".") for path, g in folded.items() for n in g.nodes if n.op == "call_module"}
-        for number, (first, others) in enumerate(whole.aliases.others.items()):
+        for number, (first, others) in enumerate(self.others.items()):
             if called.isdisjoint((first, *others)):
                 continue  # its parts are called, if anything is
             call = made.get(first) or self._call(whole.get_submodule(first))
-            owner = _smallest((first, *others), classes)
+            owner = self._owner(first)
             mark = f"{SHARED}{number}"
             if owner is None:  # one for each name, which the model makes one
                 self.inner.update(dict.fromkeys((first, *others), call))
@@ -79,6 +79,18 @@ class Handing:
             self.handed.update(others)
             if is_name(below):
                 self.inner[first] = call
+
+    def _owner(self, first: str) -> str | None:
+        """The smallest module whose class can make a module for all of its names; None where none can."""
+        names = (first, *self.others[first])
+        around = set.intersection(*({*owners(name), ""} for name in names))
+        owner = max(around.intersection(self.classes), key=len, default=None)
+        handed = {path for name in names for path in owners(name)}.intersection(self.others)
+        for other in sorted(handed, key=len, reverse=True):
+            if owner is not None and not f"{owner}.".startswith(f"{other}."):  # where that is made, what it holds is known
+                made_by = self._owner(other)
+                owner = None if made_by is None else min(owner, made_by, key=len)
+        return owner
 
     def makes(self, path: str) -> set[str]:
         """The modules that a module makes for others."""
@@ -116,12 +128,6 @@ class Handing:
             first.append(ast.Assign([variable], call))
         marks = _Shown(shown)
         return [marks.visit(statement) for statement in (*first, *statements)] if shown else [*statements]
-
-
-def _smallest(names: Sequence[str], classes: Collection[str]) -> str | None:
-    """The innermost of some modules that is an owner of all names."""
-    shared = set.intersection(*({*owners(name), ""} for name in names))
-    return max(shared.intersection(classes), key=len, default=None)
 
 
 class _Shown(ast.NodeTransformer):
