@@ -86,7 +86,7 @@ def test_a_slim_yolo_trains_validates_predicts_and_exports(
 
             yolo.train(trainer=SlimTrainer, epochs=1, batch=4, optimizer="SGD", lr0=0.01, warmup_epochs=0, **common)
             trained = yolo.trainer.best
-            assert sum(p.numel() for p in yolo.model.parameters()) == small < 0.8 * dense
+            assert sum(p.numel() for p in yolo.model.parameters()) == small < 0.85 * dense
             assert not torch.allclose(yolo.model.model[0].conv.weight, before, atol=1e-5)  # it has learned
             assert "metrics/mAP50(B)" in yolo.val(**common).results_dict
             (found,) = yolo.predict("images/val/0.png", imgsz=64, device="cpu", verbose=False)
