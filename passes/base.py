@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from fxprune.errors import PruneError
 from fxprune.labels.store import axes_in
 from fxprune.tracing.tracer import Traced
 
-__all__ = ["Context", "Mismatch", "Pass", "PassResult", "Stage", "run_passes"]
+__all__ = ["Context", "Mismatch", "Pass", "PassResult", "Stage", "lint", "run_passes"]
 
 Stage = Literal["shapes", "weights", "training", "deployment"]
 
@@ -129,7 +130,7 @@ def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context)
             result = step.run(module, context)
             step.ensures(module, context)
             if result.modified and step.shapes != "open":
-                _lint(module)
+                lint(module)
                 if step.shapes == "unchecked":
                     check_shapes(module, context)
         except Mismatch:
@@ -143,8 +144,12 @@ def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context)
     return module
 
 
-def _lint(module: fx.GraphModule) -> None:
+def lint(module: fx.GraphModule) -> None:
+    """Refuse a broken graph. Until 2.6 PyTorch warns there of attributes that are no tensors: a graph reads modes."""
     try:
-        module.graph.lint()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Node .* does not reference an nn.Module")
+            warnings.filterwarnings("ignore", "Additional .* warnings suppressed about get_attr")
+            module.graph.lint()
     except RuntimeError as error:
         raise PruneError(f"the graph is broken: {error}") from error

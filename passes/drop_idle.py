@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.passes.base import Context, Pass, PassResult, Stage
 from fxprune.passes.keep_evaluation import put_for
-from fxprune.tracing.labelling.interpret import keeps
+from fxprune.tracing.labelling.interpret import drop_unread
 from fxprune.tracing.modules.hooks import hooked
 
 __all__ = ["DropIdle"]
@@ -44,7 +44,7 @@ class DropIdle(Pass):
         for node in list(module.graph.nodes):
             if _idle(module, node):
                 put_for(node, node.args[0])
-        module.graph.eliminate_dead_code(is_impure_node=keeps)
+        drop_unread(module.graph)
         module.delete_all_unused_submodules()
         removed = {"nodes_removed": nodes - len(module.graph.nodes), "parts_removed": parts - sum(1 for _ in module.modules())}
         return PassResult.of(**removed)

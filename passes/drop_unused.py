@@ -9,7 +9,7 @@ from torch import fx
 
 from fxprune.errors import PruneError
 from fxprune.passes.base import Context, Pass, PassResult
-from fxprune.tracing.labelling.interpret import keeps
+from fxprune.tracing.labelling.interpret import drop_unread
 
 __all__ = ["DropUnused"]
 
@@ -24,7 +24,7 @@ class DropUnused(Pass):
 
     def run(self, module: fx.GraphModule, context: Context) -> PassResult:
         before = len(module.graph.nodes)
-        module.graph.eliminate_dead_code(is_impure_node=keeps)
+        drop_unread(module.graph)
         read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
         unread = [n for n in module._buffers if n in context.constants and n not in read]
         for name in unread:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fxprune.passes.affine import Site, scaled, sites, substitute
 from fxprune.passes.base import Context, Pass, PassResult, Stage
 from fxprune.passes.keep_evaluation import put_for
+from fxprune.tracing.labelling.interpret import drop_unread
 
 __all__ = ["FoldScales"]
 
@@ -45,7 +46,7 @@ class FoldScales(Pass):
                 put_for(site.next, site.node)
                 folded, found = folded + 1, True
         if folded:
-            module.graph.eliminate_dead_code()
+            drop_unread(module.graph)
         return PassResult.of(constants_folded=folded)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from fxprune.errors import InputError, NotEquivalent, PruneError
 from fxprune.inputs.acceptance import check_model, check_values
 from fxprune.inputs.examples import describe, example_of, own_copy, random_like, settle_inputs
+from fxprune.passes.base import lint
 from fxprune.passes.registry import names, pipeline
 from fxprune.planning.report import check_graph, report_of
 from fxprune.proofs.errors import relative_error
@@ -133,7 +134,7 @@ def _rewritten(module: fx.GraphModule, wanted: Sequence[str], args: Any, named: 
             step.requires(module, None)  # type: ignore[arg-type]
             result = step.run(module, None)  # type: ignore[arg-type]
             step.ensures(module, None)  # type: ignore[arg-type]
-            module.graph.lint()
+            lint(module)
         except (PruneError, RuntimeError) as error:
             raise PruneError(f"pass {step.name}: {error}") from error
         said[step.name] = {name: count for name, count in result.counters.items() if count}

@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 from fxprune import nested
 from fxprune.errors import PruneError
 from fxprune.tracing.graphs.guards import SCALARS
-from fxprune.tracing.labelling.interpret import Runner, attribute_on_meta, keeps
+from fxprune.tracing.labelling.interpret import Runner, attribute_on_meta, drop_unread
 from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.one_question import one_question, place_of
 from fxprune.tracing.skeleton import Skeleton
@@ -205,7 +205,7 @@ def _differs(run: Made, other: Skeleton, record: Callable[[Skeleton], Made]) -> 
         return place
     for node in trial.failed:
         run.graph.erase_node(node)
-    run.graph.eliminate_dead_code(is_impure_node=keeps)
+    drop_unread(run.graph)
     return None
 
 

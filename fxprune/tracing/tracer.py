@@ -28,7 +28,7 @@ from fxprune.tracing.contexts.ambient import settle_questions
 from fxprune.tracing.graphs.constant_names import align_constants
 from fxprune.tracing.graphs.modes import merge_modes, select_mode
 from fxprune.tracing.graphs.one_mode import MODES, restrict
-from fxprune.tracing.labelling.interpret import keeps, label_outputs, labels_of, run_graph
+from fxprune.tracing.labelling.interpret import drop_unread, label_outputs, labels_of, run_graph
 from fxprune.tracing.labelling.label_mode import LabelMode
 from fxprune.tracing.modules.hooks import check_hooks
 from fxprune.tracing.modules.kept_modes import following
@@ -265,7 +265,7 @@ def _first_call(recorder: Recorder, training: bool) -> _Run:
     if not nested.tensors(value):
         raise TraceError(f"the forward of {type(skeleton.module).__name__} returns no tensor that a graph could compute")
     label_outputs(mode, value)
-    recorder.graph.eliminate_dead_code(is_impure_node=keeps)
+    drop_unread(recorder.graph)
     branched = following(recorder.branched, skeleton.module)
     constants, calls = recorder.constants, recorder.calls.parts.calls
     return _Run(recorder.graph, mode, recorder.values, constants, recorder.lowered, training, branched, calls=calls)
@@ -281,7 +281,7 @@ def _both_modes(skeleton: Skeleton, evaluation: _Run, training: _Run) -> _Run:
     graph, mode = merge_modes(evaluation.graph, training.graph, branched, made), new_mode(skeleton)
     lowered = evaluation.lowered | training.lowered
     values = run_graph(graph, skeleton, mode, constants, lowered)
-    graph.eliminate_dead_code(is_impure_node=keeps)
+    drop_unread(graph)
     calls = [call.moved(made) for call in evaluation.calls]
     return _Run(graph, mode, values, constants, lowered, branched=branched, calls=calls)
 

@@ -26,6 +26,7 @@ __all__ = [
     "Runner",
     "attribute_on_meta",
     "call_on_meta",
+    "drop_unread",
     "keeps",
     "label_input",
     "label_outputs",
@@ -211,6 +212,13 @@ def name_literal_axes(mode: LabelMode, node: fx.Node, args: Any, value: Any) -> 
 def labels_of(mode: LabelMode, value: Any) -> Any:
     """A node's value with each tensor replaced by the tuple of its axes, and anything else by None."""
     return nested.map(lambda v: mode.axes(v) if isinstance(v, Tensor) else None, value)
+
+
+def drop_unread(graph: fx.Graph) -> None:
+    """Remove what nothing reads, but for what must stay (`keeps`)."""
+    for node in reversed(graph.nodes):
+        if not node.users and not keeps(node):
+            graph.erase_node(node)
 
 
 def keeps(node: fx.Node) -> bool:
