@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune import nested
 from fxprune.codegen.structured.constants import equal_constants
+from fxprune.codegen.structured.recurrent import WholeLayers
 from fxprune.codegen.structured.simplify import Whole
 from fxprune.tracing.skeleton import copy_with
 
@@ -102,7 +103,7 @@ def _log(
     for number, tensor in enumerate(nested.tensors((args, named))):
         log.know(tensor, f"input {number}")
     try:
-        with torch.enable_grad(), log:
+        with torch.enable_grad(), WholeLayers(log.layer), log:
             outputs = forward(*args, **named)
     except Exception as error:
         log.error = f"{type(error).__name__}: {error}"
@@ -137,6 +138,7 @@ class _Log(TorchDispatchMode):
         self.names: dict[int, tuple[str, str]] = {}  # of tensors, for people and for keys
         self.changed: dict[int, str] = {RANDOM: ""}  # memory -> the key of the operation that changed it last
         self.met: list[Tensor] = []
+        self.making = False  # tensors, which is no operation of the model
 
     def know(self, tensor: Tensor, name: str, key: str = "") -> None:
         """Call a tensor by a name from now on."""
@@ -151,6 +153,23 @@ class _Log(TorchDispatchMode):
         self.keys.append(hashlib.blake2b(key.encode(), digest_size=16).hexdigest())
         return self.keys[-1]
 
+    def layer(self, name: str, args: Sequence[Any], draws: bool, make: Callable[[], tuple[Tensor, ...]]) -> Any:
+        """Write down a layer that is one operation; give what `make` does."""
+        state = f"{torch.is_grad_enabled():d}{torch.is_inference_mode_enabled():d}"
+        key = self.write(name, args, state=state + (self.changed.get(RANDOM, "") if draws else ""))
+        if draws:
+            self.changed[RANDOM] = key
+        self.making = True
+        given = make()
+        self.making = False
+        self._know_all(given, key)
+        return given
+
+    def _know_all(self, result: Any, key: str) -> None:
+        """Call what the last operation gave by that."""
+        for number, tensor in enumerate(nested.tensors(result)):
+            self.know(tensor, f"{len(self.lines) - 1}.{number}", f"{key}.{number}")
+
     def _shown(self, value: Any, form: int) -> str:
         """Arguments as text; `form`: that of `names`."""
         if isinstance(value, Tensor):
@@ -164,6 +183,8 @@ class _Log(TorchDispatchMode):
         return repr(value)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.making:
+            return func(*args, **(kwargs or {}))
         state = f"{torch.is_grad_enabled():d}{torch.is_inference_mode_enabled():d}"
         changes = _changes(func, args, kwargs or {})
         if RANDOM in changes:
@@ -177,8 +198,7 @@ class _Log(TorchDispatchMode):
             moves = "device" in _arguments_of(func)  # a tensor of another device has no place here
             result = func(*args, **({**(kwargs or {}), "device": "meta"} if moves else kwargs or {}))
         self.changed.update(dict.fromkeys(changes, key))
-        for number, tensor in enumerate(nested.tensors(result)):
-            self.know(tensor, f"{len(self.lines) - 1}.{number}", f"{key}.{number}")
+        self._know_all(result, key)
         return result
 
 
