@@ -31,7 +31,7 @@ def left(x: Tensor, w: Tensor, keep: list[int]) -> float:
     """Share of the variance of ``x w`` that columns `keep` of ``x``, and a constant, leave unexplained."""
     y = x @ w
     y, x = y - y.mean(0), x - x.mean(0)
-    rest = y - x[:, keep] @ torch.linalg.lstsq(x[:, keep], y).solution if keep else y
+    rest = y - x[:, keep] @ (torch.linalg.pinv(x[:, keep]) @ y) if keep else y
     return float(rest.square().sum() / y.square().sum())
 
 

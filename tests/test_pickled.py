@@ -57,6 +57,7 @@ def test_a_slim_model_comes_back(function: Callable[[Tensor], Tensor]) -> None:
 def test_functions_come_back_as_themselves(module: Any) -> None:
     functions = [f for f in vars(module).values() if isinstance(f, (BuiltinFunctionType, FunctionType))]
     functions = [f for f in functions if f is not torch.manual_seed]  # which torch._dynamo wraps
+    functions = [f for f in functions if type(getattr(f, "__self__", None)).__name__ != "PyCapsule"]  # PyTorch's own, till 2.6
     assert len(functions) > 10
     refused = [f.__name__ for f in functions if pickle.loads(pickle.dumps(_target(f))) != f]
     assert not refused

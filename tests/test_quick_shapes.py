@@ -101,5 +101,12 @@ def test_like_the_kernels(case: str) -> None:
 
 @pytest.mark.parametrize("case", WRONG)
 def test_the_kernel_says_what_is_wrong(case: str) -> None:
-    with torch.inference_mode(), QuickShapes(), pytest.raises((RuntimeError, ValueError, IndexError)):
-        WRONG[case]()
+    wrong = RuntimeError, ValueError, IndexError
+    with torch.inference_mode():
+        try:
+            WRONG[case]()
+        except wrong:
+            with QuickShapes(), pytest.raises(wrong):
+                WRONG[case]()
+        else:
+            pytest.skip("this PyTorch says nothing either")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -43,6 +44,33 @@ def test_a_small_dict_stands_for_a_model_output() -> None:
 def test_objects_are_read_by_attribute_in_generated_source() -> None:
     out = rebuild(fxprune.trace(returned("", lambda y, x: Plain(y, [x])).make(), rows(2)))(*rows(3))
     assert out.logits.shape == (3, 4) and out.count == 3 and out.names == ["a"] and out.hidden[0].shape == (3, 8)
+
+
+class Tag:
+    """What a graph has no words for."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@dataclasses.dataclass
+class Tagged:
+    logits: Tensor
+    tag: Tag
+
+
+def test_objects_of_one_class_keep_what_tells_them_apart() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return Tagged(self.fc(x), Tag(1)), Tagged(self.fc(x.relu()), Tag(2))
+
+    recorded = fxprune.trace(Two(), torch.randn(2, 8))
+    for module in (recorded, copy.deepcopy(recorded)):
+        assert [found.tag.number for found in module(torch.randn(3, 8))] == [1, 2]
 
 
 class Inside(nn.Module):

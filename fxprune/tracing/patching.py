@@ -46,6 +46,11 @@ _SIZED = tuple(
     pixel_shuffle pixel_unshuffle
     """.split()
 )
+# C functions that PyTorch 2.6 gives no proxy that stands for a list of tensors, or for a size in a list.
+_STRICT: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (torch, tuple("cat concat concatenate stack hstack vstack row_stack column_stack dstack".split())),
+    (torch.fft, tuple(n for n, f in vars(torch.fft).items() if isinstance(f, BuiltinFunctionType))),
+)
 
 _LOCK = threading.RLock()
 
@@ -114,6 +119,9 @@ def _patches(recorder: Recorder) -> Iterator[tuple[Any, str, Any]]:
     for owner, names in _FUNCTIONS:
         for name in names:
             yield owner, name, _through(getattr(owner, name))
+    for owner, names in _STRICT:
+        for name in names:
+            yield owner, name, _handed(getattr(owner, name))
     for name in _CHECKS:
         yield torch, name, _decided(getattr(torch, name))
     yield builtins, "len", _length
@@ -197,6 +205,23 @@ def _through(function: Callable[..., Any]) -> Callable[..., Any]:
 
     _WRAPPERS.add(recorded)
     return recorded
+
+
+@functools.cache
+def _handed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose proxies get to their recorder, of whatever they are."""
+    if function in _WRAPPERS:
+        return function
+
+    @functools.wraps(function)
+    def handed(*args: Any, **kwargs: Any) -> Any:
+        recorder = _THREAD.recorder
+        if recorder is None or recorder.evaluating or not proxies_in((args, kwargs)):
+            return function(*args, **kwargs)
+        return recorder.torch_function(function, args, kwargs)
+
+    _WRAPPERS.add(handed)
+    return handed
 
 
 @functools.cache

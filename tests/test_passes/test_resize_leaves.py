@@ -37,10 +37,10 @@ CASES = {
     "batch norm": (
         nn.BatchNorm2d(8),
         [0, 1],
-        "BatchNorm2d(6, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)",
+        repr(nn.BatchNorm2d(6)),
         3,
     ),
-    "group norm of single channels": (nn.GroupNorm(8, 8), [0, 1], "GroupNorm(6, 6, eps=1e-05, affine=True, bias=True)", 3),
+    "group norm of single channels": (nn.GroupNorm(8, 8), [0, 1], repr(nn.GroupNorm(6, 6)), 3),
     "prelu": (nn.PReLU(8), [3], "PReLU(num_parameters=7)", 3),
     "relu, which remembers no size": (nn.ReLU(), [3], "ReLU()", 2),
 }

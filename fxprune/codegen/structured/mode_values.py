@@ -35,7 +35,8 @@ def gather_mode_values(graph: fx.Graph) -> None:
         chosen[key] = node
         last = max(values, key=lambda value: order.get(value, len(order)))
         if last.op != "placeholder":
-            last.append(node)
+            if last.next is not node:
+                last.append(node)
             order[node] = order[last]
         owner = str(node.args[0].target).rpartition(".")[0]
         for value in values:

@@ -18,6 +18,7 @@ from fxprune.tracing.modules.lowering import plain_leaf, pure_leaf
 from fxprune.tracing.patching import unpatched
 from fxprune.tracing.skeleton import Names
 from fxprune.tracing.tracer import Traced
+from fxprune.tracing.values.objects import Make
 
 __all__ = ["Recorded", "build"]
 
@@ -40,8 +41,21 @@ class Recorded(fx.GraphModule):
 
     def recompile(self) -> Any:
         """Make the code of the graph, in which functions go by the names that they have while no model is recorded."""
+        equal: dict[Make, Make] = {}  # of which PyTorch 2.6 wants one
+        for node in self._graph.nodes:
+            if isinstance(node.target, Make):
+                node.target = equal.setdefault(node.target, node.target)
         with unpatched():
             return super().recompile()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """As any GraphModule, constants of which PyTorch 2.6 makes entries of the state."""
+        made = super().__deepcopy__(memo)
+        there = dict(named_parts(made))
+        for name, part in named_parts(self):
+            if name in there:
+                there[name]._non_persistent_buffers_set = set(part._non_persistent_buffers_set)
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind = next(c for c in type(self).__mro__ if c.__name__ != "GraphModuleImpl" and c.__module__.startswith("fxprune."))

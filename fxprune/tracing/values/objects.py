@@ -39,33 +39,39 @@ class Make:
         return nested.rebuilt(self.like, entries | dict(zip(self.keys, parts, strict=True)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Make) and self.kind is other.kind and self.keys == other.keys
+        if not isinstance(other, Make) or self.kind is not other.kind or self.keys != other.keys:
+            return False
+        mine, theirs = nested.entries(self.like), nested.entries(other.like)
+        return mine.keys() == theirs.keys() and all(_same(part, theirs[key]) for key, part in mine.items())
 
     def __hash__(self) -> int:
         return hash((self.kind, self.keys))
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether parts that stay with the target are alike, as far as they can tell."""
+    if one is other:
+        return True
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # an array's comparison is an array
+        return False
+
+
 def made_by_node(value: Any) -> bool:
     """Whether a container needs a node of its own in a graph, which holds tuples, lists, dicts and slices as they are.
 
-    A named tuple needs one where another container's text would hold it, which torch.fx writes without its class's name.
+    A named tuple needs one, as torch.fx writes its class's name in some places only.
     """
     form = nested.form_of(value)
     if form in ("object", "registered"):
         return True
     if form == "mapping":
-        return type(value) not in (dict, immutable_dict) or any(hasattr(part, "_fields") for part in _within(value))
+        return type(value) not in (dict, immutable_dict)
     if hasattr(value, "_fields"):
-        return any(hasattr(part, "_fields") for item in value for part in _within(item))
+        return True
     home = type(value).__module__.partition(".")[0]  # torch's sizes and ours are tuples
     return form == "sequence" and type(value) not in (tuple, list) and home not in ("torch", "fxprune")
-
-
-def _within(value: Any) -> list[Any]:
-    """A value, and all containers in it."""
-    if nested.form_of(value) == "leaf":
-        return []
-    return [value, *(found for part in nested.entries(value).values() for found in _within(part))]
 
 
 def made(value: Any) -> tuple[Make, tuple[Any, ...]]:
