@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
+import pytest
 import torch
 from support.codegen import assert_equal_bits
 from torch import nn
 
 import fxprune
 from fxprune.codegen.source_files import generated
+from fxprune.codegen.structured.asserted import SAME, say_conditions
 from fxprune.codegen.structured.constants import equal_constants
 
 
@@ -105,4 +108,30 @@ def test_what_recording_asserts_names_no_nodes() -> None:
             return self.fc(x) if x.shape[1] > 3 else x
 
     source = generated(fxprune.trace(Sized(), torch.randn(2, 5, 4)))[0]
-    assert 'assert x.size(1) > 3, "traced for inputs where this holds"' in source
+    assert 'assert x.size(1) > 3, "traced for inputs where x.size(1) > 3"' in source
+
+
+class Least(nn.Module):
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.fc, self.least = nn.Linear(4, 4), least
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) if x.shape[1] > self.least else x
+
+
+def test_classes_that_assert_different_numbers_are_one() -> None:
+    slim = fxprune.trace(nn.Sequential(Least(2), Least(3)), torch.randn(2, 5, 4))
+    source = generated(slim)[0]
+    (line,) = (line for line in source.splitlines() if line.strip().startswith("assert"))
+    condition, said = line.strip().removeprefix("assert ").split(", ", 1)
+    assert condition.startswith("x.size(1) > self.") and said == f'"traced for inputs where {condition}"'
+    assert_equal_bits(slim, torch.randn(2, 5, 4))
+
+
+@pytest.mark.parametrize("name", ["n", "a_name_that_is_as_long_as_most_of_a_line_of_a_formatted_file"])
+def test_a_condition_that_leaves_no_room_is_not_said(name: str) -> None:
+    source = f"class A:\n    def forward(self, {name}):\n        assert {name} == 3, '{SAME}'"
+    (made,) = ast.parse(source).body
+    say_conditions(made)  # type: ignore[arg-type]
+    assert (SAME in ast.unparse(made)) == (len(name) > 50) != (f"where {name} == 3" in ast.unparse(made))

@@ -12,6 +12,7 @@ from fxprune.codegen.mode_method import train_method
 from fxprune.codegen.names import Names
 from fxprune.codegen.records import Records
 from fxprune.codegen.source import check_graph
+from fxprune.codegen.structured.asserted import say_conditions
 from fxprune.codegen.structured.classes import HOLDER, Classes
 from fxprune.codegen.structured.folding import fold
 from fxprune.codegen.structured.lists import take_lists
@@ -55,6 +56,7 @@ def structured_source(slim: fx.GraphModule, stem: str = "slim") -> str:
     lines: list[str] = []
     for definition in classes.definitions:
         loosen(definition, HOLDER)
+        say_conditions(definition)
         lines += lines_of([tables.visit(definition)])
     helpers = {helper: {"Block": HOLDER}.get(helper, helper) for helper in classes.helpers}
     parts = {word for path, _ in whole.named_modules() for word in path.split(".")}

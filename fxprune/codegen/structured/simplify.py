@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fxprune.codegen.regions import conditions
 from fxprune.codegen.structured.aliases import Aliases, part_layers
+from fxprune.codegen.structured.asserted import GUARD, SAME
 from fxprune.codegen.structured.constants import merge_constants
 from fxprune.codegen.structured.function_layers import layers_of_functions, put
 from fxprune.codegen.structured.mode_values import gather_mode_values
@@ -25,9 +26,6 @@ from fxprune.codegen.values import called_by
 __all__ = ["Whole", "simplified"]
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-
-
-GUARD = "traced for inputs where"  # what recording says of conditions on shapes
 
 
 class Whole(nn.Module):
@@ -81,7 +79,7 @@ def _alike(graph: fx.Graph) -> None:
     for node in graph.nodes:
         said = node.args[1] if node.target is torch._assert and len(node.args) == 2 else None
         if isinstance(said, str) and said.startswith(GUARD):
-            node.args = (node.args[0], f"{GUARD} this holds")
+            node.args = (node.args[0], SAME)
         if node.target in ("split", torch.split) and node.op in ("call_method", "call_function") and len(node.args) == 3:
             node.args, node.kwargs = node.args[:2], {"dim": node.args[2]}
 
