@@ -244,3 +244,21 @@ def test_where_python_does_not_know_positions_the_words_of_init_are_left(monkeyp
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+def ending_in_nothing(x: Any) -> Any:
+    try:
+        return x
+    finally:
+        """Makes no instructions."""
+
+
+def ending_after_its_end(x: Any) -> Any:
+    return x
+    return x  # never
+
+
+@pytest.mark.parametrize("function", [ending_in_nothing, ending_after_its_end])
+def test_a_function_is_read_whatever_its_end(function: Any) -> None:
+    tree = trees.tree_of(function.__code__)
+    assert tree is not None and tree.name == function.__name__ and tree.lineno == function.__code__.co_firstlineno

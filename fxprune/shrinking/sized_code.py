@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.tracing.words import trees
+
 __all__ = ["SizedMethod", "method_of", "tree_of"]
 
 
@@ -90,24 +92,13 @@ def tree_of(kind: type, name: str) -> ast.FunctionDef | None:
     code = function.__code__
     if set(code.co_freevars) - {"__class__"} or "<locals>" in kind.__qualname__ or _mangled(code, kind):
         return None
-    return _functions_of_file(code.co_filename).get((name, code.co_firstlineno))
+    tree = trees.tree_of(code)
+    return tree if tree is not None and tree.name == name else None
 
 
 def _mangled(code: CodeType, kind: type) -> bool:
     prefix = f"_{kind.__name__.lstrip('_')}__"
     return any(name.startswith(prefix) for name in (*code.co_names, *code.co_varnames))
-
-
-@functools.lru_cache(maxsize=64)
-def _functions_of_file(file: str) -> dict[tuple[str, int], ast.FunctionDef]:
-    """The functions of a file by name and first line, decorators included."""
-    lines = linecache.getlines(file)
-    try:
-        tree = ast.parse("".join(lines))
-    except SyntaxError:
-        return {}
-    found = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return {(n.name, min([n.lineno, *(d.lineno for d in n.decorator_list)])): n for n in found}
 
 
 def with_expressions(tree: ast.FunctionDef, new: Mapping[ast.AST, ast.AST]) -> str:

@@ -22,7 +22,14 @@ def tree_of(code: CodeType) -> ast.FunctionDef | None:
     """The definition of a function; None where its file cannot be read or says something else by now."""
     lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
     last = max(_ends(code), default=0)
-    lines = lines[: last - code.co_firstlineno + 1] if last else _block(lines)
+    found = _parsed(lines[: last - code.co_firstlineno + 1], code.co_firstlineno) if last else None
+    if found is None:  # or its end makes no instructions
+        found = _parsed(_block(lines), code.co_firstlineno)
+    return found if found is not None and found.name == code.co_name else None
+
+
+def _parsed(lines: list[str], first: int) -> ast.FunctionDef | None:
+    """The function that some lines define."""
     if not lines:
         return None
     inside = lines[0][:1].isspace()
@@ -30,9 +37,8 @@ def tree_of(code: CodeType) -> ast.FunctionDef | None:
         tree = ast.parse("".join(["if True:\n" * inside, *lines]))
     except (SyntaxError, ValueError, RecursionError):
         return None
-    ast.increment_lineno(tree, code.co_firstlineno - 1 - inside)
-    found = next((node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), None)
-    return found if found is not None and found.name == code.co_name else None
+    ast.increment_lineno(tree, first - 1 - inside)
+    return next((node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), None)
 
 
 def positions_of(code: CodeType) -> list[Span]:
