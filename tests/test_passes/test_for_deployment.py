@@ -202,6 +202,25 @@ def test_factors_and_summands_of_channels_are_folded() -> None:
     assert_rewrites(module, "fold-scales", (before, "a = self.a(x)\nreturn a"), 2)
 
 
+def test_what_writes_stays_when_a_factor_is_folded() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        y = self.a(x) * self.gain
+        z = y.relu()
+        z.add_(1)  # the value of which nothing reads
+        return z
+
+    module = recorded(forward, a=nn.Conv2d(3, 4, 1), gain=nn.Parameter(torch.randn(4, 1, 1)))
+    assert_rewrites(
+        module,
+        "fold-scales",
+        (
+            "a = self.a(x)\ngain = self.gain\nmul = a * gain\nrelu = mul.relu()\nadd_ = relu.add_(1)\nreturn relu",
+            "a = self.a(x)\nrelu = a.relu()\nadd_ = relu.add_(1)\nreturn relu",
+        ),
+        1,
+    )
+
+
 def test_a_factor_of_places_stays() -> None:
     module = recorded(lambda self, x: self.a(x) * self.gamma, a=nn.Conv2d(3, 4, 1), gamma=nn.Parameter(torch.ones(4)))
     assert not pass_of("fold-scales").run(module, None).modified
