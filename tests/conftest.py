@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,10 +27,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="random networks that the property test tries (default: 40)",
     )
+    parser.addoption(
+        "--one-in",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the cases of each test the first and every Nth after it (default: all)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: sweeps over many models, package installs, training, benchmarks")
+
+
+@pytest.hookimpl(trylast=True)  # of what the marks leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out cases as `--one-in` says; every test keeps one."""
+    step, seen = config.getoption("--one-in"), Counter[str]()
+    chosen, others = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        (others if seen[test] % step else chosen).append(item)
+        seen[test] += 1
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = chosen
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
