@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,16 @@ def test_a_name_survives_every_form(kind: type[nn.Module], name: str, tmp_path: 
     for other in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim)), loaded):
         assert torch.equal(other(x), expected)
         assert list(other.state_dict()) == list(slim.state_dict())
+
+
+@pytest.mark.parametrize("last", [None, 3])
+def test_what_a_shell_printed_last_is_no_name_of_a_part(last: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Own(["ﬁ", "ß"]).eval(), torch.randn(2, 8)
+    monkeypatch.setattr("builtins._", last, raising=False)
+    recorded = fxprune.trace(model, x)
+    assert torch.equal(recorded(x), model(x))
+    monkeypatch.delattr("builtins._")
+    assert torch.equal(copy.deepcopy(recorded)(x), model(x))
 
 
 def test_a_name_that_is_code_never_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,9 @@ def guard_modes(graph: fx.Graph) -> None:
         TraceError: a name that no code may hold.
     """
     check_names(graph)
+    for node in graph.nodes:
+        if not node.name.strip("_"):  # Python's shell has a builtin of that name, which torch.fx does not shadow
+            node._rename("part")
     parts = (str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr"))
     if any("mode" in n.meta or "region" in n.meta for n in graph.nodes) or not all(map(is_plain, parts)):
         graph.set_codegen(GuardedCode())
