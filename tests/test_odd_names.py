@@ -86,9 +86,26 @@ def test_pruning_again_keeps_the_constants_apart(tmp_path: Path) -> None:
         model = slim
 
 
-def test_a_copy_of_a_recording_has_the_same_state() -> None:
-    slim = fxprune.prune(Indexed(), 0.25, torch.randn(2, 8))
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.same = self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.same(self.a(self.stem(x)).relu()))
+
+
+@pytest.mark.parametrize("kind", [Indexed, Twice])
+def test_a_copy_of_a_recording_has_the_same_state(kind: type[nn.Module]) -> None:
+    slim = fxprune.prune(kind().eval(), 0.25, torch.randn(2, 8))
     twin = copy.deepcopy(slim)
     assert list(twin.state_dict()) == list(slim.state_dict())
+    assert {p.data_ptr() for p in twin.parameters()}.isdisjoint(p.data_ptr() for p in slim.parameters())
+    assert len(list(twin.parameters())) == len(list(slim.parameters()))
+    x = torch.randn(3, 8)
+    assert torch.equal(twin(x), slim(x))
     assert [n for n, _ in twin.named_modules()] == [n for n, _ in slim.named_modules()]
     assert {n: m.training for n, m in twin.named_modules()} == {n: m.training for n, m in slim.named_modules()}

@@ -49,12 +49,10 @@ class Recorded(fx.GraphModule):
             return super().recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """As any GraphModule, constants of which PyTorch 2.6 makes entries of the state."""
+        """As of any GraphModule, but with the whole tree of modules: PyTorch leaves out names that its graph does not call."""
         made = super().__deepcopy__(memo)
-        there = dict(named_parts(made))
-        for name, part in named_parts(self):
-            if name in there:
-                there[name]._non_persistent_buffers_set = set(part._non_persistent_buffers_set)
+        for held in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            made.__dict__[held] = copy.deepcopy(self.__dict__[held], memo)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
