@@ -145,7 +145,7 @@ def run_passes(module: fx.GraphModule, passes: Sequence[Pass], context: Context)
 
 
 def lint(module: fx.GraphModule) -> None:
-    """Refuse a broken graph. Until 2.6 PyTorch warns there of attributes that are no tensors: a graph reads modes."""
+    """Refuse a broken graph. PyTorch 2.6 warns there of attributes that are no tensors: a graph reads modes."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Node .* does not reference an nn.Module")
